@@ -1,0 +1,32 @@
+"""Rows: readers, roles of columns, splits, fingerprints, checks, samples. Arrow underneath, no tensors."""
+
+from regraft.data.reader import Reader
+from regraft.data.writer import Writer
+from regraft.registry import Registry
+
+READERS: Registry[type[Reader]] = Registry(
+    "readers",
+    {
+        "csv": "regraft.data.read_delimited:CsvReader",
+        "tsv": "regraft.data.read_delimited:TsvReader",
+        "jsonl": "regraft.data.read_jsonl:JsonLinesReader",
+        "parquet": "regraft.data.read_parquet:ParquetReader",
+        "arrow": "regraft.data.read_arrow:ArrowReader",
+    },
+    aliases={"json-lines": "jsonl", "ndjson": "jsonl", "feather": "arrow", "ipc": "arrow"},
+)
+
+WRITERS: Registry[type[Writer]] = Registry(
+    "writers",
+    {
+        "csv": "regraft.data.write:CsvWriter",
+        "tsv": "regraft.data.write:TsvWriter",
+        "jsonl": "regraft.data.write:JsonLinesWriter",
+        "parquet": "regraft.data.write:ParquetWriter",
+    },
+    aliases={"json-lines": "jsonl", "ndjson": "jsonl"},
+)
+
+SAMPLES: Registry[str] = Registry("samples", {"spam": "regraft.data.samples.spam:PATH"})
+
+__all__ = ["READERS", "SAMPLES", "WRITERS", "Reader", "Writer"]

@@ -1,0 +1,27 @@
+"""The families of named things, for `regraft list FAMILY` and for outside packages. One line a family."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from regraft.registry import Registry
+
+FAMILIES: Registry[Registry[Any]] = Registry(
+    "families",
+    {
+        "readers": "regraft.data:READERS",
+        "writers": "regraft.data:WRITERS",
+        "samples": "regraft.data:SAMPLES",
+        "modalities": "regraft.modalities:MODALITIES",
+        "bases": "regraft.models:BASES",
+        "poolings": "regraft.models:POOLINGS",
+        "tasks": "regraft.tasks:TASKS",
+        "objectives": "regraft.objectives:OBJECTIVES",
+        "tunings": "regraft.tuning:TUNINGS",
+        "optimizers": "regraft.training:OPTIMIZERS",
+        "schedules": "regraft.training:SCHEDULES",
+        "metrics": "regraft.evaluation:METRICS",
+        "rungs": "regraft.evaluation:RUNGS",
+        "runtimes": "regraft.serving:RUNTIMES",
+    },
+)

@@ -1,0 +1,8 @@
+"""How raw values become arrays and the way back. Numpy only: the same code prepares rows for training and for inference."""
+
+from regraft.modalities.modality import Modality
+from regraft.registry import Registry
+
+MODALITIES: Registry[type[Modality]] = Registry("modalities", {"text": "regraft.modalities.text:Text"})
+
+__all__ = ["MODALITIES", "Modality"]

@@ -1,0 +1,34 @@
+"""Networks: bases and where they come from, backbones, pooling, heads, cuts. Importing this file imports no torch."""
+
+from typing import TYPE_CHECKING
+
+from regraft.models.base import Base, BaseCard
+from regraft.registry import Registry
+
+if TYPE_CHECKING:
+    from regraft.models.pooling import Pooling
+
+BASES: Registry[type[Base]] = Registry(
+    "bases",
+    {
+        "minilm": "regraft.models.catalogue:MiniLM",
+        "hub": "regraft.models.hub:HubBase",
+        "transformer": "regraft.models.scratch:TransformerBase",
+        "lstm": "regraft.models.scratch:LstmBase",
+        "gru": "regraft.models.scratch:GruBase",
+        "cnn": "regraft.models.scratch:CnnBase",
+        "mlp": "regraft.models.scratch:MlpBase",
+    },
+)
+
+POOLINGS: "Registry[type[Pooling]]" = Registry(
+    "poolings",
+    {
+        "cls": "regraft.models.pooling:ClsPooling",
+        "mean": "regraft.models.pooling:MeanPooling",
+        "last": "regraft.models.pooling:LastPooling",
+        "attention": "regraft.models.pooling:AttentionPooling",
+    },
+)
+
+__all__ = ["BASES", "POOLINGS", "Base", "BaseCard"]

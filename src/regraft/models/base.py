@@ -1,0 +1,84 @@
+"""What a base is: a pretrained model (or a recipe for an untrained one) before it is fitted."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from regraft.modalities.modality import Modality
+from regraft.options import JSON
+
+if TYPE_CHECKING:
+    from regraft.models.backbones import Backbone
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseCard:
+    """Say what a base is and where it comes from.
+
+    Args:
+        name: Registered name, folder or hub id.
+        modality: What it reads ("text").
+        what: One sentence.
+        parameters: Number of weights; 0 where the options decide.
+        size_bytes: Bytes on disk once fetched; 0 where nothing is fetched.
+        licence: SPDX name, or "unknown".
+        source: Where it is fetched from, as a person would look it up.
+        fetched: Whether it can be used now without a network.
+    """
+
+    name: str
+    modality: str
+    what: str
+    parameters: int
+    size_bytes: int
+    licence: str
+    source: str
+    fetched: bool
+
+
+class Base(ABC):
+    """Find, fetch, verify and open one base.
+
+    Args:
+        name: The name it was picked by.
+        options: An instance of `Options`.
+    """
+
+    Options: ClassVar[type[Any]]
+    modality_name: ClassVar[str] = "text"
+
+    def __init__(self, name: str, options: Any) -> None:
+        self.name = name
+        self.options = options
+
+    @abstractmethod
+    def card(self) -> BaseCard:
+        """Describe the base without fetching or importing anything heavy."""
+
+    @abstractmethod
+    def fetch(self, say: Callable[[str], None] = lambda _: None) -> None:
+        """Make sure that everything needed is on this machine, verified; does nothing when it is.
+
+        Raises:
+            BaseError: It cannot be fetched (no network), is not what was promised (digest), or is not safe to load.
+        """
+
+    @abstractmethod
+    def modality(self, options: Mapping[str, JSON], raws: Callable[[], Iterator[Sequence[Any]]]) -> Modality:
+        """Return the preprocessing this base was trained with, or one learnt from the training rows.
+
+        Args:
+            options: Plain values for the modality's `Options`, laid over what the base itself prescribes.
+            raws: Gives the training values again from the start, in chunks; used only by bases without a vocabulary.
+        """
+
+    @abstractmethod
+    def backbone(self, modality: Modality, seed: int) -> Backbone:
+        """Return the network; untrained parts are drawn from `seed`."""
+
+    @abstractmethod
+    def origin(self) -> dict[str, JSON]:
+        """Return what the manifest records: name, source, revision, digests, licence."""

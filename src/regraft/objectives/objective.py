@@ -1,0 +1,47 @@
+"""What an objective is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from regraft.types import Batch
+
+if TYPE_CHECKING:
+    from regraft.models.net import Headed
+    from regraft.tasks.task import Loss
+
+
+class Objective(ABC):
+    """Make batches and their loss.
+
+    Args:
+        options: An instance of `Options`.
+    """
+
+    Options: ClassVar[type[Any]]
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    @abstractmethod
+    def batches(self, epoch: int, batch_size: int, micro_batch_size: int, rng: np.random.Generator) -> Iterator[list[Batch]]:
+        """Yield one epoch: for each optimiser step the micro-batches that make up its batch.
+
+        Args:
+            epoch: Counting from 0.
+            batch_size: Rows an update.
+            micro_batch_size: Rows a forward pass, at most `batch_size`.
+            rng: Draws the order of rows; the same generator state gives the same batches.
+        """
+
+    @abstractmethod
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Return how many lists `batches` yields."""
+
+    @abstractmethod
+    def loss(self, net: Headed, batch: Batch) -> tuple[Loss, dict[str, float]]:
+        """Return the loss of one micro-batch and numbers worth logging."""

@@ -1,0 +1,360 @@
+"""Options: the only description of a stage. Python, run.yaml, `--set a.b=c`, flags, HTTP and help text are drawn from them.
+
+    @options
+    class TrainOptions:
+        epochs: PositiveInt = 3
+        '''How often every training row is seen.'''
+
+gives a frozen, keyword-only dataclass that refuses unknown keys and wrong values with one `OptionsError` that holds every
+problem. The docstring under a field is its help text everywhere.
+
+A stage that is chosen by name (`tuning: lora`, or `tuning: {name: lora, rank: 8}`) is a `Pick`, annotated with the registry it
+comes from; the rest of the mapping is checked against the `Options` class of the thing picked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar, dataclass_transform
+
+import pydantic
+import yaml
+from pydantic import ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+from pydantic_core import PydanticCustomError, core_schema
+
+from regraft.errors import OptionsError, Problem, UsageError, did_you_mean
+from regraft.registry import Registry
+
+T = TypeVar("T")
+JSON = Any  # any JSON value; the one place where Any is meant
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field, pydantic.Field))
+def options(cls: type[T]) -> type[T]:
+    """Make a class with annotated, documented fields into an options class.
+
+    Args:
+        cls: Class whose annotations are the options; at most 15, each with a docstring below it.
+
+    Returns:
+        A frozen keyword-only pydantic dataclass whose constructor raises `OptionsError`.
+
+    Example:
+        >>> @options
+        ... class Small:
+        ...     rank: int = 8
+        ...     '''Width of the update.'''
+        >>> Small(rank=4).rank
+        4
+        >>> Small(rnak=4)
+        Traceback (most recent call last):
+        regraft.errors.OptionsError: there is no option 'rnak'
+          where: Small
+          to do: did you mean 'rank'?
+    """
+    config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    made = pydantic_dataclass(frozen=True, kw_only=True, config=config)(cls)
+    validating_init = made.__init__
+
+    @functools.wraps(validating_init)
+    def init(self: T, *args: object, **kwargs: object) -> None:
+        try:
+            validating_init(self, *args, **kwargs)
+        except ValidationError as error:
+            raise OptionsError(_problems(error, made, "")) from None
+
+    made.__init__ = init  # type: ignore[method-assign, assignment]
+    return typing.cast(type[T], made)
+
+
+def build(cls: type[T], values: Mapping[str, JSON], owner: str = "") -> T:
+    """Make an options object from plain values, reporting every problem together.
+
+    Args:
+        cls: An options class.
+        values: Nested mapping, as YAML or JSON gives it.
+        owner: What to call these options in messages; the class name if empty.
+
+    Raises:
+        OptionsError: With one problem per wrong, unknown or missing option.
+    """
+    try:
+        return TypeAdapter(cls).validate_python(dict(values))
+    except ValidationError as error:
+        raise OptionsError(_problems(error, cls, owner)) from None
+
+
+def to_json(value: object) -> JSON:
+    """Return options (or any value inside them) as plain JSON values; `build` reads them back."""
+    if isinstance(value, Pick):
+        return {"name": value.name, **value.options}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    return value if isinstance(value, str | int | float | bool) or value is None else str(value)
+
+
+def json_schema(cls: type[object]) -> dict[str, JSON]:
+    """Return the JSON Schema of an options class, help texts included."""
+    return TypeAdapter(cls).json_schema()
+
+
+class HasOptions(Protocol):
+    """What a registered class must offer to be picked by name: its options class."""
+
+    Options: type[Any]
+
+
+@dataclass(frozen=True)
+class Pick:
+    """Name one thing of a family, with its options.
+
+    Args:
+        name: Registered name.
+        options: Its options as plain values; already checked when the pick came through an options class.
+    """
+
+    name: str
+    options: Mapping[str, JSON] = field(default_factory=dict)
+
+    def resolve(self, registry: Registry[T]) -> tuple[T, Any]:
+        """Return the picked class and its checked options object."""
+        picked = registry.get(self.name)
+        return picked, build(typing.cast(HasOptions, picked).Options, self.options, owner=registry.canonical(self.name))
+
+
+@dataclass(frozen=True)
+class Among:
+    """Annotate a `Pick` field with the registry it is picked from.
+
+    Args:
+        registry: "module:ATTRIBUTE" of the registry, imported when a value is checked (an options module may stand below it).
+        normalise: "module:function" that turns a value outside the table (a folder, a hub id) into name and options, or nothing.
+    """
+
+    registry: str
+    normalise: str = ""
+
+    def table(self) -> Registry[Any]:
+        """Return the registry."""
+        return typing.cast(Registry[Any], _imported(self.registry))
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.check)
+
+    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, JSON]:
+        names = {"type": "string"} if self.normalise else {"type": "string", "enum": self.table().names()}
+        return {"anyOf": [names, {"type": "object", "properties": {"name": names}, "required": ["name"]}]}
+
+    def check(self, value: object) -> Pick:
+        """Return a checked pick from a name, a mapping with a name, or a pick."""
+        registry = self.table()
+        pick = _as_pick(value)
+        if self.normalise and pick.name not in registry:
+            turned = typing.cast(Callable[[Pick], Pick | None], _imported(self.normalise))(pick)
+            pick = turned or pick
+        problems: list[Problem] = []
+        if pick.name not in registry:
+            problems.append(registry.unknown(pick.name))
+        else:
+            try:
+                pick.resolve(registry)
+            except UsageError as error:
+                problems.extend(error.problems)
+        if problems:
+            raise PydanticCustomError("regraft", "see problems", {"problems": problems})
+        return Pick(registry.canonical(pick.name), dict(pick.options))
+
+
+def _as_pick(value: object) -> Pick:
+    if isinstance(value, Pick):
+        return value
+    if isinstance(value, str):
+        return Pick(value)
+    if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+        return Pick(value["name"], {str(key): item for key, item in value.items() if key != "name"})
+    raise PydanticCustomError("regraft", "a name, or a mapping with the key 'name', is expected", {})
+
+
+def _imported(target: str) -> object:
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def parse_assignment(text: str) -> dict[str, JSON]:
+    """Read one `--set a.b=c` into a nested mapping; the value is YAML.
+
+    Raises:
+        OptionsError: There is no '=' or an empty key.
+
+    Example:
+        >>> parse_assignment("train.epochs=3")
+        {'train': {'epochs': 3}}
+    """
+    path, equals, raw = text.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise OptionsError(
+            Problem(what="--set takes KEY=VALUE", got=f"'{text}'", expected="for example --set train.epochs=3", fix="write it so")
+        )
+    try:
+        value: JSON = yaml.safe_load(raw)
+    except yaml.YAMLError:
+        value = raw
+    for key in reversed(keys):
+        value = {key: value}
+    return typing.cast(dict[str, JSON], value)
+
+
+def merge(layers: Iterable[Mapping[str, JSON]]) -> dict[str, JSON]:
+    """Lay nested mappings over each other; a later layer wins, a name over `{name: ...}` keeps the options only if equal.
+
+    Example:
+        >>> merge([{"train": {"epochs": 3, "seed": 1}}, {"train": {"epochs": 5}}])
+        {'train': {'epochs': 5, 'seed': 1}}
+        >>> merge([{"tuning": "lora"}, {"tuning": {"rank": 8}}])
+        {'tuning': {'name': 'lora', 'rank': 8}}
+    """
+    merged: dict[str, JSON] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            merged[key] = _merge_value(merged[key], value) if key in merged else value
+    return merged
+
+
+def _merge_value(old: JSON, new: JSON) -> JSON:
+    if isinstance(new, Mapping) and isinstance(old, Mapping):
+        if "name" in new and new["name"] != old.get("name"):
+            return new
+        return merge([old, new])
+    if isinstance(new, Mapping) and isinstance(old, str) and "name" not in new:
+        return {"name": old, **new}
+    if isinstance(new, str) and isinstance(old, Mapping) and old.get("name", new) == new:
+        return {**old, "name": new}
+    return new
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptionHelp:
+    """Describe one option for help texts and forms.
+
+    Args:
+        path: Dotted name ("train.epochs").
+        type: The Python type as users read it.
+        default: Default as text, empty if the option is required.
+        help: The field's docstring.
+        flag: Its own command-line flag ("--epochs"), or empty: then `--set path=value`.
+        required: Whether there is no default.
+    """
+
+    path: str
+    type: str
+    default: str
+    help: str
+    flag: str
+    required: bool
+
+
+def describe(cls: type[object], prefix: str = "") -> Iterator[OptionHelp]:
+    """Yield every option of a class, nested ones with dotted names, in the order of their fields.
+
+    Args:
+        cls: An options class.
+        prefix: Dotted path put before each name.
+    """
+    hints = typing.get_type_hints(cls, include_extras=False)
+    infos: Mapping[str, pydantic.fields.FieldInfo] = cls.__pydantic_fields__  # type: ignore[attr-defined]
+    for name, info in infos.items():
+        path, hint = f"{prefix}{name}", hints[name]
+        if is_options(hint):
+            yield from describe(hint, f"{path}.")
+            continue
+        extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+        default = info.get_default(call_default_factory=True, validated_data={})
+        shown = "" if info.is_required() or default is None else str(to_json(default))
+        yield OptionHelp(
+            path=path,
+            type=_type_name(hint),
+            default=default.name if isinstance(default, Pick) else shown,
+            help=" ".join((info.description or "").split()),
+            flag=str(extra.get("flag", "")),
+            required=info.is_required(),
+        )
+
+
+def is_options(hint: object) -> bool:
+    """Return whether a type is an options class."""
+    return isinstance(hint, type) and hasattr(hint, "__pydantic_fields__") and dataclasses.is_dataclass(hint)
+
+
+def _type_name(hint: object) -> str:
+    if hint is Pick:
+        return "name"
+    text = hint.__name__ if isinstance(hint, type) else str(hint)
+    return text.replace("typing.", "").replace("pathlib.", "").replace(" | None", "").replace("Literal", "one of ")
+
+
+def _problems(error: ValidationError, cls: type[object], owner: str) -> list[Problem]:
+    problems: list[Problem] = []
+    owner = owner or cls.__name__
+    for item in error.errors(include_url=False):
+        path = ".".join(str(part) for part in item["loc"])
+        nested = item.get("ctx", {}).get("problems")
+        if nested:
+            problems += [dataclasses.replace(p, where=", ".join(filter(None, (path, p.where)))) for p in nested]
+        elif item["type"] in {"unexpected_keyword_argument", "unexpected_positional_argument"}:
+            *parents, key = (str(part) for part in item["loc"])
+            inner = _class_at(cls, parents)
+            known = [f.name for f in dataclasses.fields(inner)] if inner else []  # type: ignore[arg-type]
+            where = ".".join(parents) or owner
+            problems.append(Problem(what=f"there is no option '{key}'", where=where, fix=did_you_mean(key, known)))
+        elif item["type"] in {"missing", "missing_keyword_only_argument", "missing_argument"}:
+            problems.append(Problem(what=f"the option '{path}' is required", where=owner, fix=f"give '{path}' a value"))
+        else:
+            expected = _expectation(item["msg"])
+            got = repr(item["input"])[:200]
+            what = f"the option '{path}' has a value it cannot take"
+            problems.append(Problem(what=what, where=owner, got=got, expected=expected, fix=f"change '{path}'"))
+    return problems
+
+
+def _expectation(message: str) -> str:
+    text = message.removeprefix("Value error, ")
+    for start in ("Input should be ", "Input should have "):
+        text = text.removeprefix(start)
+    return text
+
+
+def _class_at(cls: type[object], path: Iterable[str]) -> type[object] | None:
+    for part in path:
+        hint = typing.get_type_hints(cls).get(part)
+        if not is_options(hint):
+            return None
+        cls = typing.cast(type[object], hint)
+    return cls
+
+
+__all__ = [
+    "JSON",
+    "Among",
+    "HasOptions",
+    "OptionHelp",
+    "Pick",
+    "build",
+    "describe",
+    "is_options",
+    "json_schema",
+    "merge",
+    "options",
+    "parse_assignment",
+    "to_json",
+]

@@ -1,0 +1,90 @@
+"""What the training loop says while it runs. The console draws events, a file records them, a page streams them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Root of the events.
+
+    Args:
+        step: Optimiser updates done so far.
+        seconds: Since training began.
+    """
+
+    step: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the event as one JSON object, its kind under "event"."""
+        return {"event": type(self).__name__.removesuffix("Event").lower(), **asdict(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeginEvent(Event):
+    """Training is about to start.
+
+    Args:
+        total_steps: Updates planned.
+        rows: Training rows an epoch.
+        parameters: Weights of the network.
+        trainable: Weights that learn.
+    """
+
+    total_steps: int
+    rows: int
+    parameters: int
+    trainable: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepEvent(Event):
+    """One update is done.
+
+    Args:
+        epoch: Epochs seen so far, as a fraction.
+        loss: Mean loss of the batch.
+        learning_rate: Rate of the first parameter group.
+        gradient_norm: Norm before clipping.
+        rows: Rows in this batch.
+        positions: Real positions in this batch.
+        padded_positions: Positions computed, padding included.
+    """
+
+    epoch: float
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    rows: int
+    positions: int
+    padded_positions: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidEvent(Event):
+    """The validation rows were judged.
+
+    Args:
+        metrics: Name -> value.
+        best: Whether this is the best so far.
+    """
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    best: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndEvent(Event):
+    """Training is over; the best weights are in place.
+
+    Args:
+        reason: "done", "max steps", "no improvement".
+        best_step: Step whose weights were kept.
+    """
+
+    reason: str
+    best_step: int

@@ -1,0 +1,74 @@
+"""How a network is trained."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from regraft.options import options
+
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+
+
+@options
+class TrainOptions:
+    """How a network is trained. Steps are optimiser updates."""
+
+    epochs: Annotated[int, Field(ge=0, json_schema_extra={"flag": "--epochs"})] = 3
+    """How often every training row is seen."""
+
+    max_steps: Count | None = None
+    """Stop after so many updates, whatever `epochs` says."""
+
+    batch_size: Annotated[int, Field(ge=1, json_schema_extra={"flag": "--batch-size"})] = 16
+    """Rows an update."""
+
+    micro_batch_size: Count | None = None
+    """Rows a forward pass; a batch is split into as many as it takes and gives the same update. The batch size if not given."""
+
+    optimizer: Annotated[str, Field()] = "adamw"
+    """Registered name of the optimiser."""
+
+    learning_rate: Annotated[float, Field(gt=0.0, json_schema_extra={"flag": "--learning-rate"})] | None = None
+    """Peak rate of the backbone; by default what suits the base (2e-5 pretrained, 1e-3 from scratch)."""
+
+    head_learning_rate: Positive | None = None
+    """Peak rate of the head and of other new weights; by default 1e-3."""
+
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    """Decoupled weight decay; never applied to norms and biases."""
+
+    schedule: str = "linear"
+    """Registered name of the learning-rate schedule after warm-up."""
+
+    warmup_share: Fraction = 0.1
+    """Share of all steps over which the rate rises from 0."""
+
+    clip_norm: Positive | None = 1.0
+    """Largest norm of the whole gradient."""
+
+    validate_every: Count | None = None
+    """Steps between validations; every epoch if not given."""
+
+    patience: Count | None = None
+    """Stop after so many validations without an improvement; never if not given. The best weights are restored either way."""
+
+    metric: str | None = None
+    """Registered name of the validation metric that chooses the best weights; the task's own if not given."""
+
+    dropout: Fraction = 0.1
+    """Share of pooled features dropped before the head in training."""
+
+
+@options
+class MachineOptions:
+    """What of the machine is used."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the network runs; auto takes a GPU if there is one."""
+
+    threads: Count | None = None
+    """Threads of the numeric libraries; the cores this process may use (cgroup and affinity counted) if not given."""

@@ -1,0 +1,8 @@
+"""Which weights learn. One file a tuning."""
+
+from regraft.registry import Registry
+from regraft.tuning.tuning import Tuning
+
+TUNINGS: Registry[type[Tuning]] = Registry("tunings", {"full": "regraft.tuning.full:Full", "head": "regraft.tuning.head:Head"})
+
+__all__ = ["TUNINGS", "Tuning"]
