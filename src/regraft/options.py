@@ -204,7 +204,9 @@ def parse_assignment(text: str) -> dict[str, JSON]:
     keys = path.strip().split(".")
     if not equals or not all(keys):
         raise OptionsError(
-            Problem(what="--set takes KEY=VALUE", got=f"'{text}'", expected="for example --set train.epochs=3", fix="write it so")
+            Problem(
+                what="--set takes KEY=VALUE", got=f"'{text}'", expected="for example --set train.epochs=3", fix="write it so"
+            )
         )
     try:
         value: JSON = yaml.safe_load(raw)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
