@@ -138,7 +138,7 @@ class Among:
 
     Args:
         registry: "module:ATTRIBUTE" of the registry, imported when a value is checked (an options module may stand below it).
-        normalise: "module:function" that turns a value outside the table (a folder, a hub id) into name and options, or nothing.
+        normalise: "module:function" that turns a name outside the table (a folder, a hub id) into a pick, or into nothing.
     """
 
     registry: str
