@@ -88,3 +88,40 @@ class EndEvent(Event):
 
     reason: str
     best_step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageEvent(Event):
+    """A stage of a verb begins.
+
+    Args:
+        stage: What is done now ("tokenise", "judge").
+        total: How many rows or steps it will take, if known.
+    """
+
+    stage: str
+    total: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressEvent(Event):
+    """A stage went on.
+
+    Args:
+        done: Rows or steps done in this stage.
+    """
+
+    done: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoteEvent(Event):
+    """Something a person should know: what was inferred, chosen, lost.
+
+    Args:
+        text: One sentence.
+        level: "info" or "warning".
+    """
+
+    text: str
+    level: str = "info"

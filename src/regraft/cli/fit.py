@@ -1,0 +1,28 @@
+"""`regraft fit`: from a file of labelled rows to an artifact."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from regraft import lifecycle
+from regraft.cli.console import people, watcher
+from regraft.cli.flags import options_help, with_options
+from regraft.cli.show import emit_json, show_fit
+from regraft.verbs import FitOptions
+
+
+@click.command(epilog=options_help(FitOptions))
+@click.argument("data", metavar="DATA")
+@with_options(FitOptions, config=True)
+@click.option("--json", "as_json", is_flag=True, help="Events as JSON lines on standard output; the last line is the report.")
+def fit(data: str, as_json: bool, values: dict[str, Any]) -> None:
+    """Fit a base to DATA (a file, a folder or a sample's name), judge it, save it as an artifact."""
+    with watcher(as_json) as watch:
+        artifact = lifecycle.fit(data, listen=watch, **values)
+    report = artifact.report
+    show_fit(artifact, report, people() if as_json or not sys.stdout.isatty() else None)
+    if as_json:
+        emit_json({**report.to_json(), "artifact": str(artifact.path), "digest": artifact.digest})

@@ -1,0 +1,107 @@
+"""Command-line flags drawn from options classes, and how flags, `--set` and run.yaml become one set of values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import yaml
+
+from regraft.errors import OptionsError, Problem, did_you_mean
+from regraft.options import JSON, OptionHelp, describe, merge, parse_assignment
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def with_options(cls: type[object], *, config: bool = False) -> Callable[[F], F]:
+    """Add the flags of an options class, `--set` and (if wanted) `--config` to a click command.
+
+    The command receives one argument `values`: the nested values of config, `--set` and flags, the later winning.
+
+    Args:
+        cls: The options class of the verb.
+        config: Whether the command reads a run.yaml.
+    """
+    rows = list(describe(cls))
+    flagged = [row for row in rows if row.flag]
+
+    def decorate(function: F) -> F:
+        def command(**given: Any) -> Any:
+            layers = [_read_config(given.pop("config"))] if config else []
+            layers += [_checked_assignment(text, rows) for text in given.pop("assignments")]
+            layers += [_nested(row.path, given.pop(_variable(row))) for row in flagged]
+            return function(values=merge(layers), **given)
+
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        command.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
+        wrapped: Any = command
+        wrapped = click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any option, see below.")(wrapped)
+        if config:
+            help_text = "A run.yaml with the same options; flags and --set win over it."
+            wrapped = click.option("--config", type=click.Path(path_type=Path), default=None, help=help_text)(wrapped)
+        for row in reversed(flagged):
+            wrapped = _click_option(row)(wrapped)
+        return wrapped  # type: ignore[no-any-return]
+
+    return decorate
+
+
+def options_help(cls: type[object]) -> str:
+    """Return the list of `--set` keys with defaults and help texts, for the end of a command's help."""
+    lines = ["\b", "Options for --set and run.yaml:"]
+    for row in describe(cls):
+        default = f" [{row.default}]" if row.default else ""
+        lines += [f"  {row.path}: {row.type}{default}", f"      {row.help}"]
+    return "\n".join(lines)
+
+
+def _click_option(row: OptionHelp) -> Callable[[F], F]:
+    help_text = row.help + (f" [default: {row.default}]" if row.default and row.type != "bool" else "")
+    if row.type == "bool":
+        return click.option(row.flag, _variable(row), is_flag=True, default=None, help=help_text)
+    return click.option(row.flag, _variable(row), default=None, metavar=row.type.upper(), help=help_text)
+
+
+def _variable(row: OptionHelp) -> str:
+    return "flag_" + row.path.replace(".", "__")
+
+
+def _nested(path: str, value: object) -> dict[str, JSON]:
+    if value is None:
+        return {}
+    nested: JSON = value
+    for key in reversed(path.split(".")):
+        nested = {key: nested}
+    return dict(nested)
+
+
+def _checked_assignment(text: str, rows: list[OptionHelp]) -> dict[str, JSON]:
+    values = parse_assignment(text)
+    first = next(iter(values))
+    known = list(dict.fromkeys(row.path.split(".")[0] for row in rows))
+    if first not in known:
+        paths = [row.path for row in rows]
+        full = text.partition("=")[0].strip()
+        # "epochs=3" is most likely meant as "train.epochs=3": look at the last part of every path as well.
+        tails = [path for path in paths if path.split(".")[-1] == full]
+        fix = "did you mean " + " or ".join(f"'{path}'" for path in tails) + "?" if tails else did_you_mean(full, [*known, *paths])
+        raise OptionsError(Problem(what=f"there is no option '{full}'", where=f"--set {text}", fix=fix))
+    return values
+
+
+def _read_config(path: Path | None) -> Mapping[str, JSON]:
+    if path is None:
+        return {}
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OptionsError(Problem(what="the config cannot be read", where=str(path), got=error.strerror or "", fix="check --config"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        got = " ".join(str(error).split())
+        raise OptionsError(Problem(what="the config is not YAML", where=str(path), got=got, fix="mend the file")) from None
+    if values is not None and not isinstance(values, dict):
+        got = type(values).__name__
+        raise OptionsError(Problem(what="the config is not a mapping of options", where=str(path), got=got, fix="write key: value lines"))
+    return {str(key): value for key, value in (values or {}).items()}

@@ -1,0 +1,62 @@
+"""`regraft inspect`, `bases` and `list`: look, change nothing (but for fetching a base)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from regraft import lifecycle
+from regraft.cli.console import people
+from regraft.cli.show import emit_json, megabytes, show_inspection
+from regraft.families import FAMILIES
+from regraft.options import describe
+
+
+@click.command()
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def inspect(artifact: Path, as_json: bool) -> None:
+    """Verify ARTIFACT and show what is in it, where it comes from and how good it is."""
+    facts = lifecycle.inspect(artifact)
+    show_inspection(facts, people() if as_json else None)
+    if as_json:
+        emit_json(facts)
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--fetch", is_flag=True, help="Fetch and verify the base, so that it works without a network.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def bases(name: str | None, fetch: bool, as_json: bool) -> None:
+    """List the base models: modality, size, licence, where from, fetched or not. With NAME, that one."""
+    if fetch and name is None:
+        raise click.UsageError("--fetch needs the NAME of a base")
+    cards = lifecycle.bases(name, fetch=fetch, say=lambda text: people().print(text, markup=False))
+    table = Table("name", "modality", "weights", "size", "licence", "from", "ready", box=None, pad_edge=False)
+    for card in cards:
+        weights = f"{card.parameters / 1e6:.1f} M" if card.parameters else "by options"
+        size = megabytes(card.size_bytes) if card.size_bytes else "-"
+        table.add_row(card.name, card.modality, weights, size, card.licence, card.source, "yes" if card.fetched else "no")
+    (people() if as_json else Console()).print(table)
+    if as_json:
+        emit_json({"bases": [vars(card) for card in cards]})
+
+
+@click.command("list")
+@click.argument("family", metavar="FAMILY")
+@click.option("--compatible", type=click.Path(path_type=Path), help="Only what works with the network of this artifact.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def list_family(family: str, compatible: Path | None, as_json: bool) -> None:
+    """List what can be chosen in FAMILY (tasks, bases, tunings, readers, ...), with its options."""
+    found = lifecycle.list_family(family, compatible=compatible)
+    console = people() if as_json else Console(highlight=False)
+    for name, what in found.items():
+        console.print(f"[bold]{name}[/bold]  {what}")
+        cls = getattr(FAMILIES.get(family).get(name), "Options", None)
+        for row in describe(cls) if cls else ():
+            console.print(f"    {row.path}: {row.type} [{row.default}]  {row.help}", markup=False, style="dim")
+    if as_json:
+        emit_json({"family": family, "names": found})

@@ -1,0 +1,88 @@
+"""What each verb can be asked for: the options of `fit`, `evaluate`, `predict`, `compare` and `serve`.
+
+Python, run.yaml, `--set` and flags all end here. A field with a `flag` has its own command-line flag; every field can be
+reached with `--set path=value`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from regraft.data.options import DataOptions
+from regraft.evaluation.options import JudgeOptions
+from regraft.options import Among, Pick, options
+from regraft.training.options import MachineOptions, TrainOptions
+
+
+@options
+class FitOptions:
+    """How a base becomes an artifact."""
+
+    target: Annotated[str, Field(json_schema_extra={"flag": "--target"})]
+    """Column to predict."""
+
+    out: Annotated[str, Field(json_schema_extra={"flag": "--out"})]
+    """Directory the artifact is written to; it appears whole or not at all, and takes the place of an older artifact."""
+
+    text: Annotated[str | None, Field(json_schema_extra={"flag": "--text"})] = None
+    """Column to read; found by looking at the columns if not given."""
+
+    task: Annotated[Pick, Among("regraft.tasks:TASKS"), Field(json_schema_extra={"flag": "--task"})] = Pick("classification")
+    """What is predicted."""
+
+    base: Annotated[
+        Pick, Among("regraft.models:BASES", "regraft.models.hub:as_base"), Field(json_schema_extra={"flag": "--base"})
+    ] = Pick("minilm")
+    """Model to start from: a name of `regraft bases`, a Hugging Face folder, or a hub id such as owner/name."""
+
+    modality: Annotated[Pick, Among("regraft.modalities:MODALITIES")] = Pick("text")
+    """How raw values become arrays (`--set modality.max_length=256`)."""
+
+    tuning: Annotated[Pick, Among("regraft.tuning:TUNINGS"), Field(json_schema_extra={"flag": "--tuning"})] = Pick("full")
+    """Which weights learn."""
+
+    objective: Annotated[Pick, Among("regraft.objectives:OBJECTIVES")] = Pick("supervised")
+    """How the loss is made."""
+
+    valid: Annotated[str | None, Field(json_schema_extra={"flag": "--valid"})] = None
+    """Validation data (a file, a folder or a name); split off if not given."""
+
+    test: Annotated[str | None, Field(json_schema_extra={"flag": "--test"})] = None
+    """Test data (a file, a folder or a name); split off if not given."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63, json_schema_extra={"flag": "--seed"})] = 0
+    """Draws the split, new weights, the order of rows and dropout. Same seed, same bytes."""
+
+    data: DataOptions = Field(default_factory=DataOptions)
+    """How files are read and rows are split."""
+
+    train: TrainOptions = Field(default_factory=TrainOptions)
+    """How the network is trained."""
+
+    judge: JudgeOptions = Field(default_factory=JudgeOptions)
+    """How the result is judged."""
+
+    machine: MachineOptions = Field(default_factory=MachineOptions)
+    """What of the machine is used."""
+
+
+@options
+class AnswerOptions:
+    """How an artifact is asked: for `evaluate`, `predict`, `compare` and `serve`."""
+
+    batch_size: Annotated[int, Field(ge=1, json_schema_extra={"flag": "--batch-size"})] = 32
+    """Rows a forward pass."""
+
+    strict: Annotated[bool, Field(json_schema_extra={"flag": "--strict"})] = False
+    """Stop at the first row that cannot be answered, instead of reporting it in its place."""
+
+    data: DataOptions = Field(default_factory=DataOptions)
+    """How files are read."""
+
+    judge: JudgeOptions = Field(default_factory=JudgeOptions)
+    """How answers are judged."""
+
+    machine: MachineOptions = Field(default_factory=MachineOptions)
+    """What of the machine is used."""
