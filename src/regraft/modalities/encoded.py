@@ -2,53 +2,91 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from collections.abc import Iterable, Sequence
 from typing import IO, Any
 
 import numpy as np
 
-from regraft.modalities.modality import Modality
-from regraft.types import Array, Batch, Encoded
+from regraft.errors import MachineError, Problem
+from regraft.modalities.modality import Modality, padded
+from regraft.types import Array, Batch
 
 _MEMORY_BYTES = 256 * 2**20
+
+
+class _Column:
+    """Append arrays of one input, then read them as one; beyond a budget they lie in a nameless temporary file.
+
+    The file has no name (or vanishes when it is closed), so that nothing is left behind however the process ends.
+    """
+
+    def __init__(self, first: Array) -> None:
+        whole = np.issubdtype(first.dtype, np.integer)
+        self.dtype = np.dtype(np.int32) if whole else first.dtype
+        self.shape = first.shape[1:]
+        self.parts: list[Array] = []
+        self.rows = 0
+        self.file: IO[bytes] | None = None
+
+    def append(self, arrays: Sequence[Array]) -> int:
+        """Take arrays (T, ...) in and return the bytes now held in memory for them."""
+        part = np.concatenate(arrays).astype(self.dtype, copy=False)
+        self.parts.append(part)
+        self.rows += len(part)
+        return part.nbytes
+
+    def spill(self) -> None:
+        """Move what is held in memory to the file."""
+        if self.file is None:
+            self.file = tempfile.TemporaryFile(prefix="regraft-encoded-")  # noqa: SIM115 - closed with the object
+        for part in self.parts:
+            self.file.write(np.ascontiguousarray(part).data)
+        self.file.flush()
+        self.parts = []
+
+    def joined(self) -> Array:
+        """Return everything as one array (P, ...)."""
+        if self.file is None or not self.rows:
+            return np.concatenate(self.parts) if self.parts else np.zeros((0, *self.shape), dtype=self.dtype)
+        self.spill()
+        return np.memmap(self.file, dtype=self.dtype, mode="r", shape=(self.rows, *self.shape))
 
 
 class EncodedRows:
     """Rows of one split, encoded once.
 
     Inputs whose first axis is the position are stored flat with offsets, so that a million rows cost their positions and not a
-    million Python objects. Beyond `memory_bytes` the arrays move to a temporary file that vanishes with the process.
+    million Python objects. Whole numbers are held as int32 and handed out as int64. Beyond `memory_bytes` the arrays move to a
+    temporary file that vanishes with the object.
 
     Args:
         modality: Encodes and pads.
         chunks: The raw values, in chunks; none has a `problem`.
         memory_bytes: Budget before the arrays move to disk.
+
+    Raises:
+        MachineError: The disk is full.
     """
 
     def __init__(self, modality: Modality, chunks: Iterable[Sequence[Any]], memory_bytes: int = _MEMORY_BYTES) -> None:
         self.modality = modality
         self.dropped = 0
         self.truncated_rows = 0
-        self._files: dict[str, IO[bytes]] = {}
-        self._parts: dict[str, list[Array]] = {}
-        self._memory_bytes = memory_bytes
-        lengths: list[int] = []
+        self._columns: dict[str, _Column] = {}
+        lengths = [np.zeros(0, dtype=np.int64)]
         held = 0
         for chunk in chunks:
-            for encoded in modality.encode(chunk):
-                lengths.append(encoded.length)
-                self.dropped += encoded.dropped
-                self.truncated_rows += encoded.dropped > 0
-                for name, array in encoded.inputs.items():
-                    self._parts.setdefault(name, []).append(array)
-                    held += array.nbytes
+            chunk_lengths, added = self._take(chunk)
+            lengths.append(chunk_lengths)
+            held += added
             if held > memory_bytes:
                 self._spill()
                 held = 0
-        self.lengths = np.asarray(lengths, dtype=np.int64)
-        self._offsets = np.concatenate([[0], np.cumsum(self.lengths)])
-        self._flat = {name: self._joined(name) for name in self._parts}
+        self.lengths: Array = np.concatenate(lengths)
+        self._starts = np.cumsum(self.lengths) - self.lengths
+        self._flat = {name: column.joined() for name, column in self._columns.items()}
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -56,7 +94,12 @@ class EncodedRows:
     @property
     def positions(self) -> int:
         """Number of real positions over all rows."""
-        return int(self._offsets[-1])
+        return int(self.lengths.sum())
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether the rows outgrew their budget and lie in a temporary file."""
+        return any(column.file is not None for column in self._columns.values())
 
     def batch(self, rows: Array, targets: Array | None = None) -> Batch:
         """Return the rows with these positions as one padded batch.
@@ -65,24 +108,30 @@ class EncodedRows:
             rows: Positions (B,) of rows in this split.
             targets: Targets of the whole split; the batch takes those of its rows.
         """
-        encoded = [self._row(int(row)) for row in rows]
-        inputs, mask_BT = self.modality.collate(encoded)
+        rows = np.asarray(rows, dtype=np.int64)
+        inputs, mask_BT = padded(self._flat, self._starts[rows], self.lengths[rows], self.modality.padding)
         return Batch(inputs=inputs, mask_BT=mask_BT, targets=None if targets is None else targets[rows], rows_B=rows)
 
-    def _row(self, row: int) -> Encoded:
-        start, end = self._offsets[row], self._offsets[row + 1]
-        inputs = {name: flat[start:end] for name, flat in self._flat.items()}
-        return Encoded(inputs=inputs, spans_T2=np.zeros((end - start, 2), dtype=np.int32))
+    def _take(self, chunk: Sequence[Any]) -> tuple[Array, int]:
+        encoded = self.modality.encode(chunk, spans=False)
+        if not encoded:
+            return np.zeros(0, dtype=np.int64), 0
+        dropped = np.asarray([row.dropped for row in encoded], dtype=np.int64)
+        self.dropped += int(dropped.sum())
+        self.truncated_rows += int((dropped > 0).sum())
+        added = 0
+        for name, first in encoded[0].inputs.items():
+            column = self._columns.setdefault(name, _Column(first))
+            added += column.append([row.inputs[name] for row in encoded])
+        return np.asarray([row.length for row in encoded], dtype=np.int64), added
 
     def _spill(self) -> None:
-        for name, parts in self._parts.items():
-            if name not in self._files:
-                self._files[name] = tempfile.TemporaryFile(prefix="regraft-encoded-")  # noqa: SIM115 - lives with the object
-            for part in parts:
-                self._files[name].write(np.ascontiguousarray(part).tobytes())
-            self._parts[name] = parts[-1:]
-            self._spilled = True
-
-    def _joined(self, name: str) -> Array:
-        parts = self._parts[name]
-        return np.concatenate(parts) if parts else np.zeros(0)
+        try:
+            for column in self._columns.values():
+                column.spill()
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            where = tempfile.gettempdir()
+            fix = "free some space, or name a folder on a larger disk in the environment variable TMPDIR"
+            raise MachineError(Problem(what="the disk is full", where=where, got=str(error), fix=fix)) from error

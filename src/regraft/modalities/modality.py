@@ -1,11 +1,16 @@
-"""What a modality is."""
+"""What a modality is.
+
+Shapes: B rows, T positions.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
+
+import numpy as np
 
 from regraft.options import JSON
 from regraft.types import Array, Encoded, FloatArray
@@ -20,21 +25,37 @@ class Modality(ABC):
     Options: ClassVar[type[Any]]
     name: ClassVar[str]
 
+    @property
+    @abstractmethod
+    def padding(self) -> Mapping[str, float]:
+        """Input name -> the value that fills positions after the end of a row."""
+
     @abstractmethod
     def problem(self, raw: object) -> str:
         """Return why a raw value cannot be encoded, or an empty string."""
 
     @abstractmethod
-    def encode(self, raws: Sequence[Any]) -> list[Encoded]:
-        """Encode values that have no `problem`, in order."""
+    def encode(self, raws: Sequence[Any], *, spans: bool = True) -> list[Encoded]:
+        """Encode values that have no `problem`, in order.
 
-    @abstractmethod
+        Args:
+            raws: The values.
+            spans: Whether the raw interval of each position is wanted; without, all of them are (0, 0) and encoding is faster.
+        """
+
     def collate(self, encoded: Sequence[Encoded]) -> tuple[dict[str, Array], Array]:
-        """Pad rows to the longest of them.
+        """Pad rows on the right to the longest of them.
+
+        Args:
+            encoded: At least one row.
 
         Returns:
-            Input name -> (B, T, ...), and the mask (B, T), True where a position is real.
+            Input name -> (B, T, ...), and the mask (B, T), True where a position is real. Whole numbers come out as int64.
         """
+        lengths_B = np.asarray([row.length for row in encoded], dtype=np.int64)
+        starts_B = np.cumsum(lengths_B) - lengths_B
+        flat = {name: np.concatenate([row.inputs[name] for row in encoded]) for name in encoded[0].inputs}
+        return padded(flat, starts_B, lengths_B, self.padding)
 
     @abstractmethod
     def spec(self) -> dict[str, JSON]:
@@ -63,3 +84,38 @@ class Modality(ABC):
             signal_NS: N rows of S numbers in [0, 1].
             seed: For whatever else a raw value needs (noise, length).
         """
+
+
+def padded(
+    flat: Mapping[str, Array], starts_B: Array, lengths_B: Array, padding: Mapping[str, float]
+) -> tuple[dict[str, Array], Array]:
+    """Cut rows out of arrays that lie end to end, padded on the right to the longest row, without a Python step a row.
+
+    Args:
+        flat: Input name -> all positions of all rows (P, ...).
+        starts_B: First position of each row.
+        lengths_B: Positions of each row.
+        padding: Input name -> value after the end of a row.
+
+    Returns:
+        Input name -> (B, T, ...), and the mask (B, T); whole numbers as int64, everything else in its own type.
+
+    Example:
+        >>> inputs, mask_BT = padded({"ids": np.arange(5)}, np.array([0, 2]), np.array([2, 3]), {"ids": -1})
+        >>> inputs["ids"].tolist()
+        [[0, 1, -1], [2, 3, 4]]
+    """
+    width = max(1, int(lengths_B.max(initial=1)))
+    steps_1T = np.arange(width, dtype=np.int64)[None, :]
+    mask_BT = steps_1T < lengths_B[:, None]
+    index_BT = np.where(mask_BT, starts_B[:, None] + steps_1T, 0)
+    inputs: dict[str, Array] = {}
+    for name, values in flat.items():
+        dtype = np.dtype(np.int64) if np.issubdtype(values.dtype, np.integer) else values.dtype
+        if len(values):
+            cut = np.asarray(values[index_BT]).astype(dtype, copy=False)
+            cut[~mask_BT] = padding[name]
+        else:
+            cut = np.full((*mask_BT.shape, *values.shape[1:]), padding[name], dtype=dtype)
+        inputs[name] = cut
+    return inputs, mask_BT
