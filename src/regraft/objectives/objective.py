@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from regraft.types import Batch
+from regraft.types import Array, Batch
 
 if TYPE_CHECKING:
+    from regraft.modalities.encoded import EncodedRows
     from regraft.models.net import Headed
-    from regraft.tasks.task import Loss
+    from regraft.tasks.task import Loss, Task
 
 
 class Objective(ABC):
     """Make batches and their loss.
+
+    Made in two steps, so that options can be checked long before there are rows: `cls(options).attach(rows, targets, task)`.
 
     Args:
         options: An instance of `Options`.
@@ -28,6 +31,19 @@ class Objective(ABC):
         self.options = options
 
     @abstractmethod
+    def attach(self, rows: EncodedRows, targets: Array | None, task: Task) -> Self:
+        """Take the training rows and return itself.
+
+        Args:
+            rows: Encoded training rows.
+            targets: Targets (N, ...) of the task for these rows; nothing for an objective that makes its own.
+            task: The task that has learnt from these rows.
+
+        Raises:
+            DataError: There are no rows, or not one target a row.
+        """
+
+    @abstractmethod
     def batches(self, epoch: int, batch_size: int, micro_batch_size: int, rng: np.random.Generator) -> Iterator[list[Batch]]:
         """Yield one epoch: for each optimiser step the micro-batches that make up its batch.
 
@@ -37,6 +53,10 @@ class Objective(ABC):
             micro_batch_size: Rows a forward pass, at most `batch_size`.
             rng: Draws the order of rows; the same generator state gives the same batches.
         """
+
+    @abstractmethod
+    def rows_per_epoch(self) -> int:
+        """Return how many rows one epoch sees."""
 
     @abstractmethod
     def steps_per_epoch(self, batch_size: int) -> int:

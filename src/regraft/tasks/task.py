@@ -45,6 +45,11 @@ class Task(ABC):
     def __init__(self, options: Any) -> None:
         self.options = options
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns of `probabilities`, in order; empty where a task has none."""
+        return ()
+
     @abstractmethod
     def learn(self, values: Sequence[Any], ledger: Ledger) -> None:
         """Take in what must be known from the training targets (labels, weights, scales).
@@ -55,6 +60,7 @@ class Task(ABC):
 
         Raises:
             DataError: The values cannot be a target of this task (one class only, mixed types, too many classes).
+            OptionsError: The options speak of something the values do not have (a weight for an unknown label).
         """
 
     @abstractmethod
@@ -72,15 +78,20 @@ class Task(ABC):
 
     @abstractmethod
     def targets(self, values: Sequence[Any]) -> Array:
-        """Return targets (B, ...) for values that have no `target_problem`."""
+        """Return targets (B, ...) for values that have no `target_problem`.
+
+        Raises:
+            DataError: A value has a `target_problem`.
+        """
 
     @abstractmethod
-    def head(self, width: int, dropout: float) -> nn.Module:
+    def head(self, width: int, dropout: float, seed: int = 0) -> nn.Module:
         """Return the head: a module called with `Features`, giving the output (B, ...).
 
         Args:
             width: Width of the backbone's features.
             dropout: Share of features dropped in training.
+            seed: Draws the initial weights; the caller's random state is left as it was.
         """
 
     @abstractmethod

@@ -1,22 +1,18 @@
 """One loop, its optimisers, schedules and events."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
 from regraft.registry import Registry
+from regraft.training.optimizers import OptimizerFactory
+from regraft.training.schedules import Schedule
 
-if TYPE_CHECKING:
-    from regraft.training.optimizers import OptimizerFactory
+OPTIMIZERS: Registry[type[OptimizerFactory]] = Registry("optimizers", {"adamw": "regraft.training.optimizers:AdamW"})
 
-OPTIMIZERS: "Registry[OptimizerFactory]" = Registry("optimizers", {"adamw": "regraft.training.optimizers:adamw"})
-
-SCHEDULES: Registry[Callable[[float], float]] = Registry(
+SCHEDULES: Registry[type[Schedule]] = Registry(
     "schedules",
     {
-        "cosine": "regraft.training.schedules:cosine",
-        "linear": "regraft.training.schedules:linear",
-        "constant": "regraft.training.schedules:constant",
+        "cosine": "regraft.training.schedules:Cosine",
+        "linear": "regraft.training.schedules:Linear",
+        "constant": "regraft.training.schedules:Constant",
     },
 )
 
-__all__ = ["OPTIMIZERS", "SCHEDULES"]
+__all__ = ["OPTIMIZERS", "SCHEDULES", "OptimizerFactory", "Schedule"]

@@ -53,6 +53,7 @@ class StepEvent(Event):
         rows: Rows in this batch.
         positions: Real positions in this batch.
         padded_positions: Positions computed, padding included.
+        logs: What the objective says about the batch beside its loss, averaged over the rows.
     """
 
     epoch: float
@@ -62,6 +63,7 @@ class StepEvent(Event):
     rows: int
     positions: int
     padded_positions: int
+    logs: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

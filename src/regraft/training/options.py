@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from regraft.options import options
+from regraft.options import Among, Pick, options
 
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -21,7 +21,7 @@ class TrainOptions:
     """How often every training row is seen."""
 
     max_steps: Count | None = None
-    """Stop after so many updates, whatever `epochs` says."""
+    """Stop after so many updates, even if epochs are left."""
 
     batch_size: Annotated[int, Field(ge=1, json_schema_extra={"flag": "--batch-size"})] = 16
     """Rows an update."""
@@ -29,8 +29,8 @@ class TrainOptions:
     micro_batch_size: Count | None = None
     """Rows a forward pass; a batch is split into as many as it takes and gives the same update. The batch size if not given."""
 
-    optimizer: Annotated[str, Field()] = "adamw"
-    """Registered name of the optimiser."""
+    optimizer: Annotated[Pick, Among("regraft.training:OPTIMIZERS")] = Pick("adamw")
+    """Registered name of the optimiser, or a mapping with its name and options."""
 
     learning_rate: Annotated[float, Field(gt=0.0, json_schema_extra={"flag": "--learning-rate"})] | None = None
     """Peak rate of the backbone; by default what suits the base (2e-5 pretrained, 1e-3 from scratch)."""
@@ -41,11 +41,11 @@ class TrainOptions:
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     """Decoupled weight decay; never applied to norms and biases."""
 
-    schedule: str = "linear"
-    """Registered name of the learning-rate schedule after warm-up."""
+    schedule: Annotated[Pick, Among("regraft.training:SCHEDULES")] = Pick("linear")
+    """Registered name of the learning-rate schedule after warm-up, or a mapping with its name and options."""
 
     warmup_share: Fraction = 0.1
-    """Share of all steps over which the rate rises from 0."""
+    """Share of all steps over which the rate rises to its peak."""
 
     clip_norm: Positive | None = 1.0
     """Largest norm of the whole gradient."""

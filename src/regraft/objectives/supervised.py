@@ -1,0 +1,88 @@
+"""Supervised learning: every training row has its target, and the task says what a wrong answer costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from regraft.errors import DataError, Problem
+from regraft.objectives.objective import Objective
+from regraft.options import options
+from regraft.types import Array, Batch
+
+if TYPE_CHECKING:
+    from regraft.modalities.encoded import EncodedRows
+    from regraft.models.net import Headed
+    from regraft.tasks.task import Loss, Task
+
+
+@options
+class SupervisedOptions:
+    """Supervised learning has nothing to choose; the task's options say how the loss is made."""
+
+
+class Supervised(Objective):
+    """Learn from rows with targets: each epoch sees every row exactly once, in a fresh random order.
+
+    Args:
+        options: An instance of `Options`.
+    """
+
+    Options = SupervisedOptions
+
+    def __init__(self, options: Any) -> None:
+        super().__init__(options)
+        self._rows: EncodedRows
+        self._targets: Array
+        self._task: Task
+
+    def attach(self, rows: EncodedRows, targets: Array | None, task: Task) -> Self:
+        """Take the training rows with their targets and the task that makes the loss.
+
+        Raises:
+            DataError: There are no rows, or not one target a row.
+        """
+        given = 0 if targets is None else len(targets)
+        if targets is None or given != len(rows) or not given:
+            raise DataError(
+                Problem(
+                    what="supervised learning needs training rows, each with its target",
+                    where="training rows",
+                    got=f"{len(rows)} rows and {given} targets",
+                    expected="at least one row and as many targets as rows",
+                    fix="give rows that have a value in the target column",
+                )
+            )
+        self._rows, self._targets, self._task = rows, targets, task
+        return self
+
+    def batches(self, epoch: int, batch_size: int, micro_batch_size: int, rng: np.random.Generator) -> Iterator[list[Batch]]:
+        """Yield one epoch in an order drawn from `rng`; the last batch may be short, no row is left out.
+
+        Inside a batch that is split, rows are sorted by length: the update is the same, and less padding is computed.
+        """
+        order_N = rng.permutation(len(self._rows))
+        for start in range(0, len(order_N), batch_size):
+            rows_B = order_N[start : start + batch_size]
+            if len(rows_B) > micro_batch_size:
+                rows_B = rows_B[np.argsort(self._rows.lengths[rows_B], kind="stable")]
+            cuts = range(0, len(rows_B), micro_batch_size)
+            yield [self._rows.batch(rows_B[cut : cut + micro_batch_size], self._targets) for cut in cuts]
+
+    def rows_per_epoch(self) -> int:
+        """Return the number of training rows."""
+        return len(self._rows)
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Return the number of updates that see every row once."""
+        return -(-len(self._rows) // batch_size)
+
+    def loss(self, net: Headed, batch: Batch) -> tuple[Loss, dict[str, float]]:
+        """Return the task's loss on one micro-batch."""
+        import torch
+
+        output = net(*net.tensors(batch))
+        targets = torch.from_numpy(np.asarray(batch.targets)).to(output.device)
+        return self._task.loss(output, targets), {}

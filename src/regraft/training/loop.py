@@ -1,0 +1,241 @@
+"""The one training loop: a generator of events. It knows no task, objective, tuning or console by name.
+
+    for event in train(net, objective, tuning, options, validation=validation, seed=0):
+        print(event)
+
+The consumer drives: training stands still between two events, and closing the generator ends it cleanly.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from regraft.errors import GateError, OptionsError, Problem, did_you_mean
+from regraft.training import OPTIMIZERS, SCHEDULES
+from regraft.training.events import BeginEvent, EndEvent, Event, StepEvent, ValidEvent
+from regraft.training.freeze import evaluating, learning, put_back, snapshot
+from regraft.training.optimizers import parameter_groups, peak_rates
+from regraft.training.schedules import share_of_peak
+from regraft.training.seed import network_randomness, row_generator
+from regraft.tuning.parts import new_parameters
+
+if TYPE_CHECKING:
+    import torch
+
+    from regraft.models.net import Headed
+    from regraft.objectives.objective import Objective
+    from regraft.training.options import TrainOptions
+    from regraft.tuning.tuning import Tuning
+    from regraft.types import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """How the network is judged while it learns.
+
+    Args:
+        run: Judges the network as it is (it is in evaluation mode during the call): metric name -> value.
+        metric: The metric that chooses the best weights.
+        higher_is_better: Its direction.
+    """
+
+    run: Callable[[], Mapping[str, float]]
+    metric: str
+    higher_is_better: bool
+
+
+def train(
+    net: Headed,
+    objective: Objective,
+    tuning: Tuning,
+    options: TrainOptions,
+    *,
+    validation: Validation | None = None,
+    seed: int = 0,
+    pretrained: bool = True,
+) -> Iterator[Event]:
+    """Train a network in place and say what happens.
+
+    The same seed on the same number of threads gives the same weights, bit for bit. While the generator is suspended, the
+    caller's random state and gradient mode are the caller's own. However it ends (done, closed, an error, Ctrl-C), every
+    parameter has its former `requires_grad` and every module its former mode; weights that are worth keeping are only there
+    after an `EndEvent`.
+
+    Args:
+        net: The network; its trainable weights change.
+        objective: Makes batches and their loss; has its rows attached.
+        tuning: Says which weights learn.
+        options: Steps, rates, schedule, clipping, early stopping.
+        validation: Judges the network; without it the last weights are kept.
+        seed: Draws the order of rows and dropout.
+        pretrained: Whether the backbone was trained before; decides the default rate.
+
+    Yields:
+        One `BeginEvent`, a `StepEvent` an update, a `ValidEvent` a validation, one `EndEvent`.
+
+    Raises:
+        OptionsError: Nothing would learn, or the validation does not give the metric.
+        GateError: A loss or a gradient is not a finite number; the weights are those before that update.
+    """
+    trainable = tuning.trainable(net)
+    with learning(net, trainable):
+        yield from _Run(net, objective, options, trainable, validation, seed, pretrained).events()
+
+
+class _Run:
+    def __init__(
+        self,
+        net: Headed,
+        objective: Objective,
+        options: TrainOptions,
+        trainable: set[str],
+        validation: Validation | None,
+        seed: int,
+        pretrained: bool,
+    ) -> None:
+        self.net, self.objective, self.options, self.trainable = net, objective, options, trainable
+        self.validation, self.seed = validation, seed
+        self.began = time.perf_counter()
+        self.weights = [parameter for parameter in net.parameters() if parameter.requires_grad]
+        optimizer_class, optimizer_options = options.optimizer.resolve(OPTIMIZERS)
+        rates = peak_rates(options, pretrained=pretrained)
+        groups = parameter_groups(net, trainable, new_parameters(net), rates, options.weight_decay)
+        self.optimizer = optimizer_class(optimizer_options).build(groups)
+        schedule_class, schedule_options = options.schedule.resolve(SCHEDULES)
+        self.schedule = schedule_class(schedule_options)
+        self.steps_per_epoch = objective.steps_per_epoch(options.batch_size)
+        planned = options.epochs * self.steps_per_epoch
+        self.total_steps = min(planned, options.max_steps or planned)
+        self.cut_short = self.total_steps < planned
+        self.step = 0
+        self.best: float | None = None
+        self.best_step = 0
+        self.kept: dict[str, torch.Tensor] | None = None
+        self.stale = 0
+
+    def events(self) -> Iterator[Event]:
+        sizes = [parameter.numel() for parameter in self.net.parameters()]
+        learnt = sum(weight.numel() for weight in self.weights)
+        rows = self.objective.rows_per_epoch()
+        yield BeginEvent(**self.now(), total_steps=self.total_steps, rows=rows, parameters=sum(sizes), trainable=learnt)
+        reason = "max steps" if self.cut_short else "done"
+        for micro_batches in self.batches():
+            yield self.update(micro_batches)
+            if self.validation is not None and self.is_time_to_validate():
+                yield self.validate(self.validation)
+                if self.options.patience is not None and self.stale >= self.options.patience:
+                    reason = "no improvement"
+                    break
+        if self.validation is not None and self.total_steps == 0:
+            yield self.validate(self.validation)
+        if self.kept is None:
+            self.best_step = self.step
+        elif self.best_step != self.step:
+            put_back(self.net, self.kept)
+        yield EndEvent(**self.now(), reason=reason, best_step=self.best_step)
+
+    def now(self) -> dict[str, Any]:
+        return {"step": self.step, "seconds": time.perf_counter() - self.began}
+
+    def batches(self) -> Iterator[list[Batch]]:
+        size = self.options.batch_size
+        micro_size = min(self.options.micro_batch_size or size, size)
+        for epoch in range(self.options.epochs):
+            for micro_batches in self.objective.batches(epoch, size, micro_size, row_generator(self.seed, epoch)):
+                if self.step == self.total_steps:
+                    return
+                yield micro_batches
+
+    def update(self, micro_batches: Sequence[Batch]) -> StepEvent:
+        import torch
+
+        share = share_of_peak(self.step, self.total_steps, self.options.warmup_share, self.schedule)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * share
+        rate = self.optimizer.param_groups[0]["lr"]
+        with network_randomness(self.seed, self.step, self.net.device), torch.enable_grad():
+            loss, weight, logs = self.gradients(micro_batches)
+        norm = self.scale_gradients(weight, micro_batches)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return StepEvent(
+            **self.now(),
+            epoch=self.step / self.steps_per_epoch,
+            loss=loss,
+            learning_rate=rate,
+            gradient_norm=norm,
+            rows=sum(batch.size for batch in micro_batches),
+            positions=sum(int(batch.mask_BT.sum()) for batch in micro_batches),
+            padded_positions=sum(batch.mask_BT.size for batch in micro_batches),
+            logs=logs,
+        )
+
+    def gradients(self, micro_batches: Sequence[Batch]) -> tuple[float, float, dict[str, float]]:
+        # Gradients of totals add up over micro-batches; dividing them by the weight of the whole batch comes after.
+        total = weight = 0.0
+        logs: dict[str, float] = {}
+        rows = sum(batch.size for batch in micro_batches)
+        for batch in micro_batches:
+            part, part_logs = self.objective.loss(self.net, batch)
+            total_part = float(part.total.detach())
+            if not math.isfinite(total_part):
+                raise self.not_finite("loss", total_part, [batch])
+            part.total.backward()  # type: ignore[no-untyped-call]
+            total, weight = total + total_part, weight + float(part.weight)
+            for name, value in part_logs.items():
+                logs[name] = logs.get(name, 0.0) + value * batch.size / rows
+        if not weight > 0.0:
+            raise self.not_finite("loss", math.nan, micro_batches)
+        return total / weight, weight, logs
+
+    def scale_gradients(self, weight: float, micro_batches: Sequence[Batch]) -> float:
+        import torch
+
+        gradients = [parameter.grad for parameter in self.weights if parameter.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients)) / weight
+        if not math.isfinite(norm):
+            raise self.not_finite("gradient", norm, micro_batches)
+        limit = self.options.clip_norm
+        clip = 1.0 if limit is None or norm <= limit else limit / norm
+        torch._foreach_mul_(gradients, clip / weight)
+        return norm
+
+    def not_finite(self, what: str, got: float, batches: Sequence[Batch]) -> GateError:
+        rows = [int(row) for batch in batches if batch.rows_B is not None for row in np.asarray(batch.rows_B)]
+        listed = ", ".join(str(row) for row in rows[:16]) + (f" and {len(rows) - 16} more" if len(rows) > 16 else "")
+        rate = self.optimizer.param_groups[0]["lr"]
+        return GateError(
+            Problem(
+                what=f"the {what} is not a finite number, so training cannot go on",
+                where=f"step {self.step + 1} of {self.total_steps}, training rows {listed or 'unknown'} (counted from 0)",
+                got=str(got),
+                expected="a finite number",
+                fix=f"lower the learning rate (here {rate:.3g}) or the largest gradient norm, and look at these rows",
+            )
+        )
+
+    def is_time_to_validate(self) -> bool:
+        every = self.options.validate_every or self.steps_per_epoch
+        return self.step % every == 0 or self.step == self.total_steps
+
+    def validate(self, validation: Validation) -> ValidEvent:
+        with evaluating(self.net):
+            metrics = validation.run()
+        if validation.metric not in metrics:
+            problem = f"the validation gives no metric '{validation.metric}'"
+            raise OptionsError(Problem(what=problem, where="metric", fix=did_you_mean(validation.metric, list(metrics))))
+        value = metrics[validation.metric] * (1.0 if validation.higher_is_better else -1.0)
+        better = value > (-math.inf if self.best is None else self.best)  # never true for NaN
+        if better:
+            self.best, self.best_step, self.stale = value, self.step, 0
+            self.kept = snapshot(self.net, self.trainable)
+        else:
+            self.stale += 1
+        return ValidEvent(**self.now(), metrics=dict(metrics), best=better)

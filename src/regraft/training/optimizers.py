@@ -1,0 +1,137 @@
+"""Optimisers, and which weights get which rate and decay."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Set
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from regraft.options import options
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from regraft.training.options import TrainOptions
+
+Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class OptimizerFactory(ABC):
+    """Make an optimiser.
+
+    Args:
+        options: An instance of `Options`.
+    """
+
+    Options: ClassVar[type[Any]]
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    @abstractmethod
+    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """Return the optimiser of these groups.
+
+        Args:
+            groups: Each with "params", its peak rate "lr", and "weight_decay", as torch optimisers take them.
+        """
+
+
+@options
+class AdamWOptions:
+    """Moments of AdamW."""
+
+    beta1: Beta = 0.9
+    """Decay of the mean of the gradients."""
+
+    beta2: Beta = 0.999
+    """Decay of the mean of the squared gradients."""
+
+    epsilon: Annotated[float, Field(gt=0.0)] = 1e-8
+    """Added to the root of the second moment."""
+
+
+class AdamW(OptimizerFactory):
+    """Adam with bias correction and decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2).
+
+    Args:
+        options: An instance of `Options`.
+    """
+
+    Options = AdamWOptions
+
+    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """Return torch's AdamW in its fused form, one pass over each weight instead of a dozen."""
+        import torch
+
+        betas = (self.options.beta1, self.options.beta2)
+        return torch.optim.AdamW(groups, betas=betas, eps=self.options.epsilon, fused=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Peak learning rates.
+
+    Args:
+        backbone: Of weights that come with the backbone.
+        new: Of the head and of other weights that the fit adds.
+    """
+
+    backbone: float
+    new: float
+
+
+def peak_rates(options: TrainOptions, *, pretrained: bool) -> Rates:
+    """Return the peak rates: those of the options, or by default what suits the base.
+
+    Args:
+        options: May give either rate.
+        pretrained: Whether the backbone has been trained before.
+    """
+    backbone = options.learning_rate or (1e-4 if pretrained else 1e-3)
+    return Rates(backbone=backbone, new=options.head_learning_rate or 1e-3)
+
+
+def parameter_groups(
+    net: nn.Module, trainable: Set[str], new: Set[str], rates: Rates, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Sort the weights that learn into up to four groups: of the backbone or new, with decay or without.
+
+    Norms and biases do not decay: pulling a scale to zero or a bias anywhere is no prior anyone holds.
+
+    Args:
+        net: The network.
+        trainable: Names of the parameters that learn.
+        new: Names of the parameters that the fit added.
+        rates: Peak rates of the backbone and of new weights.
+        weight_decay: Decoupled decay of the weights that decay.
+
+    Returns:
+        Non-empty groups, the backbone's first, as torch optimisers take them; each also says its "peak" rate.
+    """
+    plain = _undecayed(net)
+    sorted_names: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in net.named_parameters():
+        if name in trainable:
+            sorted_names.setdefault((name in new, name in plain), []).append(parameter)
+    groups = []
+    for (is_new, is_plain), parameters in sorted(sorted_names.items(), key=lambda item: item[0]):
+        rate = rates.new if is_new else rates.backbone
+        decay = 0.0 if is_plain else weight_decay
+        groups.append({"params": parameters, "lr": rate, "peak": rate, "weight_decay": decay})
+    return groups
+
+
+def _undecayed(net: nn.Module) -> set[str]:
+    names: set[str] = set()
+    for path, module in net.named_modules():
+        # The class name, because every architecture of the hub brings its own RMSNorm.
+        is_norm = "norm" in type(module).__name__.lower() and not any(module.children())
+        for name, parameter in module.named_parameters(prefix=path, recurse=False):
+            if is_norm or parameter.ndim < 2 or name.endswith("bias"):
+                names.add(name)
+    return names
