@@ -1,0 +1,1 @@
+"""The one directory that holds everything a prediction needs: written atomically, verified on every read."""

@@ -1,0 +1,48 @@
+"""What `regraft inspect` tells about an artifact."""
+
+from __future__ import annotations
+
+from regraft.artifact.manifest import FORMAT
+from regraft.artifact.store import CARD, GOLDEN, REPORT, Artifact
+from regraft.options import JSON, to_json
+
+_FROM_REPORT = ("metrics", "ladder", "verdict", "n", "seconds", "ledger")
+
+
+def describe(artifact: Artifact) -> dict[str, JSON]:
+    """Return the facts of a verified artifact as one JSON object.
+
+    Args:
+        artifact: As `read_artifact` returned it.
+
+    Returns:
+        path, digest, weights_digest, parent, format, created, versions, size_bytes, task, inputs, target, base, network,
+        transforms, seed, options, fingerprints, files, golden_rows, report (metrics, ladder, verdict, n, seconds, ledger).
+    """
+    manifest = artifact.manifest
+    listed = manifest.files
+    report = artifact.json(REPORT) if REPORT in listed else {}
+    goldens = artifact.json(GOLDEN) if GOLDEN in listed else {"rows": []}
+    return {
+        "path": str(artifact.path),
+        "digest": manifest.digest,
+        "weights_digest": manifest.weights_digest,
+        "parent": manifest.parent,
+        "format": FORMAT,
+        "created": manifest.created,
+        "versions": dict(manifest.versions),
+        "size_bytes": artifact.size_bytes,
+        "task": to_json(manifest.task),
+        "inputs": to_json(manifest.inputs),
+        "target": to_json(manifest.target),
+        "base": manifest.base,
+        "network": to_json(manifest.network),
+        "transforms": to_json(manifest.transforms),
+        "seed": manifest.seed,
+        "options": manifest.options,
+        "fingerprints": manifest.fingerprints,
+        "files": to_json(listed),
+        "card": str(artifact.path / CARD) if CARD in listed else None,
+        "golden_rows": len(goldens["rows"]),
+        "report": {name: report[name] for name in _FROM_REPORT if name in report},
+    }

@@ -1,0 +1,298 @@
+"""The predictor: rows in, predictions out. Evaluation, command line, HTTP and monitoring all answer through this one door.
+
+How rows become batches is part of the answer, because the last bits of a sum depend on what it was padded to. The rule is the
+same everywhere: windows of 1,024 consecutive rows; inside a window, rows sorted by length and cut into batches. So the same rows
+in the same window answer with the same bits, whether they came from a list, a file or a request.
+
+This file imports no torch: the runtime does, if it is one that needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+
+from regraft.artifact.golden import Goldens
+from regraft.artifact.manifest import Manifest
+from regraft.artifact.store import GOLDEN, Artifact, read_artifact
+from regraft.errors import ArtifactError, DataError, Problem, UnknownNameError, UsageError, did_you_mean
+from regraft.modalities import MODALITIES, Modality
+from regraft.options import JSON, build
+from regraft.serving import RUNTIMES
+from regraft.serving.runtime import Runtime
+from regraft.tasks import TASKS, Task
+from regraft.training.options import MachineOptions
+from regraft.types import Batch, FloatArray, Prediction
+from regraft.version import __version__
+
+if TYPE_CHECKING:
+    from regraft.data import Writer
+    from regraft.data.source import RowSource
+    from regraft.serving.stream import StreamSummary
+
+BATCH_SIZE = 32
+WINDOW_ROWS = 1024
+SHOWN_PROBLEMS = 100
+Progress = Callable[[int, int | None], None]
+
+
+def quiet(rows: int, total: int | None) -> None:
+    """Report nothing about progress."""
+
+
+class Predictor:
+    """Answer rows.
+
+    Args:
+        modality: Turns raw values into arrays.
+        task: Turns outputs into predictions; has learnt its labels.
+        runtime: The network.
+        column: Name of the column that holds the raw value, when a row is a mapping.
+        artifact: Where all of it came from, if it came from an artifact.
+    """
+
+    def __init__(self, modality: Modality, task: Task, runtime: Runtime, *, column: str, artifact: Artifact | None = None) -> None:
+        self.modality = modality
+        self.task = task
+        self.runtime = runtime
+        self.column = column
+        self.artifact = artifact
+        self._example: Prediction | None = None
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | str,
+        *,
+        runtime: str = "torch",
+        threads: int | None = None,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        verify: bool = True,
+    ) -> Self:
+        """Open an artifact.
+
+        Args:
+            path: Its folder.
+            runtime: Registered name of what computes the network.
+            threads: Threads of the numeric libraries; the cores this process may use if not given.
+            device: Where the network runs.
+            verify: Whether to compute the digest of every file; everything else is verified in any case.
+
+        Raises:
+            ArtifactError: The artifact is missing, damaged, edited, unsafe, too new, or needs a package that is not installed.
+        """
+        options = MachineOptions(threads=threads, device=device)
+        engine = RUNTIMES.get(runtime)
+        artifact = read_artifact(path, contents=verify)
+        modality, task = restore(artifact)
+        network = engine.load(artifact.path, artifact.manifest, task, options)
+        return cls(modality, task, network, column=artifact.manifest.inputs[0].column, artifact=artifact)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that a row must have."""
+        return (self.column,)
+
+    def predict(self, rows: Sequence[Any], *, batch_size: int = BATCH_SIZE, strict: bool = False) -> list[Prediction]:
+        """Return one prediction a row, in order.
+
+        Args:
+            rows: Raw values, or mappings from column name to value; other columns are ignored.
+            batch_size: Rows a forward pass, at least 1. Answers of different batch sizes differ by at most 1e-5.
+            strict: Whether a row that cannot be answered is an error; otherwise its prediction says why in `error`.
+
+        Raises:
+            DataError: With `strict`, rows cannot be answered; lists them.
+            UsageError: `rows` is a single row.
+        """
+        rows = self._listed(rows, batch_size)
+        raws, problems = self.raws(rows)
+        if strict and problems:
+            raise DataError(shortened(problems))
+        predictions: list[Prediction] = []
+        for start in range(0, len(rows), WINDOW_ROWS):
+            window = raws[start : start + WINDOW_ROWS]
+            bad = {i: problems[start + i] for i in range(len(window)) if start + i in problems}
+            predictions += self.window(window, bad, batch_size)
+        return predictions
+
+    def answers(self, rows: Sequence[Any], *, batch_size: int = BATCH_SIZE) -> tuple[FloatArray, list[Prediction]]:
+        """Return raw outputs (N, ...) float32 and predictions for rows that can all be answered.
+
+        Raises:
+            DataError: Rows cannot be answered; lists them.
+        """
+        outputs = self.outputs(rows, batch_size=batch_size)
+        return outputs, self.task.decode(outputs) if len(outputs) else []
+
+    def outputs(self, rows: Sequence[Any], *, batch_size: int = BATCH_SIZE) -> FloatArray:
+        """Return the network's raw outputs (N, ...), float32, for rows that can all be answered.
+
+        Raises:
+            DataError: Rows cannot be answered; lists them.
+        """
+        raws, problems = self.raws(self._listed(rows, batch_size))
+        if problems:
+            raise DataError(shortened(problems))
+        windows = [self._forward(raws[i : i + WINDOW_ROWS], batch_size)[0] for i in range(0, len(raws), WINDOW_ROWS)]
+        return np.concatenate(windows) if windows else np.empty((0, 0), dtype=np.float32)
+
+    def probabilities(self, rows: Sequence[Any], *, batch_size: int = BATCH_SIZE) -> FloatArray:
+        """Return what the metrics are computed on (for classification (N, C), float64), for rows that can all be answered.
+
+        Raises:
+            DataError: Rows cannot be answered; lists them.
+        """
+        return self.task.probabilities(self.outputs(rows, batch_size=batch_size))
+
+    def predict_stream(
+        self,
+        source: RowSource,
+        writer: Writer,
+        *,
+        batch_size: int = BATCH_SIZE,
+        strict: bool = False,
+        progress: Progress = quiet,
+    ) -> StreamSummary:
+        """Answer every row of a source into a writer, in memory that does not grow with the number of rows.
+
+        Args:
+            source: Gives rows in chunks.
+            writer: Takes rows in chunks; opened and closed here.
+            batch_size: Rows a forward pass.
+            strict: Whether rows that cannot be answered are an error; they are then looked for before any row is answered.
+            progress: Called with rows done and, if known, rows in all.
+
+        Raises:
+            DataError: The input column is not there; with `strict`, rows cannot be answered.
+            MachineError: The answers cannot be written.
+        """
+        from regraft.serving.stream import predict_stream
+
+        return predict_stream(self, source, writer, batch_size=batch_size, strict=strict, progress=progress)
+
+    def environment(self) -> dict[str, JSON]:
+        """Return everything that may change the last bits of an answer."""
+        return {"regraft": __version__, "numpy": np.__version__, **self.runtime.environment()}
+
+    def goldens(self) -> Goldens:
+        """Return the golden rows of the artifact.
+
+        Raises:
+            ArtifactError: There are none, because the predictor does not come from an artifact or the file is damaged.
+        """
+        if self.artifact is None:
+            fix = "load the predictor from an artifact"
+            raise ArtifactError(Problem(what="a predictor that is not from an artifact has no golden rows", fix=fix))
+        return Goldens.from_json(self.artifact.json(GOLDEN))
+
+    def example(self) -> Prediction:
+        """Return the answer to an example of the modality: shows which names and types answers have."""
+        if self._example is None:
+            raw = type(self.modality).example(np.full((1, 4), 0.5), seed=0)
+            self._example = self.predict(raw)[0]
+        return self._example
+
+    def raws(self, rows: Sequence[Any]) -> tuple[list[Any], dict[int, Problem]]:
+        """Return the raw value of each row, and what is wrong with those that cannot be answered."""
+        raws: list[Any] = []
+        problems: dict[int, Problem] = {}
+        for index, row in enumerate(rows):
+            raw = row.get(self.column) if isinstance(row, Mapping) else row
+            raws.append(raw)
+            if isinstance(row, Mapping) and self.column not in row:
+                names = [str(name) for name in row]
+                what = f"the column '{self.column}' is missing"
+                got = ", ".join(f"'{name}'" for name in names[:10]) or "no columns"
+                fix = f"name it '{self.column}'" + (f"; {did_you_mean(self.column, names)}" if names else "")
+                problems[index] = Problem(what=what, where=f"row {index + 1}", got=got, expected=f"'{self.column}'", fix=fix)
+            elif reason := self.modality.problem(raw):
+                where = f"row {index + 1}, column '{self.column}'"
+                problems[index] = Problem(what=reason, where=where, got=shown(raw), fix="correct or remove the row")
+        return raws, problems
+
+    def window(self, raws: Sequence[Any], bad: Mapping[int, Problem], batch_size: int) -> list[Prediction]:
+        """Answer the rows of one window; those in `bad` say why in their place."""
+        good = [index for index in range(len(raws)) if index not in bad]
+        predictions = [Prediction(value=None, error=one_line(bad[i]) if i in bad else "") for i in range(len(raws))]
+        if good:
+            outputs, dropped = self._forward([raws[index] for index in good], batch_size)
+            for index, prediction, lost in zip(good, self.task.decode(outputs), dropped, strict=True):
+                predictions[index] = replace(prediction, dropped=lost) if lost else prediction
+        return predictions
+
+    def _forward(self, raws: Sequence[Any], batch_size: int) -> tuple[FloatArray, list[int]]:
+        """Return the outputs of good rows of one window, in row order, and how many positions of each were cut off."""
+        encoded = self.modality.encode(raws)
+        order = np.argsort([row.length for row in encoded], kind="stable")
+        result: FloatArray | None = None
+        for start in range(0, len(order), batch_size):
+            index = order[start : start + batch_size]
+            inputs, mask_BT = self.modality.collate([encoded[i] for i in index])
+            values = self.runtime.outputs(Batch(inputs=inputs, mask_BT=mask_BT, rows_B=index))
+            if result is None:
+                result = np.empty((len(order), *values.shape[1:]), dtype=np.float32)
+            result[index] = values
+        outputs = np.empty((0, 0), dtype=np.float32) if result is None else result
+        return outputs, [row.dropped for row in encoded]
+
+    def _listed(self, rows: Sequence[Any], batch_size: int) -> list[Any]:
+        if isinstance(rows, str | bytes | Mapping):
+            got, fix = shown(rows), "put it into a list: predict([row])"
+            raise UsageError(Problem(what="a list of rows is expected, not a single row", got=got, fix=fix))
+        if batch_size < 1:
+            raise UsageError(Problem(what="the batch size is too small", got=str(batch_size), expected="at least 1", fix="use 32"))
+        return list(rows)
+
+
+def restore(artifact: Artifact) -> tuple[Modality, Task]:
+    """Rebuild the preprocessing and the task of an artifact.
+
+    Raises:
+        ArtifactError: A name is not registered here, or a state cannot be read.
+    """
+    manifest: Manifest = artifact.manifest
+    entry = manifest.inputs[0]
+    try:
+        modality = MODALITIES.get(entry.modality).load(artifact.path / entry.folder, entry.spec)
+        task_class = TASKS.get(manifest.task.name)
+        task = task_class.restore(build(task_class.Options, manifest.task.options), dict(manifest.task.state))
+    except UnknownNameError as error:
+        fix = "install the package that registers it; " + error.problems[0].fix
+        raise ArtifactError([replace(problem, where=str(artifact.path), fix=fix) for problem in error.problems]) from error
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        got = f"{type(error).__name__}: {error}"
+        fix = "use the versions in its manifest, or fit it again"
+        what = "the preprocessing or the task of the artifact cannot be rebuilt"
+        raise ArtifactError(Problem(what=what, where=str(artifact.path), got=got[:500], fix=fix)) from error
+    return modality, task
+
+
+def one_line(problem: Problem) -> str:
+    """Return a problem as it stands in the place of an answer."""
+    return problem.what + (f" (got {problem.got})" if problem.got else "")
+
+
+def shortened(problems: Mapping[int, Problem], count: int | None = None) -> list[Problem]:
+    """Return the first hundred problems, and one that counts the rest.
+
+    Args:
+        problems: Row -> problem.
+        count: How many there are, if `problems` holds only the first.
+    """
+    first = [problems[index] for index in sorted(problems)[:SHOWN_PROBLEMS]]
+    rest = (len(problems) if count is None else count) - len(first)
+    if rest:
+        fix = "correct the rows, or leave out strict to get the reason in each row's place"
+        first.append(Problem(what=f"{rest} more rows cannot be answered", fix=fix))
+    return first
+
+
+def shown(raw: object) -> str:
+    """Return a value as it is shown in a message: its type and the beginning of what it holds."""
+    text = repr(raw)
+    return f"{type(raw).__name__} {text if len(text) <= 60 else text[:57] + '...'}"

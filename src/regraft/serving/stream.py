@@ -1,0 +1,244 @@
+"""Answer a whole file in bounded memory: any reader in, any writer out, order and identity of rows kept.
+
+    row, <the columns of the input>, prediction, probability.<label> ..., error
+
+A name that the input has already is written with `regraft_` before ours, and the summary says so.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from regraft.data import Writer
+from regraft.data.reader import Chunk
+from regraft.errors import DataError, Problem, did_you_mean
+from regraft.serving.predictor import SHOWN_PROBLEMS, WINDOW_ROWS, Predictor, Progress, shortened
+from regraft.types import Ledger, Prediction
+
+if TYPE_CHECKING:
+    from regraft.data.source import RowSource
+
+_ARROW_TYPES = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
+_PREFIX = "regraft_"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSummary:
+    """What came of answering a source.
+
+    Args:
+        rows: Rows read, and written.
+        answered: Rows with an answer.
+        bad: Rows with an error in its place.
+        seconds: How long it took.
+        columns: Names of the columns written.
+        ledger: What was lost: truncated tokens, rows without an answer.
+        notes: Sentences for people.
+    """
+
+    rows: int
+    answered: int
+    bad: int
+    seconds: float
+    columns: tuple[str, ...]
+    ledger: Ledger
+    notes: tuple[str, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the summary as a JSON object."""
+        counts = {"rows": self.rows, "answered": self.answered, "bad": self.bad, "seconds": round(self.seconds, 3)}
+        return {**counts, "columns": list(self.columns), "ledger": self.ledger.to_json(), "notes": list(self.notes)}
+
+
+@dataclass(frozen=True)
+class Window:
+    """Consecutive rows that are answered together.
+
+    Args:
+        rows: The columns.
+        bad: Position in the window -> what the reader found wrong with the row.
+    """
+
+    rows: pa.RecordBatch
+    bad: Mapping[int, Problem]
+
+
+class AnswerColumns:
+    """The columns of the output: which names and types, and how predictions fill them.
+
+    Args:
+        inputs: Schema of the input columns.
+        example: Any answer of the predictor; shows the labels and the type of the answer.
+    """
+
+    def __init__(self, inputs: pa.Schema, example: Prediction) -> None:
+        self.inputs = inputs
+        self._labels = tuple(example.probabilities)
+        self._plain = type(example.value) in _ARROW_TYPES
+        value_type = _ARROW_TYPES.get(type(example.value), pa.string())
+        row, prediction, *probabilities, error = self.names()
+        ours = [pa.field(prediction, value_type)]
+        ours += [pa.field(name, pa.float64()) for name in probabilities]
+        self.schema = pa.schema([pa.field(row, pa.int64()), *inputs, *ours, pa.field(error, pa.string())])
+
+    def names(self) -> list[str]:
+        """Return the names of our columns: row, prediction, one for each probability, error."""
+        taken = set(self.inputs.names)
+        names = []
+        for name in ("row", "prediction", *(f"probability.{label}" for label in self._labels), "error"):
+            free = name
+            while free in taken:
+                free = _PREFIX + free
+            taken.add(free)
+            names.append(free)
+        return names
+
+    def notes(self) -> list[str]:
+        """Return a sentence for each of our columns that had to take another name."""
+        wanted = ["row", "prediction", *(f"probability.{label}" for label in self._labels), "error"]
+        pairs = zip(wanted, self.names(), strict=True)
+        return [f"the data have a column '{want}' already: ours is called '{name}'" for want, name in pairs if want != name]
+
+    def batch(self, first_row: int, rows: pa.RecordBatch, predictions: list[Prediction]) -> pa.RecordBatch:
+        """Return the output for consecutive rows."""
+        values = [self._value(prediction) for prediction in predictions]
+        columns: list[Any] = [range(first_row, first_row + len(predictions)), *rows.columns, values]
+        columns += [[prediction.probabilities.get(label) for prediction in predictions] for label in self._labels]
+        columns.append([prediction.error or None for prediction in predictions])
+        arrays = [
+            column.cast(kind.type) if isinstance(column, pa.Array) else pa.array(column, kind.type)
+            for column, kind in zip(columns, self.schema, strict=True)
+        ]
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+
+    def _value(self, prediction: Prediction) -> Any:
+        if self._plain or prediction.value is None:
+            return prediction.value
+        return json.dumps(prediction.value, ensure_ascii=False)
+
+
+def predict_stream(
+    predictor: Predictor, source: RowSource, writer: Writer, *, batch_size: int, strict: bool, progress: Progress
+) -> StreamSummary:
+    """Answer every row of a source; see `Predictor.predict_stream`."""
+    began = time.perf_counter()
+    _check_column(predictor, source)
+    if strict:
+        _check_rows(predictor, source)
+    ledger, done = Ledger(), 0
+    layout: AnswerColumns | None = None
+    with writer as out:
+        for window in windows(source.chunks(WINDOW_ROWS)):
+            if layout is None:
+                layout = AnswerColumns(window.rows.schema, predictor.example())
+            predictions = _answer(predictor, window, batch_size)
+            out.write(layout.batch(done + 1, window.rows, predictions))
+            _count(ledger, source.name, done, predictions)
+            done += len(predictions)
+            progress(done, source.row_count)
+        if layout is None:
+            layout = AnswerColumns(pa.schema([pa.field(name, pa.string()) for name in source.columns]), predictor.example())
+            out.write(pa.RecordBatch.from_pylist([], schema=layout.schema))
+    bad = ledger.counts.get("rows without an answer", 0)
+    return StreamSummary(
+        rows=done,
+        answered=done - bad,
+        bad=bad,
+        seconds=time.perf_counter() - began,
+        columns=tuple(layout.schema.names),
+        ledger=ledger,
+        notes=tuple(layout.notes()),
+    )
+
+
+def windows(chunks: Iterable[Chunk], size: int = WINDOW_ROWS) -> Iterator[Window]:
+    """Cut chunks of any length into windows of `size` rows (the last may be shorter), whatever the reader's chunks are.
+
+    All windows have the schema of the first; a column that is empty there is taken for text.
+
+    Raises:
+        DataError: A column changes its type on the way.
+    """
+    schema: pa.Schema | None = None
+    held: list[pa.RecordBatch] = []
+    bad: dict[int, Problem] = {}
+    count = 0
+    for chunk in chunks:
+        schema = schema or _without_nulls(chunk.rows.schema)
+        bad |= {count + index: problem for index, problem in chunk.bad.items()}
+        held.append(_cast(chunk, schema))
+        count += chunk.rows.num_rows
+        while count >= size:
+            joined = held[0] if len(held) == 1 else pa.concat_batches(held)
+            yield Window(joined.slice(0, size), {i: problem for i, problem in bad.items() if i < size})
+            held, count = [joined.slice(size)], count - size
+            bad = {i - size: problem for i, problem in bad.items() if i >= size}
+    if count:
+        yield Window(pa.concat_batches(held), bad)
+
+
+def _without_nulls(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([pa.field(f.name, pa.string() if pa.types.is_null(f.type) else f.type) for f in schema])
+
+
+def _cast(chunk: Chunk, schema: pa.Schema) -> pa.RecordBatch:
+    if chunk.rows.schema.equals(schema):
+        return chunk.rows
+    arrays = []
+    for wanted, column in zip(schema, chunk.rows.columns, strict=True):
+        try:
+            arrays.append(column.cast(wanted.type))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            where = f"column '{wanted.name}', from row {chunk.first_row}"
+            fix = "give every value of the column one type"
+            what = "a column changes its type"
+            problem = Problem(what=what, where=where, got=str(column.type), expected=str(wanted.type), fix=fix)
+            raise DataError(problem) from error
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _answer(predictor: Predictor, window: Window, batch_size: int) -> list[Prediction]:
+    values = window.rows.column(predictor.column).to_pylist()
+    raws, problems = predictor.raws([{predictor.column: value} for value in values])
+    return predictor.window(raws, {**problems, **window.bad}, batch_size)
+
+
+def _count(ledger: Ledger, name: str, done: int, predictions: list[Prediction]) -> None:
+    for index, prediction in enumerate(predictions):
+        where = f"{name}, row {done + index + 1}"
+        if prediction.error:
+            ledger.add("rows without an answer", 1, where)
+        if prediction.dropped:
+            ledger.add("truncated tokens", prediction.dropped, where)
+            ledger.add("truncated rows", 1, where)
+
+
+def _check_column(predictor: Predictor, source: RowSource) -> None:
+    if predictor.column not in source.columns:
+        got = ", ".join(f"'{name}'" for name in source.columns)
+        fix = f"name the column '{predictor.column}'; {did_you_mean(predictor.column, source.columns)}"
+        what = f"the column '{predictor.column}', which the artifact reads, is missing"
+        raise DataError(Problem(what=what, where=source.name, got=got, expected=f"'{predictor.column}'", fix=fix))
+
+
+def _check_rows(predictor: Predictor, source: RowSource) -> None:
+    """Look at every row before any is answered, so that a strict run fails at once and with all its problems."""
+    found: dict[int, Problem] = {}
+    done = count = 0
+    for window in windows(source.chunks(WINDOW_ROWS)):
+        values = window.rows.column(predictor.column).to_pylist()
+        _, problems = predictor.raws([{predictor.column: value} for value in values])
+        for index, problem in {**problems, **window.bad}.items():
+            place = problem.where if index in window.bad else f"{source.name}, row {done + index + 1}, column '{predictor.column}'"
+            count += 1
+            if len(found) < SHOWN_PROBLEMS:
+                found[done + index] = replace(problem, where=place)
+        done += window.rows.num_rows
+    if found:
+        raise DataError(shortened(found, count))
