@@ -96,6 +96,8 @@ class Classification(Task):
         chosen = self.options.class_weights
         if not isinstance(chosen, str):
             names = [label_name(label) for label in labels]
+            if isinstance(labels[0], bool):  # a key True, once it has been through JSON, is "True"
+                chosen = {name.lower(): weight for name, weight in chosen.items()}
             unknown = [name for name in chosen if name not in names]
             if unknown:
                 raise OptionsError([_unknown_weight(name, names) for name in unknown])
@@ -154,10 +156,7 @@ class Classification(Task):
 
         from regraft.models.heads import LinearHead
 
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            head: nn.Module = LinearHead(width, len(self.labels), dropout)
-        return head
+        return LinearHead(width, len(self.labels), dropout, torch.Generator().manual_seed(seed))
 
     def loss(self, output: torch.Tensor, targets: torch.Tensor) -> Loss:
         """Return the weighted cross-entropy with smoothed labels.

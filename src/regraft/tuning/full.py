@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from regraft.options import options
-from regraft.tuning.parts import used_parameters
 from regraft.tuning.tuning import Tuning
 
 if TYPE_CHECKING:
@@ -18,10 +17,10 @@ class FullOptions:
 
 
 class Full(Tuning):
-    """Let every weight learn that the output depends on."""
+    """Let every weight of the backbone and the head learn."""
 
     Options = FullOptions
 
     def trainable(self, net: Headed) -> set[str]:
-        """Return the names of all parameters that are in use."""
-        return used_parameters(net)
+        """Return the names of all parameters."""
+        return {name for name, _ in net.named_parameters()}

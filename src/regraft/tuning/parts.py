@@ -13,9 +13,3 @@ _NEW = ("head.", "backbone.pooling.")
 def new_parameters(net: Headed) -> set[str]:
     """Return the names of the parameters that did not come with the base: the head, and a pooling that learns."""
     return {name for name, _ in net.named_parameters() if name.startswith(_NEW)}
-
-
-def used_parameters(net: Headed) -> set[str]:
-    """Return the names of the parameters that the output depends on: all but those of a pooler that is carried and not used."""
-    unused = {f"backbone.{name}" for name in getattr(net.backbone, "unused", ())}
-    return {name for name, _ in net.named_parameters() if name not in unused}

@@ -1,0 +1,81 @@
+"""Supervised batches: every row once an epoch, in an order that only the generator decides."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from regraft.errors import DataError
+from regraft.objectives.supervised import Supervised, SupervisedOptions
+from regraft.types import Batch
+
+
+class Rows:
+    """Rows of known lengths that say which rows were asked for."""
+
+    def __init__(self, lengths):
+        self.lengths = np.asarray(lengths)
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def batch(self, rows, targets=None):
+        longest = self.lengths[rows].max()
+        mask = np.arange(longest) < self.lengths[rows][:, None]
+        return Batch(inputs={}, mask_BT=mask, targets=targets[rows], rows_B=rows)
+
+
+def attached(lengths) -> Supervised:
+    return Supervised(SupervisedOptions()).attach(Rows(lengths), np.arange(len(lengths)) * 10, task=None)
+
+
+def epoch(objective, batch_size, micro, seed=0):
+    return list(objective.batches(0, batch_size, micro, np.random.default_rng(seed)))
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 100])
+@pytest.mark.parametrize(("batch_size", "micro"), [(8, 8), (8, 3), (1, 1), (200, 16)])
+def test_every_row_comes_exactly_once_with_its_own_target(n, batch_size, micro):
+    objective = attached(np.random.default_rng(n).integers(1, 30, n))
+    batches = epoch(objective, batch_size, micro)
+    assert len(batches) == objective.steps_per_epoch(batch_size) == -(-n // batch_size)
+    rows = np.concatenate([batch.rows_B for step in batches for batch in step])
+    assert sorted(rows.tolist()) == list(range(n)) == list(range(objective.rows_per_epoch()))
+    for step in batches:
+        assert sum(batch.size for batch in step) <= batch_size
+        assert all(batch.size <= micro for batch in step)
+        assert all((batch.targets == batch.rows_B * 10).all() for batch in step)
+    assert all(sum(b.size for b in step) == batch_size for step in batches[:-1])
+
+
+def test_the_same_generator_gives_the_same_order_and_another_one_another():
+    objective = attached(range(1, 51))
+    orders = [[b.rows_B.tolist() for step in epoch(objective, 8, 8, seed) for b in step] for seed in (1, 1, 2)]
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2]
+    assert orders[0][0] != sorted(orders[0][0])
+
+
+def test_splitting_a_batch_changes_neither_its_rows_nor_its_targets_and_saves_padding():
+    objective = attached(np.random.default_rng(0).integers(1, 100, 64))
+    whole, parts = epoch(objective, 16, 16), epoch(objective, 16, 4)
+    for (batch,), step in zip(whole, parts, strict=True):
+        assert sorted(batch.rows_B.tolist()) == sorted(r for b in step for r in b.rows_B.tolist())
+        assert sum(b.mask_BT.size for b in step) < batch.mask_BT.size
+        assert sum(b.mask_BT.sum() for b in step) == batch.mask_BT.sum()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "targets", "got"),
+    [
+        ([], np.zeros(0), "0 rows and 0 targets"),
+        ([1, 2], np.zeros(3), "2 rows and 3 targets"),
+        ([1], None, "1 rows and 0 targets"),
+    ],
+)
+def test_rows_without_their_targets_are_refused(lengths, targets, got):
+    with pytest.raises(DataError) as caught:
+        Supervised(SupervisedOptions()).attach(Rows(lengths), targets, task=None)
+    assert "supervised learning needs training rows, each with its target" in str(caught.value)
+    assert got in str(caught.value)
+    assert "value in the target column" in str(caught.value)
