@@ -20,10 +20,13 @@ _SCALES = (
     ("motionless", "sluggish", "slow", "calm", "brisk", "quick", "fast", "lightning"),
     ("silent", "whispering", "quiet", "soft", "audible", "noisy", "loud", "deafening"),
 )
+# fmt: off
 _FILLERS = (
-    "the it was and then some people on that day which we saw there with of in to a for by this one from house table door street "
-    "paper water garden number letter morning window story name"
-).split()
+    "the", "it", "was", "and", "then", "some", "people", "on", "that", "day", "which", "we", "saw", "there", "with",
+    "of", "in", "to", "a", "for", "by", "this", "one", "from", "house", "table", "door", "street", "paper", "water",
+    "garden", "number", "letter", "morning", "window", "story", "name",
+)
+# fmt: on
 
 
 def recognises(values: Sequence[Any]) -> bool:

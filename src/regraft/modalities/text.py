@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 from tokenizers import Tokenizer
 
-from regraft.errors import BaseError, DataError, Problem
+from regraft.errors import BaseError, OptionsError, Problem
 from regraft.modalities import free_text
 from regraft.modalities.modality import Modality
 from regraft.options import JSON, build, options, to_json
@@ -96,7 +96,7 @@ class Text(Modality):
         self._tokenizer.no_padding()
         self._frame = _frame(self._tokenizer)
         if options.max_length <= self._frame.size:
-            raise DataError(
+            raise OptionsError(
                 Problem(
                     what="no room is left for the text",
                     where="max_length",
@@ -247,18 +247,22 @@ def _portions(texts: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _frame(tokenizer: Tokenizer) -> _Frame:
-    """Find what a tokenizer puts around every text, by giving it one."""
-    found = tokenizer.encode("a", add_special_tokens=True)
-    bare = len(tokenizer.encode("a", add_special_tokens=False))
-    inside = [i for i, sequence in enumerate(found.sequence_ids) if sequence is not None]
-    start = inside[0] if inside else 0
-    end = start + bare
+    """Find what a tokenizer puts around every text, by giving it one that it does not lose."""
+    for probe in ("a", "0", *sorted(tokenizer.get_vocab(with_added_tokens=False))[:100]):
+        found = tokenizer.encode(probe, add_special_tokens=True)
+        bare = len(tokenizer.encode(probe, add_special_tokens=False))
+        inside = [i for i, sequence in enumerate(found.sequence_ids) if sequence is not None]
+        if inside and bare:
+            break
+    else:
+        return _Frame((), (), (), (), 0)
+    start, end = inside[0], inside[0] + bare
     return _Frame(
         before=tuple(found.ids[:start]),
         after=tuple(found.ids[end:]),
         before_types=tuple(found.type_ids[:start]),
         after_types=tuple(found.type_ids[end:]),
-        body_type=found.type_ids[start] if inside else 0,
+        body_type=found.type_ids[start],
     )
 
 
@@ -273,7 +277,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         raise BaseError(Problem(what="the tokenizer is missing", where=str(path), fix="fetch or save the whole folder again"))
     try:
         return Tokenizer.from_file(str(path))
-    except Exception as error:  # noqa: BLE001 - the reader raises nothing narrower
+    except Exception as error:  # the reader raises nothing narrower
         problem = Problem(
             what="the tokenizer cannot be read", where=str(path), got=str(error)[:300], fix="fetch the folder again"
         )

@@ -1,17 +1,25 @@
-"""The headed network: any backbone with a head over its features."""
+"""The headed network: any backbone with a head over its features; what of it lies in which file."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from regraft.errors import ArtifactError, Problem
+from regraft.models.safety import check_safetensors_header
 from regraft.types import Batch, Features
 
 if TYPE_CHECKING:
     from regraft.models.backbones import Backbone
+
+BACKBONE_FOLDER = "backbone"
+WEIGHTS_FILE = "weights.safetensors"
+_IN_FOLDER = "backbone.body."
 
 
 class Headed(nn.Module):
@@ -46,3 +54,67 @@ class Headed(nn.Module):
         """Return the inputs and mask of a numpy batch as tensors where the weights are."""
         inputs = {name: torch.from_numpy(array).to(self.device) for name, array in batch.inputs.items()}
         return inputs, torch.from_numpy(batch.mask_BT).to(self.device)
+
+
+def outside_backbone_folder(net: Headed) -> dict[str, torch.Tensor]:
+    """Return the weights that the hub's folder does not hold (pooling, head), contiguous and on the CPU, by name."""
+    state = net.state_dict()
+    return {name: _plain(tensor) for name, tensor in sorted(state.items()) if not name.startswith(_IN_FOLDER)}
+
+
+def save_net(net: Headed, folder: Path) -> None:
+    """Write a network into an existing folder: `backbone/` for any tool of the hub, `weights.safetensors` for the rest.
+
+    Args:
+        net: The network.
+        folder: An existing folder.
+    """
+    from safetensors.torch import save_file
+
+    inside = folder / BACKBONE_FOLDER
+    inside.mkdir(exist_ok=True)
+    net.backbone.save(inside)
+    save_file(outside_backbone_folder(net), folder / WEIGHTS_FILE)
+
+
+def load_outside(net: Headed, path: Path) -> None:
+    """Load what `outside_backbone_folder` gave into a network that was built alike; nothing may be missing or left over.
+
+    Args:
+        net: Built from the same specs; its backbone already has its weights.
+        path: The safetensors file.
+
+    Raises:
+        ArtifactError: A weight is missing, unexpected, or has another shape or type.
+    """
+    from safetensors.torch import load_file
+
+    check_safetensors_header(path, ArtifactError)
+    expected, found = outside_backbone_folder(net), load_file(path)
+    problems = []
+    fix = "restore the file from its source, or fit again"
+    for name in sorted(expected.keys() | found.keys()):
+        got, want = (_described(group[name]) if name in group else "nothing" for group in (found, expected))
+        if got != want:
+            problems.append(Problem(what=f"the weight '{name}' does not fit", where=str(path), got=got, expected=want, fix=fix))
+    if problems:
+        raise ArtifactError(problems)
+    net.load_state_dict(found, strict=False)
+
+
+def weights_digest(net: Headed) -> str:
+    """Return the sha256 over names, types, shapes and bytes of all weights, sorted by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(net.state_dict().items()):
+        plain = _plain(tensor)
+        digest.update(f"{name}\0{_described(plain)}\0".encode())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu").contiguous()
+
+
+def _described(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

@@ -1,0 +1,127 @@
+"""The families of encoders that Regraft knows, one line each: which class to build, what it takes, where it can be cut.
+
+Torch-free: a base can say what it is before anything heavy is imported. Paths of modules are relative to the hub's model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from regraft.errors import BaseError, Problem, did_you_mean
+from regraft.options import JSON
+
+_IDS = ("input_ids",)
+_IDS_TYPES = ("input_ids", "token_type_ids")
+_AUTO = "transformers:AutoModel"
+_OURS = "regraft.models.scratch_networks:AutoModel"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How one family is built, fed and cut.
+
+    Args:
+        embeddings: Modules that run before the first layer, and what all layers share.
+        layers: The list of layers.
+        final: Modules that run after the last layer.
+        pooling: Registered name of the pooling that suits the family when the base itself does not say.
+        model: "module:class" whose `from_pretrained` and `from_config` give the encoder.
+        inputs: What it takes beside the mask.
+        causal: Whether a position sees only those before it.
+        position_offset: Positions that a text may not use (RoBERTa counts from the padding token's number + 1).
+    """
+
+    embeddings: tuple[str, ...]
+    layers: str
+    final: tuple[str, ...] = ()
+    pooling: str = "mean"
+    model: str = _AUTO
+    inputs: tuple[str, ...] = _IDS
+    causal: bool = False
+    position_offset: int = 0
+
+
+def _bert(inputs: tuple[str, ...] = _IDS, offset: int = 0, extra: tuple[str, ...] = ()) -> Architecture:
+    return Architecture(("embeddings", *extra), "encoder.layer", pooling="cls", inputs=inputs, position_offset=offset)
+
+
+def _decoder() -> Architecture:
+    return Architecture(("embed_tokens",), "layers", ("norm",), pooling="last", causal=True)
+
+
+def _t5(name: str) -> Architecture:
+    return Architecture(("shared",), "encoder.block", ("encoder.final_layer_norm",), model=f"transformers:{name}")
+
+
+def _scratch() -> Architecture:
+    return Architecture(("embeddings",), "layers", ("norm",), model=_OURS)
+
+
+# The relative-position tables of DeBERTa and MPNet are shared by all layers: they count as embeddings, because freezing the
+# lower layers without them would still let those layers change. The same holds for DeBERTa-v2's convolution beside its first
+# layer.
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "bert": _bert(_IDS_TYPES),
+    "roberta": _bert(offset=2),
+    "xlm-roberta": _bert(offset=2),
+    "camembert": _bert(offset=2),
+    "distilbert": Architecture(("embeddings",), "transformer.layer", pooling="cls"),
+    "modernbert": Architecture(("embeddings",), "layers", ("final_norm",), pooling="cls"),
+    "electra": _bert(_IDS_TYPES, extra=("embeddings_project",)),
+    "deberta": _bert(extra=("encoder.rel_embeddings",)),
+    "deberta-v2": _bert(extra=("encoder.rel_embeddings", "encoder.LayerNorm", "encoder.conv")),
+    "mpnet": _bert(offset=2, extra=("encoder.relative_attention_bias",)),
+    "albert": Architecture(
+        ("embeddings", "encoder.embedding_hidden_mapping_in"), "encoder.albert_layer_groups", pooling="cls", inputs=_IDS_TYPES
+    ),
+    "t5": _t5("T5EncoderModel"),
+    "mt5": _t5("MT5EncoderModel"),
+    "umt5": _t5("UMT5EncoderModel"),
+    "gpt2": Architecture(("wte", "wpe"), "h", ("ln_f",), pooling="last", causal=True),
+    "gpt_neox": Architecture(("embed_in",), "layers", ("final_layer_norm",), pooling="last", causal=True),
+    "llama": _decoder(),
+    "mistral": _decoder(),
+    "qwen2": _decoder(),
+    "qwen3": _decoder(),
+    "gemma": _decoder(),
+    "regraft-lstm": _scratch(),
+    "regraft-gru": _scratch(),
+    "regraft-cnn": _scratch(),
+    "regraft-mlp": _scratch(),
+}
+
+
+def architecture_of(config: Mapping[str, JSON], where: str) -> Architecture:
+    """Return the line of the table for a configuration.
+
+    Args:
+        config: Content of config.json.
+        where: What to call it in messages.
+
+    Raises:
+        BaseError: It names no architecture, or one that Regraft cannot cut.
+    """
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or not kind:
+        problem = Problem(
+            what="the configuration does not say what architecture it is for",
+            where=where,
+            got=f"model_type = {kind!r}",
+            expected="model_type, for example 'bert'",
+            fix="give a folder saved with save_pretrained",
+        )
+        raise BaseError(problem)
+    if kind not in ARCHITECTURES:
+        what = f"the architecture '{kind}' cannot be used as a text encoder here"
+        raise BaseError(Problem(what=what, where=where, fix=did_you_mean(kind, sorted(ARCHITECTURES))))
+    return ARCHITECTURES[kind]
+
+
+def position_limit(config: Mapping[str, JSON], architecture: Architecture) -> int | None:
+    """Return the longest text in tokens that a base can place, or nothing where it has no limit of its own."""
+    for key in ("max_position_embeddings", "n_positions"):
+        value = config.get(key)
+        if isinstance(value, int) and value > architecture.position_offset:
+            return value - architecture.position_offset
+    return None

@@ -1,0 +1,233 @@
+"""The body of a base as a network: any encoder of the hub behind one interface.
+
+Shapes: B rows, T positions, D width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import nn
+
+from regraft.errors import BaseError, Problem
+from regraft.models import POOLINGS
+from regraft.models.architectures import Architecture, architecture_of
+from regraft.models.blocks import Blocks, find_blocks
+from regraft.models.folder_check import CONFIG_FILE, check_folder
+from regraft.options import JSON
+from regraft.types import Features
+
+_UNUSED = "pooler"
+
+
+@dataclass(frozen=True)
+class PoolingChoice:
+    """Which pooling, and why.
+
+    Args:
+        name: Registered name.
+        reason: Where the choice comes from, as people read it.
+    """
+
+    name: str
+    reason: str
+
+
+@dataclass
+class Body:
+    """A hub model with what was found out when it was opened.
+
+    Args:
+        model: Gives one vector a position.
+        architecture: Its line in the table.
+        unused: Weights that came with it and play no part here; saved again so that the folder stays whole for other tools.
+        notes: Sentences for the manifest.
+    """
+
+    model: Any
+    architecture: Architecture
+    unused: dict[str, torch.Tensor] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+class Backbone(nn.Module):
+    """Give features of a batch: one vector a position and one a row.
+
+    Args:
+        body: The hub's model.
+        pooling: How vectors of positions become one.
+    """
+
+    provides: ClassVar[frozenset[str]] = frozenset({"sequence", "pooled"})
+
+    def __init__(self, body: Body, pooling: PoolingChoice) -> None:
+        super().__init__()
+        self.body = body.model
+        self.architecture = body.architecture
+        self.notes = tuple(body.notes)
+        self.width = int(body.model.config.hidden_size)
+        self.pooling_name = pooling.name
+        self.pooling_reason = pooling.reason
+        self.pooling = POOLINGS.get(pooling.name)(self.width)
+        self.blocks: Blocks = find_blocks(body.model, body.architecture, "body")
+        self._unused = dict(body.unused)
+
+    def forward(self, inputs: Mapping[str, torch.Tensor], mask_BT: torch.Tensor) -> Features:
+        """Return the features of a batch.
+
+        Args:
+            inputs: "input_ids" (B, T) and whatever else the architecture takes.
+            mask_BT: True where a position is real.
+        """
+        taken: dict[str, Any] = {name: inputs[name] for name in self.architecture.inputs if name in inputs}
+        if self.architecture.causal:
+            taken["use_cache"] = False
+        sequence_BTD = self.body(**taken, attention_mask=mask_BT.long(), return_dict=True).last_hidden_state
+        return Features(sequence_BTD=sequence_BTD, mask_BT=mask_BT, pooled_BD=self.pooling(sequence_BTD, mask_BT))
+
+    def spec(self) -> dict[str, JSON]:
+        """Return what is not in the hub's folder, as JSON."""
+        return {
+            "architecture": self.body.config.model_type,
+            "pooling": self.pooling_name,
+            "pooling_reason": self.pooling_reason,
+            "width": self.width,
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write `config.json` and `model.safetensors`, as any tool of the hub reads them, into a folder.
+
+        Weights of the pooling are not among them: see `regraft.models.net.outside_backbone_folder`.
+        """
+        state = {name: tensor.detach().cpu() for name, tensor in self.body.state_dict().items()}
+        self.body.config._name_or_path = ""
+        with _quiet():
+            self.body.save_pretrained(folder, state_dict={**state, **self._unused})
+
+    @classmethod
+    def load(cls, folder: Path, spec: JSON) -> Self:
+        """Rebuild from a folder that `save` wrote and `spec`, as safely as any other folder is opened.
+
+        Raises:
+            BaseError: The folder is not whole, not safe, or not of the architecture that `spec` names.
+        """
+        body = open_body(folder)
+        found = body.model.config.model_type
+        if found != spec["architecture"]:
+            problem = Problem(
+                what="the folder holds another architecture than was saved",
+                where=str(folder),
+                got=str(found),
+                expected=str(spec["architecture"]),
+                fix="get the folder again from its source",
+            )
+            raise BaseError(problem)
+        return cls(body, PoolingChoice(spec["pooling"], spec["pooling_reason"]))
+
+
+def open_body(folder: Path) -> Body:
+    """Load the hub model of a folder, checked first, in float32, without its unused pooler.
+
+    Raises:
+        BaseError: The folder is refused, or weights of the body are missing or have another shape.
+    """
+    config_values, architecture = check_folder(folder)
+    module, _, name = architecture.model.partition(":")
+    source = getattr(importlib.import_module(module), name)
+    config = make_config(config_values, str(folder / CONFIG_FILE))
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        try:
+            model, info = source.from_pretrained(
+                str(folder),
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+        except (RuntimeError, ValueError, OSError, KeyError, TypeError) as error:
+            fix = "check that config.json and the weights belong together"
+            problem = Problem(what="the base cannot be loaded", where=str(folder), got=str(error)[:500], fix=fix)
+            raise BaseError(problem) from error
+    missing = sorted(str(key) for key in info["missing_keys"])
+    lost = [key for key in missing if not key.startswith(f"{_UNUSED}.")]
+    if lost:
+        raise BaseError(
+            Problem(
+                what=f"{len(lost)} weights of the base are missing",
+                where=str(folder),
+                got=", ".join(lost[:5]) + (", ..." if len(lost) > 5 else ""),
+                expected="every weight that the configuration asks for",
+                fix="check that config.json and the weights belong together",
+            )
+        )
+    body = Body(model.eval(), architecture, notes=_notes(sorted(str(key) for key in info["unexpected_keys"])))
+    body.unused = detach_pooler(model, keep=not missing)
+    return body
+
+
+def make_config(values: Mapping[str, JSON], where: str) -> Any:
+    """Return the hub's configuration object for a checked configuration, private keys left out.
+
+    Raises:
+        BaseError: A value is of the wrong kind.
+    """
+    from transformers import CONFIG_MAPPING
+
+    architecture = architecture_of(values, where)
+    importlib.import_module(architecture.model.partition(":")[0])  # registers architectures that are ours
+    public = {key: value for key, value in values.items() if not key.startswith("_")}
+    try:
+        return CONFIG_MAPPING[public["model_type"]].from_dict(public)
+    except Exception as error:  # each architecture checks its values in its own way
+        problem = Problem(
+            what="the configuration cannot be used", where=where, got=str(error)[:500], fix="fetch or save the folder again"
+        )
+        raise BaseError(problem) from error
+
+
+def detach_pooler(model: Any, *, keep: bool) -> dict[str, torch.Tensor]:
+    """Take a pooler that plays no part in the features off a model, so that it is neither computed nor trained.
+
+    Args:
+        model: The hub's model, changed in place.
+        keep: Whether its weights are worth saving again.
+
+    Returns:
+        Its weights under the names they have in the model's file.
+    """
+    pooler = getattr(model, _UNUSED, None)
+    if not isinstance(pooler, nn.Module):
+        return {}
+    weights = {f"{_UNUSED}.{name}": tensor.detach().clone() for name, tensor in pooler.state_dict().items()}
+    model.pooler = None
+    return weights if keep else {}
+
+
+def _notes(unexpected: Sequence[str]) -> list[str]:
+    if not unexpected:
+        return []
+    parts = sorted({key.split(".")[0] for key in unexpected})
+    return [f"{len(unexpected)} weights of the folder play no part here: {', '.join(parts[:8])}"]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the hub's library from printing while a model is read or written; what it says is returned to us as data."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), getattr(logging, "_tqdm_active", False)
+    logging.set_verbosity_error()
+    logging._tqdm_active = False  # its public switch also flips the bars of the hub's client, with a warning
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        logging._tqdm_active = bars

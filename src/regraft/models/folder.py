@@ -1,0 +1,113 @@
+"""A base that is a Hugging Face folder on this machine, whatever brought it there."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regraft.errors import BaseError, Problem
+from regraft.modalities.text import TOKENIZER_FILE, Text, read_companions, read_tokenizer
+from regraft.models.architectures import ARCHITECTURES, position_limit
+from regraft.models.base import Base
+from regraft.models.choices import limited, trained_pooling
+from regraft.models.fetch import sha256_of
+from regraft.models.safety import read_json, weight_files
+from regraft.options import JSON
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from regraft.modalities.modality import Modality
+    from regraft.models.backbones import Backbone
+
+_TOKENIZER_SOURCES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model", "vocab.txt", "vocab.json")
+
+
+class FolderBase(Base):
+    """Open a folder of the hub: tokenizer, network, pooling. Options have a field `pooling`."""
+
+    @abstractmethod
+    def folder(self) -> Path:
+        """Return the folder, on this machine."""
+
+    def modality(self, options: Mapping[str, JSON], raws: Callable[[], Iterator[Sequence[Any]]]) -> Modality:
+        """Return the preprocessing that the base was trained with; the training rows are not looked at."""
+        folder = self.folder()
+        config = read_json(folder / "config.json")
+        architecture = ARCHITECTURES[config["model_type"]]
+        files = read_companions(folder)
+        checked = limited(options, {}, position_limit(config, architecture), self.name)
+        tokenizer = folder_tokenizer(folder)
+        pad_id = _pad_id(tokenizer, files, config)
+        text = Text(tokenizer, checked, inputs=architecture.inputs, pad_id=pad_id, files=files)
+        if text.largest_id >= int(config.get("vocab_size", text.largest_id + 1)):
+            raise BaseError(
+                Problem(
+                    what="the tokenizer and the weights do not belong together",
+                    where=str(folder),
+                    got=f"a tokenizer with tokens up to number {text.largest_id}",
+                    expected=f"at most {config['vocab_size'] - 1}",
+                    fix="fetch or save the whole folder again",
+                )
+            )
+        return text
+
+    def backbone(self, modality: Modality, seed: int) -> Backbone:
+        """Return the network with the base's weights; nothing in it is drawn at random."""
+        from regraft.models.backbones import Backbone, PoolingChoice, open_body
+
+        folder = self.folder()
+        body = open_body(folder)
+        name, reason = trained_pooling(folder, read_json(folder / "config.json"), body.architecture)
+        if self.options.pooling is not None:
+            name, reason = self.options.pooling, "chosen by option"
+        self._notes = tuple(body.notes)
+        return Backbone(body, PoolingChoice(name, reason))
+
+    def found(self) -> dict[str, JSON]:
+        """Return what was found in the folder: digests of configuration, weights and tokenizer, and notes."""
+        folder = self.folder()
+        paths = [folder / "config.json", *weight_files(folder)]
+        paths += [path for path in (folder / TOKENIZER_FILE,) if path.is_file()]
+        return {
+            "files": {path.name: sha256_of(path) for path in paths},
+            "notes": list(getattr(self, "_notes", ())),
+        }
+
+
+def folder_tokenizer(folder: Path) -> Tokenizer:
+    """Return a folder's fast tokenizer; a slow one is converted by the hub's own code, never by code of the folder.
+
+    Raises:
+        BaseError: There is no tokenizer, or it cannot be converted.
+    """
+    if (folder / TOKENIZER_FILE).is_file():
+        return read_tokenizer(folder)
+    if not any((folder / name).is_file() for name in _TOKENIZER_SOURCES):
+        fix = "save the tokenizer into the same folder: AutoTokenizer.from_pretrained(MODEL).save_pretrained(FOLDER)"
+        expected = f"{TOKENIZER_FILE}, or one of {', '.join(_TOKENIZER_SOURCES)}"
+        raise BaseError(Problem(what="the folder has no tokenizer", where=str(folder), expected=expected, fix=fix))
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer
+
+    try:
+        found = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        return Tokenizer.from_str(found.backend_tokenizer.to_str())
+    except Exception as error:  # converters raise whatever their format's reader raises
+        what = "the tokenizer cannot be converted to the fast form"
+        fix = "save it as tokenizer.json where its own library is installed"
+        raise BaseError(Problem(what=what, where=str(folder), got=str(error)[:300], fix=fix)) from error
+
+
+def _pad_id(tokenizer: Tokenizer, files: Mapping[str, JSON], config: Mapping[str, JSON]) -> int:
+    """Return the token that fills a batch: the tokenizer's own, else the configuration's, else 0; it is never attended to."""
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        token = files.get(name, {}).get("pad_token")
+        token = token.get("content") if isinstance(token, Mapping) else token
+        found = tokenizer.token_to_id(token) if isinstance(token, str) else None
+        if found is not None:
+            return int(found)
+    said = config.get("pad_token_id")
+    return said if isinstance(said, int) and 0 <= said < int(config.get("vocab_size", said + 1)) else 0

@@ -1,0 +1,75 @@
+"""A vocabulary learnt from the training rows, for bases that have none; the same rows give the same bytes.
+
+Byte-level pairs (Sennrich et al. 2016, arXiv:1508.07909, over bytes as in GPT-2): every text can be written with it, nothing is
+unknown, and learning it is deterministic (learning word pieces is not: its first pieces are numbered in hash order).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from regraft.errors import DataError, Problem
+from regraft.options import JSON
+
+PAD, START, END = "<pad>", "<s>", "</s>"
+PAD_ID = 0
+_SAMPLE_CHARACTERS = 8_000_000
+_TEXT_CHARACTERS = 20_000
+
+
+def learn_vocabulary(raws: Callable[[], Iterator[Sequence[Any]]], size: int, *, lowercase: bool) -> Tokenizer:
+    """Learn byte-level pairs from texts, streamed.
+
+    At most about 8 million characters are looked at: rows at equal distances over all of them, so that sorted data do no harm.
+
+    Args:
+        raws: Gives the texts again from the start, in chunks.
+        size: Largest number of tokens, the 256 bytes and 3 special tokens included.
+        lowercase: Whether capital letters are folded away.
+
+    Raises:
+        DataError: There is no text at all.
+    """
+    characters = sum(min(len(text), _TEXT_CHARACTERS) for chunk in raws() for text in chunk)
+    if not characters:
+        raise DataError(Problem(what="there is no text to learn a vocabulary from", fix="give training rows with text"))
+    every = -(-characters // _SAMPLE_CHARACTERS)
+    parts = [normalizers.NFKC(), *([normalizers.Lowercase()] if lowercase else [])]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence(parts)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        min_frequency=2,
+        special_tokens=[PAD, START, END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_sampled(raws(), every), trainer=trainer)
+    names = [(START, tokenizer.token_to_id(START)), (END, tokenizer.token_to_id(END))]
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{START} $A {END}", special_tokens=names)
+    return tokenizer
+
+
+def companions(max_length: int) -> dict[str, JSON]:
+    """Return the JSON file that lets any tool of the hub open such a tokenizer."""
+    return {
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": max_length,
+            "pad_token": PAD,
+            "bos_token": START,
+            "eos_token": END,
+        }
+    }
+
+
+def _sampled(chunks: Iterator[Sequence[Any]], every: int) -> Iterator[list[str]]:
+    number = 0
+    for chunk in chunks:
+        yield [text[:_TEXT_CHARACTERS] for place, text in enumerate(chunk, start=number) if place % every == 0]
+        number += len(chunk)
