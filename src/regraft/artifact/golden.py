@@ -186,7 +186,9 @@ def replay(predictor: Answering, goldens: Goldens) -> Replay:
         raise _gate(goldens, worst, predictions[worst], result, "the same bits in the same environment")
     if not result.worst <= TOLERANCE:
         raise _gate(goldens, worst, predictions[worst], result, f"at most {TOLERANCE} in another environment")
-    reordered = [i for i, prediction in enumerate(predictions) if not _same_order(goldens.probabilities[i], prediction.probabilities)]
+    reordered = [
+        i for i, prediction in enumerate(predictions) if not _same_order(goldens.probabilities[i], prediction.probabilities)
+    ]
     if reordered:
         raise _gate(goldens, reordered[0], predictions[reordered[0]], result, "the same order of the classes")
     return result

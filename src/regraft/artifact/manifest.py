@@ -1,6 +1,6 @@
 """The manifest: what an artifact is made of, from which it is rebuilt, and by which every edit is found.
 
-    {"kind": "regraft-artifact", "format": 1, "task": {...}, "inputs": [...], "files": {"weights.safetensors": {"sha256": ...}}, ...}
+    {"kind": "regraft-artifact", "format": 1, "task": {...}, "files": {"weights.safetensors": {"sha256": ...}}, ...}
 
 It is written as canonical JSON (keys sorted, one space of indent, final newline). `digest` is the sha256 of those bytes without
 the field itself. A manifest is read only if its bytes are the canonical ones and the digest fits, so that a change of any one
@@ -195,7 +195,6 @@ class Manifest(ManifestBody):
         return canonical(self.to_json())
 
 
-
 @functools.cache
 def _adapter() -> TypeAdapter[Manifest]:
     return TypeAdapter(Manifest)
@@ -216,8 +215,8 @@ def canonical(values: JSON) -> bytes:
     """Return the one way to write a JSON value: keys sorted, indent 1, UTF-8, final newline, no NaN.
 
     Example:
-        >>> canonical({"b": 1, "a": 2})
-        b'{\\n "a": 2,\\n "b": 1\\n}\\n'
+        >>> canonical({"b": 1, "a": 2}).decode().split()
+        ['{', '"a":', '2,', '"b":', '1', '}']
     """
     return (json.dumps(values, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 

@@ -34,7 +34,9 @@ def migrate(values: dict[str, JSON], where: str, steps: Mapping[int, Step] = STE
         {'new': 3, 'format': 2}
     """
     number = int(values["format"])
-    written_by = values.get("versions", {}).get("regraft", "an older version") if isinstance(values.get("versions"), dict) else "?"
+    written_by = (
+        values.get("versions", {}).get("regraft", "an older version") if isinstance(values.get("versions"), dict) else "?"
+    )
     while number < current:
         if number not in steps:
             raise ArtifactError(

@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 REPORT = "report.json"
 GOLDEN = "golden.json"
 CARD = "card.md"
-WEIGHTS = "weights.safetensors"
-"""Tensors outside the backbone's own folder: the head and whatever else is new."""
-BACKBONE = "backbone"
 _WRITING = "writing the artifact"
 
 
@@ -190,7 +187,7 @@ def write_artifact(
 
 @contextmanager
 def _staging(place: Path, files: Files) -> Iterator[Path]:
-    """Give an empty folder beside `place` that vanishes with its private (0700) parent; the folder itself has ordinary rights."""
+    """Give an empty folder beside `place` that vanishes with its private (0700) parent; the folder has ordinary rights."""
     stage = place.parent / stage_name(place)
     try:
         with machine_errors(_WRITING, place):
@@ -271,7 +268,10 @@ def _occupied(place: Path) -> Problem | None:
     """Return why `place` may not be written over, or None."""
     if not os.path.lexists(place):
         return None
-    what, expected = "something that is not a Regraft artifact stands at the place for the artifact", "nothing, or an empty folder"
+    what, expected = (
+        "something that is not a Regraft artifact stands at the place for the artifact",
+        "nothing, or an empty folder",
+    )
     if is_ours(place):
         strangers = unlisted(place)
         what, expected = "the artifact that would be replaced holds files that are not part of it", "only files of the artifact"

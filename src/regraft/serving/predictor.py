@@ -1,8 +1,8 @@
 """The predictor: rows in, predictions out. Evaluation, command line, HTTP and monitoring all answer through this one door.
 
 How rows become batches is part of the answer, because the last bits of a sum depend on what it was padded to. The rule is the
-same everywhere: windows of 1,024 consecutive rows; inside a window, rows sorted by length and cut into batches. So the same rows
-in the same window answer with the same bits, whether they came from a list, a file or a request.
+same everywhere: windows of 1,024 consecutive rows; inside a window, rows sorted by length and cut into batches. So the same
+rows in the same window answer with the same bits, whether they came from a list, a file or a request.
 
 This file imports no torch: the runtime does, if it is one that needs it.
 """
@@ -55,7 +55,9 @@ class Predictor:
         artifact: Where all of it came from, if it came from an artifact.
     """
 
-    def __init__(self, modality: Modality, task: Task, runtime: Runtime, *, column: str, artifact: Artifact | None = None) -> None:
+    def __init__(
+        self, modality: Modality, task: Task, runtime: Runtime, *, column: str, artifact: Artifact | None = None
+    ) -> None:
         self.modality = modality
         self.task = task
         self.runtime = runtime
@@ -212,7 +214,7 @@ class Predictor:
                 problems[index] = Problem(what=what, where=f"row {index + 1}", got=got, expected=f"'{self.column}'", fix=fix)
             elif reason := self.modality.problem(raw):
                 where = f"row {index + 1}, column '{self.column}'"
-                problems[index] = Problem(what=reason, where=where, got=shown(raw), fix="correct or remove the row")
+                problems[index] = Problem(what=reason, where=where, fix="correct or remove the row")
         return raws, problems
 
     def window(self, raws: Sequence[Any], bad: Mapping[int, Problem], batch_size: int) -> list[Prediction]:
@@ -227,7 +229,7 @@ class Predictor:
 
     def _forward(self, raws: Sequence[Any], batch_size: int) -> tuple[FloatArray, list[int]]:
         """Return the outputs of good rows of one window, in row order, and how many positions of each were cut off."""
-        encoded = self.modality.encode(raws)
+        encoded = self.modality.encode(raws, spans=False)
         order = np.argsort([row.length for row in encoded], kind="stable")
         result: FloatArray | None = None
         for start in range(0, len(order), batch_size):
@@ -245,7 +247,9 @@ class Predictor:
             got, fix = shown(rows), "put it into a list: predict([row])"
             raise UsageError(Problem(what="a list of rows is expected, not a single row", got=got, fix=fix))
         if batch_size < 1:
-            raise UsageError(Problem(what="the batch size is too small", got=str(batch_size), expected="at least 1", fix="use 32"))
+            raise UsageError(
+                Problem(what="the batch size is too small", got=str(batch_size), expected="at least 1", fix="use 32")
+            )
         return list(rows)
 
 
@@ -274,7 +278,8 @@ def restore(artifact: Artifact) -> tuple[Modality, Task]:
 
 def one_line(problem: Problem) -> str:
     """Return a problem as it stands in the place of an answer."""
-    return problem.what + (f" (got {problem.got})" if problem.got else "")
+    details = [f"{name} {text}" for name, text in (("got", problem.got), ("expected", problem.expected)) if text]
+    return problem.what + (f" ({', '.join(details)})" if details else "")
 
 
 def shortened(problems: Mapping[int, Problem], count: int | None = None) -> list[Problem]:

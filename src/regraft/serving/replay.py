@@ -70,9 +70,7 @@ def replay_in_fresh_process(
     # Packages that were put on the path by hand (a notebook, a checkout) must be found there too.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
     try:
-        done = subprocess.run(  # noqa: S603 - our own interpreter and module, no shell
-            command, capture_output=True, text=True, timeout=timeout_s, env=environment, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=environment, check=False)
     except subprocess.TimeoutExpired:
         fix = "try again when the machine is less busy, or with fewer threads"
         got = f"no answer after {timeout_s:g} s"

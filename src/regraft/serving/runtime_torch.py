@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from regraft.artifact.golden import processor
 from regraft.artifact.manifest import Manifest
-from regraft.artifact.store import BACKBONE, WEIGHTS
 from regraft.errors import ArtifactError, BaseError, Problem
 from regraft.options import JSON
 from regraft.serving.runtime import Runtime
@@ -35,7 +33,7 @@ class TorchRuntime(Runtime):
     """Run a headed network in evaluation mode.
 
     Args:
-        net: The network, where its weights shall be; it may still be in training elsewhere, its mode is put back after each call.
+        net: The network, on the device where it shall run; its mode is put back after each call.
         options: Threads; the device is where the weights are.
     """
 
@@ -50,15 +48,15 @@ class TorchRuntime(Runtime):
         """Open the network of an artifact: build it, fill it strictly, put it on its device."""
         import torch
 
-        from regraft.models.net import Headed
+        from regraft.models.backbones import Backbone
+        from regraft.models.net import BACKBONE_FOLDER, WEIGHTS_FILE, Headed, load_outside
 
         device = choose_device(options)
         with torch.random.fork_rng(devices=[]), _as_artifact_error(folder):
-            from regraft.models.backbones import Backbone
-
-            backbone = Backbone.load(folder / BACKBONE, manifest.network.backbone)
+            backbone = Backbone.load(folder / BACKBONE_FOLDER, manifest.network.backbone)
             net = Headed(backbone, task.head(manifest.network.head.width, manifest.network.head.dropout))
-            _fill(net, folder / WEIGHTS)
+            load_outside(net, folder / WEIGHTS_FILE)
+            _refuse_strangers(net, folder / BACKBONE_FOLDER)
         _align(net)
         return cls(net.to(device).eval(), options)
 
@@ -81,36 +79,17 @@ class TorchRuntime(Runtime):
 
     def weights_digest(self) -> str:
         """Return the digest of every tensor of the network."""
-        from regraft.models.weights import weights_digest
+        from regraft.models.net import weights_digest
 
         return weights_digest(self.net)
 
 
-def _fill(net: Headed, path: Path) -> None:
-    """Put the tensors of `weights.safetensors` into the network; it must hold exactly those the backbone's folder does not."""
-    from safetensors.torch import load_file
-
-    from regraft.models.weights import outside_backbone_folder
-
-    found: Mapping[str, torch.Tensor] = load_file(path)
-    wanted = outside_backbone_folder(net)
-    problems = [_tensor_problem("is missing", name, path, "nothing", _shape(wanted[name])) for name in wanted.keys() - found.keys()]
-    problems += [_tensor_problem("is unexpected", name, path, _shape(found[name]), "nothing") for name in found.keys() - wanted.keys()]
-    for name in wanted.keys() & found.keys():
-        if (got := _shape(found[name])) != (expected := _shape(wanted[name])):
-            problems.append(_tensor_problem("has the wrong shape or type", name, path, got, expected))
-    if problems:
-        raise ArtifactError(sorted(problems, key=lambda problem: problem.what))
-    net.load_state_dict({**net.state_dict(), **found}, strict=True)
-
-
-def _shape(tensor: torch.Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
-
-
-def _tensor_problem(what: str, name: str, path: Path, got: str, expected: str) -> Problem:
-    fix = "restore the artifact from its source, or fit it again"
-    return Problem(what=f"the tensor '{name}' {what}", where=str(path), got=got, expected=expected, fix=fix)
+def _refuse_strangers(net: Headed, folder: Path) -> None:
+    """Refuse tensors in the backbone's folder that have no place in the network."""
+    if net.backbone.notes:
+        what = "there are unexpected tensors in the backbone's folder"
+        fix = "restore the artifact from its source, or fit it again"
+        raise ArtifactError(Problem(what=what, where=str(folder), got="; ".join(net.backbone.notes), expected="none", fix=fix))
 
 
 def _align(net: torch.nn.Module) -> None:
@@ -144,5 +123,3 @@ def _as_artifact_error(folder: Path) -> Iterator[None]:
         got = f"{type(error).__name__}: {error}"
         what = "the network of the artifact cannot be built"
         raise ArtifactError(Problem(what=what, where=str(folder), got=got[:500], fix=fix)) from error
-
-

@@ -235,7 +235,9 @@ def _check_rows(predictor: Predictor, source: RowSource) -> None:
         values = window.rows.column(predictor.column).to_pylist()
         _, problems = predictor.raws([{predictor.column: value} for value in values])
         for index, problem in {**problems, **window.bad}.items():
-            place = problem.where if index in window.bad else f"{source.name}, row {done + index + 1}, column '{predictor.column}'"
+            place = (
+                problem.where if index in window.bad else f"{source.name}, row {done + index + 1}, column '{predictor.column}'"
+            )
             count += 1
             if len(found) < SHOWN_PROBLEMS:
                 found[done + index] = replace(problem, where=place)

@@ -1,0 +1,116 @@
+"""The card: one page of Markdown that says what an artifact is, on what evidence, and where it must not be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from regraft.artifact.manifest import ManifestBody
+from regraft.options import JSON
+
+
+def card(body: ManifestBody, report: Mapping[str, JSON], *, name: str, command: str) -> str:
+    """Return the text of card.md.
+
+    Args:
+        body: What the artifact is made of.
+        report: The report of the run (`Report.to_json`): metrics, ladder, verdict, ledger, notes, n, seconds.
+        name: Name of the artifact's folder.
+        command: Command line that makes the artifact again.
+    """
+    sections = [
+        f"# {name}\n\n{_what(body)}",
+        "## How good it is\n\n" + _evidence(report),
+        "## Data\n\n" + _data(body, report),
+        "## Base and licence\n\n" + _base(body.base),
+        "## How to use it\n\n" + _use(body, name),
+        "## Limits\n\n" + _limits(body, report),
+        f"## How to make it again\n\n```\n{command}\n```\n\nWeights digest: `{body.weights_digest}` "
+        "(the same command on the same data, seed, versions and thread count gives the same).",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _what(body: ManifestBody) -> str:
+    inputs = ", ".join(f"`{entry.column}` ({entry.modality})" for entry in body.inputs)
+    labels = body.task.state.get("labels")
+    named = f" Answers: {_listed([str(label) for label in labels])}." if isinstance(labels, Sequence) else ""
+    return f"A model for {body.task.name}: reads {inputs}, predicts `{body.target.column}`.{named}"
+
+
+def _evidence(report: Mapping[str, JSON]) -> str:
+    parts = []
+    verdict = report.get("verdict")
+    if verdict:
+        parts.append(f"Verdict, fitted against the best rung below it: **{verdict}**.")
+    ladder = report.get("ladder") or []
+    rungs = [(str(rung.get("name", "")), rung.get("metrics") or {}) for rung in ladder if isinstance(rung, Mapping)]
+    rows = rungs or [("fitted", report.get("metrics") or {})]
+    names = list(dict.fromkeys(name for _, metrics in rows for name in metrics))
+    if names:
+        parts.append(_table(["", *names], [[rung, *(_metric(metrics.get(name)) for name in names)] for rung, metrics in rows]))
+        parts.append(f"Value with its 95 % interval, on the same {_count(report.get('n'))} held-out rows for every line.")
+    return "\n\n".join(parts) or "Nothing was measured."
+
+
+def _metric(value: Any) -> str:
+    if not isinstance(value, Mapping) or value.get("value") is None:
+        return "-"
+    if value.get("low") is None or value.get("high") is None:
+        return f"{value['value']:.3f}"
+    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+def _data(body: ManifestBody, report: Mapping[str, JSON]) -> str:
+    rows = [
+        [str(split), _count(facts.get("rows")), f"`{str(facts.get('rows_digest', ''))[:16]}`"]
+        for split, facts in body.fingerprints.items()
+        if isinstance(facts, Mapping)
+    ]
+    parts = [_table(["split", "rows", "digest"], rows)] if rows else ["No fingerprint was recorded."]
+    ledger = report.get("ledger") or {}
+    lost = [f"- {reason}: {_count(entry.get('count'))}" for reason, entry in ledger.items() if isinstance(entry, Mapping)]
+    parts.append("Lost or odd on the way:\n\n" + "\n".join(lost) if lost else "Nothing was lost on the way.")
+    return "\n\n".join(parts)
+
+
+def _base(base: Mapping[str, JSON]) -> str:
+    lines = [f"- {key}: {value}" for key, value in base.items() if isinstance(value, str | int | float) and value != ""]
+    if "licence" not in base:
+        lines.append("- licence: not recorded; ask whoever made the base before you pass this artifact on")
+    return "\n".join(lines)
+
+
+def _use(body: ManifestBody, name: str) -> str:
+    column = body.inputs[0].column
+    return (
+        f"```\nregraft predict {name} FILE --out answers.csv     # FILE has a column '{column}'\n"
+        f"regraft serve {name}                              # POST /predict on 127.0.0.1\n```\n\n"
+        f'```python\nimport regraft as rg\n\nrg.load("{name}").predict(["..."])\n```'
+    )
+
+
+def _limits(body: ManifestBody, report: Mapping[str, JSON]) -> str:
+    lines = [
+        "- It knows only the answers above, and gives one of them to anything it is shown.",
+        "- The figures hold for data like the test rows; on other data judge it first: `regraft evaluate`.",
+    ]
+    length = body.inputs[0].spec.get("max_length", body.inputs[0].options.get("max_length"))
+    if length is not None:
+        lines.append(f"- It reads at most {length} positions of an input; what is cut off is counted in every report.")
+    lines += [f"- {note}" for note in report.get("notes") or [] if isinstance(note, str)]
+    return "\n".join(lines)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _count(number: Any) -> str:
+    return f"{number:,}" if isinstance(number, int) else "unknown"
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(f"`{name}`" for name in names[:20])
+    return shown + (f" and {len(names) - 20} more" if len(names) > 20 else "")

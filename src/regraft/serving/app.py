@@ -1,0 +1,280 @@
+"""The HTTP application: POST /predict, GET /health, GET /info, and /docs for people.
+
+Rows are answered by one worker thread, off the event loop, so that /health answers while rows are computed. The queue before it
+is bounded: who finds it full is told to come again (503, Retry-After). Errors are JSON with what, where, got, expected and fix.
+"""
+
+# Handlers' annotations are read by FastAPI where they are written, so they must be objects, not strings.
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from regraft.errors import DataError, Problem, RegraftError
+from regraft.serving.guard import App, Guard
+from regraft.serving.options import ServeOptions
+from regraft.serving.predictor import Predictor
+from regraft.version import __version__
+
+T = TypeVar("T")
+log = logging.getLogger("regraft.serving")
+
+
+class PredictRequest(BaseModel):
+    """Rows to answer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rows: list[Any] = Field(description="Raw values, or objects from column name to value; other columns are ignored.")
+    strict: bool = Field(default=False, description="Refuse the request if a row cannot be answered (422).")
+
+
+class Answer(BaseModel):
+    """One answer, or why there is none."""
+
+    prediction: Any = Field(default=None, description="The answer; for classification the label.")
+    probabilities: dict[str, float] | None = Field(default=None, description="Label -> probability.")
+    error: str | None = Field(default=None, description="Why there is no answer.")
+
+
+class PredictResponse(BaseModel):
+    """One answer a row, in order."""
+
+    predictions: list[Answer]
+
+
+class Health(BaseModel):
+    """Whether the server answers."""
+
+    status: str = Field(description='"starting" while golden rows are replayed, then "ready", or "failed".')
+    problems: list[dict[str, str]] = Field(default_factory=list)
+
+
+@dataclass
+class State:
+    """What an application knows about itself while it runs.
+
+    Args:
+        status: "starting", "ready" or "failed".
+        problems: Why it failed.
+        waiting: Requests that wait or are being answered.
+    """
+
+    status: str = "starting"
+    problems: list[dict[str, str]] = field(default_factory=list)
+    waiting: int = 0
+
+
+class _Refused(Exception):  # noqa: N818 - an answer, not an error of ours
+    """End a request with a status and problems."""
+
+    def __init__(self, status: int, *problems: Problem, retry_after_s: int | None = None) -> None:
+        super().__init__(status)
+        self.status = status
+        self.problems = problems
+        self.headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+
+
+class Desk:
+    """Take requests, queue them, have one thread answer them.
+
+    Args:
+        predictor: Answers rows.
+        options: Limits.
+    """
+
+    def __init__(self, predictor: Predictor, options: ServeOptions) -> None:
+        self.predictor = predictor
+        self.options = options
+        self.state = State()
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="regraft-predict")
+
+    async def open(self, check: Callable[[], object]) -> None:
+        """Run the check in the worker; ready only if it passes."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._worker, check)
+            self.state.status = "ready"
+        except RegraftError as error:
+            self.state.status = "failed"
+            self.state.problems = [problem.to_json() for problem in error.problems]
+            log.error("the artifact does not answer as it did: %s", error)
+        except Exception:
+            self.state.status = "failed"
+            self.state.problems = [_failed().to_json()]
+            log.exception("the golden rows could not be replayed")
+
+    def close(self) -> None:
+        """Stop the worker after what it is doing; what waits is dropped."""
+        self._worker.shutdown(wait=True, cancel_futures=True)
+
+    async def answer(self, request: PredictRequest) -> PredictResponse:
+        """Answer a request, or raise why not."""
+        if self.state.status != "ready":
+            fix = "wait until GET /health says ready" if not self.state.problems else "see GET /health"
+            what = f"the server is not ready ({self.state.status})"
+            raise _Refused(503, Problem(what=what, fix=fix), retry_after_s=self.options.retry_after_s)
+        problems = self._oversized(request.rows)
+        if problems:
+            raise _Refused(422, *problems)
+        return await self._queued(lambda: self._predict(request))
+
+    def _predict(self, request: PredictRequest) -> PredictResponse:
+        predictions = self.predictor.predict(request.rows, batch_size=self.options.batch_size, strict=request.strict)
+        # Our own numbers are not checked again: validating every float would cost more than it could find.
+        return PredictResponse.model_construct(predictions=[Answer.model_construct(**p.to_json()) for p in predictions])
+
+    async def _queued(self, work: Callable[[], T]) -> T:
+        state, limit = self.state, self.options.max_waiting
+        if state.waiting >= limit:
+            what = "the server is busy"
+            problem = Problem(
+                what=what, got=f"{state.waiting} requests waiting", expected=f"fewer than {limit}", fix="try again soon"
+            )
+            raise _Refused(503, problem, retry_after_s=self.options.retry_after_s)
+        # Counted where the work ends, not where a client waits for it: a client that goes away frees no place.
+        state.waiting += 1
+        done = asyncio.get_running_loop().run_in_executor(self._worker, work)
+        done.add_done_callback(lambda _: self._leave())
+        return await asyncio.shield(done)
+
+    def _leave(self) -> None:
+        self.state.waiting -= 1
+
+    def _oversized(self, rows: list[Any]) -> list[Problem]:
+        options = self.options
+        if len(rows) > options.max_rows:
+            fix = f"send at most {options.max_rows} rows a request"
+            got, expected = f"{len(rows)} rows", f"at most {options.max_rows}"
+            return [Problem(what="too many rows in one request", where="rows", got=got, expected=expected, fix=fix)]
+        column, limit = self.predictor.column, options.max_text_chars
+        raws = [row.get(column) if isinstance(row, Mapping) else row for row in rows]
+        long = [(i, len(raw)) for i, raw in enumerate(raws) if isinstance(raw, str) and len(raw) > limit]
+        expected = f"at most {limit} characters"
+        return [
+            Problem(what="a text is too long", where=f"row {i + 1}", got=f"{n} characters", expected=expected, fix="shorten it")
+            for i, n in long
+        ]
+
+
+def create_app(
+    predictor: Predictor,
+    info: Mapping[str, Any],
+    options: ServeOptions | None = None,
+    *,
+    check: Callable[[], object] = lambda: None,
+    loopback_only: bool = False,
+) -> App:
+    """Return the application.
+
+    Args:
+        predictor: Answers rows.
+        info: What GET /info says.
+        options: Limits and the token.
+        check: Runs before the server says ready (golden rows are replayed); by raising it keeps the server from answering.
+        loopback_only: Whether requests must be addressed to this machine.
+    """
+    from fastapi import FastAPI
+
+    options = options or ServeOptions()
+    desk = Desk(predictor, options)
+
+    @asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        opening = asyncio.ensure_future(desk.open(check))
+        yield
+        opening.cancel()
+        desk.close()
+
+    app = FastAPI(title="Regraft", version=__version__, lifespan=lifespan, description="Answers of one artifact.")
+    app.state.desk = desk
+    _add_routes(app, desk, info)
+    _add_errors(app)
+    return Guard(app, token=options.token or "", max_body_bytes=options.max_body_bytes, loopback_only=loopback_only)
+
+
+def _add_routes(app: Any, desk: Desk, info: Mapping[str, Any]) -> None:
+    from fastapi import Response
+
+    async def predict(request: PredictRequest) -> PredictResponse:
+        """Answer rows, in order; a row that cannot be answered says why in its place."""
+        return await desk.answer(request)
+
+    async def health(response: Response) -> Health:
+        """Say whether the server answers; 503 until the golden rows have been replayed."""
+        response.status_code = 200 if desk.state.status == "ready" else 503
+        return Health(status=desk.state.status, problems=desk.state.problems)
+
+    async def about() -> dict[str, Any]:
+        """Say what is served: task, labels, columns, evidence, digests."""
+        return dict(info)
+
+    app.add_api_route("/predict", predict, methods=["POST"], response_model=PredictResponse, response_model_exclude_unset=True)
+    app.add_api_route("/health", health, methods=["GET"], response_model=Health)
+    app.add_api_route("/info", about, methods=["GET"], response_model=dict[str, Any])
+
+
+def _add_errors(app: Any) -> None:
+    from fastapi import Request
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import JSONResponse
+    from starlette.exceptions import HTTPException
+
+    def say(status: int, problems: list[Problem], headers: Mapping[str, str] | None = None) -> JSONResponse:
+        return JSONResponse({"problems": [p.to_json() for p in problems]}, status_code=status, headers=dict(headers or {}))
+
+    async def refused(_: Request, error: _Refused) -> JSONResponse:
+        return say(error.status, list(error.problems), error.headers)
+
+    async def ours(_: Request, error: RegraftError) -> JSONResponse:
+        return say(422 if isinstance(error, DataError) else 500, list(error.problems))
+
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        return say(422, [_invalid(item) for item in error.errors()])
+
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        where = f"{request.method} {request.url.path}"
+        fix = "use POST /predict, GET /health, GET /info or GET /docs"
+        return say(error.status_code, [Problem(what=str(error.detail), where=where, fix=fix)], error.headers)
+
+    async def failed(_: Request, error: Exception) -> JSONResponse:
+        log.error("a request failed", exc_info=error)
+        return say(500, [_failed()])
+
+    app.add_exception_handler(_Refused, refused)
+    app.add_exception_handler(RegraftError, ours)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(Exception, failed)
+
+
+def _invalid(item: Mapping[str, Any]) -> Problem:
+    where = ".".join(str(part) for part in item["loc"])
+    fix = 'send {"rows": ["...", ...]} with Content-Type: application/json'
+    return Problem(
+        what="the request cannot be read", where=where, got=repr(item.get("input"))[:80], expected=item["msg"], fix=fix
+    )
+
+
+def _failed() -> Problem:
+    return Problem(what="the server failed on this request", fix="see the server's log; the next request is not affected")
+
+
+def info_of(predictor: Predictor, facts: Mapping[str, Any], options: ServeOptions) -> dict[str, Any]:
+    """Return what GET /info says about a predictor.
+
+    Args:
+        predictor: What answers.
+        facts: As `regraft.artifact.describe.describe` returned them.
+        options: The server's; the limits are told, the token is not.
+    """
+    kept = ("digest", "weights_digest", "created", "versions", "task", "inputs", "target", "base", "seed", "report")
+    limits = {name: value for name, value in asdict(options).items() if name.startswith("max_")}
+    labels = list(predictor.example().probabilities)
+    told = {name: facts[name] for name in kept if name in facts}
+    return {"regraft": __version__, "columns": list(predictor.columns), "labels": labels, "limits": limits, **told}
