@@ -1,0 +1,241 @@
+"""The ladder: majority -> nearest centroid -> linear probe -> fitted, on the same test rows.
+
+A fitted model is worth its hours only if it beats what costs seconds. Each rung is tested against the one below it; the verdict
+is the fitted model against the strongest rung below it.
+
+Shapes: N rows, C classes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from regraft.errors import DataError, OptionsError, Problem
+from regraft.evaluation import RUNGS
+from regraft.evaluation.compare import Comparison, compare_right
+from regraft.evaluation.judge import judge, metrics_from_json, metrics_json
+from regraft.evaluation.measure import decide
+from regraft.evaluation.options import JudgeOptions
+from regraft.evaluation.rows import checked
+from regraft.evaluation.rung import Rows, Rung, RungRows
+from regraft.evaluation.sample import stratified
+from regraft.types import Array, FloatArray, Label, Metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One rung of a ladder, judged.
+
+    Args:
+        name: Registered name of the baseline, or what the model is called.
+        metrics: Registered name of the metric -> the number with its interval.
+        seconds: What learning and answering took, the features not counted; 0 where it was not measured.
+        note: How it was learnt.
+        against_previous: This rung against the one below it; nothing for the lowest.
+    """
+
+    name: str
+    metrics: Mapping[str, Metric]
+    seconds: float = 0.0
+    note: str = ""
+    against_previous: Comparison | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the rung as one JSON object."""
+        return {
+            "name": self.name,
+            "metrics": metrics_json(self.metrics),
+            "seconds": self.seconds,
+            "note": self.note,
+            "against_previous": self.against_previous.to_json() if self.against_previous else None,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Step:
+        """Return the rung that `to_json` wrote."""
+        return cls(
+            name=values["name"],
+            metrics=metrics_from_json(values["metrics"]),
+            seconds=values["seconds"],
+            note=values["note"],
+            against_previous=Comparison.from_json(values["against_previous"]) if values["against_previous"] else None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ladder:
+    """Rungs on the same rows, weakest first, and the verdict on the last.
+
+    Args:
+        steps: The rungs.
+        verdict: The last rung against the one below it with the highest accuracy on these rows; the higher rung wins a tie.
+            Choosing by the test rows favours the rung below, never the last.
+    """
+
+    steps: tuple[Step, ...]
+    verdict: Comparison
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """A model on the ladder that is already fitted.
+
+    Args:
+        name: What to call it.
+        probabilities_NC: What it gives for the judged rows, classes in label order.
+        seconds: What it took to fit.
+        note: How it was learnt.
+    """
+
+    name: str
+    probabilities_NC: FloatArray
+    seconds: float = 0.0
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LadderRows:
+    """What the rungs learn from and are judged on.
+
+    Args:
+        train: Training rows with the features of the base as it was before fitting; all of them, or a sample.
+        valid: Validation rows; may be empty (`no_rows`).
+        test: The rows to judge.
+        labels: Names of the classes.
+        class_counts_C: Rows of each class among all training rows, where `train` is a sample of them.
+    """
+
+    train: Rows
+    valid: Rows
+    test: Rows
+    labels: Sequence[Label]
+    class_counts_C: Array | None = field(default=None)
+
+
+def build_ladder(
+    rows: LadderRows, fitted: Contender, metrics: Sequence[str], *, options: JudgeOptions | None = None, seed: int = 0
+) -> Ladder:
+    """Fit the baselines on frozen features and hold the fitted model against them.
+
+    Args:
+        rows: Features and targets. Beyond `options.probe_rows` a seeded, stratified sample of `train` is learnt from.
+        fitted: The fitted model with its probabilities for `rows.test`.
+        metrics: Registered names of the metrics, the most important first.
+        options: Which rungs, how many training rows, resamples and confidence.
+        seed: Seeds samples and resamples.
+
+    Raises:
+        DataError: Arrays do not fit each other, or the training rows hold one class only.
+        OptionsError: A rung or metric is not registered.
+    """
+    options = options or JudgeOptions()
+    names = RUNGS.names() if options.rungs is None else list(options.rungs)
+    unknown = [RUNGS.unknown(name) for name in names if name not in RUNGS]
+    if unknown:
+        raise OptionsError(unknown)
+    _check_rows(rows)
+    learnt, sampled = _learning_rows(rows, options, seed)
+    contenders = []
+    for name in names:
+        began = time.perf_counter()
+        rung = RUNGS.get(name)(seed)
+        rung.fit(learnt)
+        probabilities_NC = rung.probabilities(rows.test.features_ND)
+        note = "; ".join(part for part in (rung.note, sampled if rung.uses_features else "") if part)
+        seconds = time.perf_counter() - began
+        named = RUNGS.canonical(name)
+        contenders.append(Contender(name=named, probabilities_NC=probabilities_NC, seconds=seconds, note=note))
+    return climb([*contenders, fitted], rows.test.targets_N, rows.labels, metrics, options=options, seed=seed)
+
+
+def climb(
+    contenders: Sequence[Contender],
+    targets_N: Array,
+    labels: Sequence[Label],
+    metrics: Sequence[str],
+    *,
+    options: JudgeOptions | None = None,
+    seed: int = 0,
+) -> Ladder:
+    """Judge models on the same rows, each against the one before it, and the last against the strongest before it.
+
+    Args:
+        contenders: At least two, in order; for two artifacts first the one that stood before.
+        targets_N: Class index of each row, 0 to C - 1.
+        labels: Names of the classes.
+        metrics: Registered names of the metrics.
+        options: Resamples and confidence.
+        seed: Seeds the resamples.
+
+    Raises:
+        DataError: There are no rows, or arrays do not fit each other.
+    """
+    if len(contenders) < 2:
+        raise ValueError("a ladder has at least two rungs")
+    options = options or JudgeOptions()
+    steps: list[Step] = []
+    rights: list[Array] = []
+    for contender in contenders:
+        targets_N, probabilities_NC = checked(targets_N, contender.probabilities_NC, contender.name)
+        rights.append(decide(probabilities_NC) == targets_N)
+        judgement = judge(metrics, targets_N, probabilities_NC, labels, options=options, seed=seed)
+        against = None
+        if steps:
+            names = (steps[-1].name, contender.name)
+            against = compare_right(rights[-2], rights[-1], names, options=options, seed=seed)
+        steps.append(
+            Step(
+                name=contender.name,
+                metrics=judgement.metrics,
+                seconds=contender.seconds,
+                note=contender.note,
+                against_previous=against,
+            )
+        )
+    strongest = max(range(len(steps) - 1), key=lambda place: (int(rights[place].sum()), place))
+    names = (steps[strongest].name, steps[-1].name)
+    return Ladder(steps=tuple(steps), verdict=compare_right(rights[strongest], rights[-1], names, options=options, seed=seed))
+
+
+def _learning_rows(rows: LadderRows, options: JudgeOptions, seed: int) -> tuple[RungRows, str]:
+    counts_C = rows.class_counts_C
+    if counts_C is None:
+        counts_C = np.bincount(rows.train.targets_N, minlength=len(rows.labels))
+    chosen = stratified(rows.train.targets_N, options.probe_rows, seed)
+    train = rows.train if len(chosen) == len(rows.train) else rows.train.take(chosen)
+    total = int(counts_C.sum())
+    note = f"learnt from {len(train):,} of {total:,} training rows" if len(train) < total else ""
+    return RungRows(train=train, valid=rows.valid, class_counts_C=counts_C), note
+
+
+def _check_rows(rows: LadderRows) -> None:
+    """Raise what is wrong with the rows, all at once."""
+    problems = []
+    for name, split in (("train", rows.train), ("valid", rows.valid), ("test", rows.test)):
+        if split.features_ND.ndim != 2 or len(split.features_ND) != len(split.targets_N):
+            got = f"features of shape {split.features_ND.shape}, {len(split.targets_N)} targets"
+            problems.append(Problem(what="features and targets do not fit", where=name, got=got, expected="one row a target"))
+        elif not np.isfinite(split.features_ND).all():
+            broken = int(np.flatnonzero(~np.isfinite(split.features_ND).all(axis=1))[0])
+            where = f"{name}, row {broken} (counted from 0)"
+            fix = "check the input of this row and the weights of the base"
+            problems.append(Problem(what="the base gives features that are not finite numbers", where=where, fix=fix))
+        elif len(split) and not (split.targets_N.min() >= 0 and split.targets_N.max() < len(rows.labels)):
+            got = f"{split.targets_N.min()} to {split.targets_N.max()}"
+            problems.append(
+                Problem(what="targets are out of range", where=name, got=got, expected=f"0 to {len(rows.labels) - 1}")
+            )
+    if not problems and len(np.unique(rows.train.targets_N)) < 2:
+        got = f"{len(np.unique(rows.train.targets_N))} class in {len(rows.train)} rows"
+        expected, fix = "at least two classes", "give training rows of every class"
+        problems.append(Problem(what="the baselines need training rows of two classes", got=got, expected=expected, fix=fix))
+    if problems:
+        raise DataError(problems)
+
+
+__all__ = ["Contender", "Ladder", "LadderRows", "Rows", "Rung", "Step", "build_ladder", "climb"]

@@ -1,0 +1,29 @@
+"""How a model is judged."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from regraft.options import options
+
+
+@options
+class JudgeOptions:
+    """How a model is judged: intervals, tests and the baselines it is held against."""
+
+    resamples: Annotated[int, Field(ge=100, le=100_000)] = 2000
+    """Bootstrap resamples behind an interval."""
+
+    confidence: Annotated[float, Field(ge=0.5, le=0.999)] = 0.95
+    """Confidence of every interval; a verdict other than "no evidence" needs a p-value under one minus this."""
+
+    power: Annotated[float, Field(ge=0.5, le=0.999)] = 0.8
+    """Chance of being seen that the smallest detectable difference is stated for."""
+
+    probe_rows: Annotated[int, Field(ge=10)] = 20_000
+    """Training rows that the baselines on frozen features learn from; beyond that a seeded sample, every class kept."""
+
+    rungs: tuple[str, ...] | None = None
+    """Registered names of the baselines below the fitted model, weakest first; every registered one if not given."""

@@ -1,0 +1,210 @@
+"""Draw a report for people: rich renderables, 80 columns wide, and the same as plain text for logs. Nothing is printed here."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+
+from rich import box
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from regraft.evaluation import METRICS
+from regraft.evaluation.compare import Comparison
+from regraft.evaluation.judge import ClassRow, Confusion
+from regraft.evaluation.ladder import Ladder
+from regraft.evaluation.report import Report
+from regraft.types import Label, Metric
+
+WIDTH = 80
+MOST_CLASSES = 20
+"""Classes listed one by one; of more, those with the lowest F1."""
+MOST_SQUARE = 8
+"""Up to so many classes the confusion matrix is drawn as a square; of more, the most frequent mistakes are listed."""
+
+_VERDICT_STYLES: Mapping[str, str] = {"better": "bold green", "no evidence": "bold yellow", "worse": "bold red"}
+_BLOCKS = " ▏▎▍▌▋▊▉█"
+
+
+def draw(report: Report) -> Group:
+    """Return everything a person wants to see of a report, the verdict first."""
+    parts: list[RenderableType] = []
+    if report.ladder:
+        parts += [verdict_panel(report.ladder.verdict), ladder_table(report.ladder)]
+    parts += [
+        metrics_table(report.judgement.metrics, report.judgement.confidence),
+        classes_table(report.judgement.per_class),
+        confusion_table(report.judgement.confusion),
+    ]
+    parts += [Text(f"note: {_clean(note)}", style="dim") for note in dict.fromkeys([*report.judgement.notes, *report.notes])]
+    lost = report.ledger.to_json()
+    parts += [Text(f"lost: {_clean(why)}: {loss['count']:,}", style="yellow") for why, loss in lost.items()]
+    return Group(*(line for part in parts for line in ((part,) if isinstance(part, Text | Panel) else (part, Text("")))))
+
+
+def plain(drawn: RenderableType, width: int = WIDTH) -> str:
+    """Return a renderable as plain text without colours, for logs.
+
+    Args:
+        drawn: What another function of this file returned.
+        width: Columns.
+    """
+    console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False, legacy_windows=False)
+    with console.capture() as captured:
+        console.print(drawn)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def verdict_panel(verdict: Comparison) -> Panel:
+    """Return the verdict in one sentence, framed in its colour."""
+    style = _VERDICT_STYLES.get(verdict.verdict, "")
+    return Panel(Text(_clean(verdict.sentence())), title=verdict.verdict, border_style=style, width=WIDTH)
+
+
+def ladder_table(ladder: Ladder) -> Table:
+    """Return one line a rung, weakest first: the first metric with its interval, and the test against the rung before."""
+    headline = next(iter(ladder.steps[-1].metrics))
+    share = METRICS.get(headline).bounds == (0.0, 1.0)
+    table = _table("", "", f"{headline} %" if share else headline, "verdict", "points", "p", "time")
+    for column in table.columns[4:]:
+        column.justify = "right"
+    for step in ladder.steps:
+        metric, tested = step.metrics[headline], step.against_previous
+        cells = [Text(""), Text(""), Text("")]
+        if tested:
+            verdict = Text(tested.verdict, style=_VERDICT_STYLES.get(tested.verdict, ""))
+            cells = [verdict, Text(f"{100 * tested.difference.value:+.1f}"), Text(_p(tested.p_value))]
+        bar = Text(_bar(metric.value) if share else "", style="cyan")
+        table.add_row(
+            Text(_short(step.name, 16)), bar, _percent(metric) if share else _numbers(metric), *cells, _time(step.seconds)
+        )
+    legend = "verdict, difference of accuracies in points and McNemar's p: against the row above"
+    notes = [f"{_short(step.name, 16)}: {_clean(step.note)}" for step in ladder.steps if step.note]
+    table.caption = Text("\n".join([legend, *notes]), style="dim")
+    return table
+
+
+def metrics_table(metrics: Mapping[str, Metric], confidence: float = 0.95) -> Table:
+    """Return one line a metric with its interval and whether more or less of it is better."""
+    table = _table("metric", "value", f"{100 * confidence:g} % interval", "rows", "")
+    for name, metric in metrics.items():
+        direction = "higher is better" if METRICS.get(name).higher_is_better else "lower is better"
+        ends = f"[{_number(metric.low)}, {_number(metric.high)}]"
+        table.add_row(name, _number(metric.value), ends, f"{metric.n:,}", Text(direction, style="dim"))
+    return table
+
+
+def classes_table(rows: Sequence[ClassRow]) -> Table:
+    """Return precision, recall and F1 of every class; of very many classes those that fare worst."""
+    table = _table("class", "precision", "recall", "f1", "rows")
+    table.columns[-1].justify = "right"
+    shown = list(rows)
+    if len(rows) > MOST_CLASSES:
+        worst = sorted(rows, key=lambda row: (math.isnan(row.f1.value), row.f1.value))
+        shown = worst[:MOST_CLASSES]
+        table.caption = Text(f"the {MOST_CLASSES} classes with the lowest f1 of {len(rows)}", style="dim")
+    for row in shown:
+        support = f"{row.support:,}"
+        table.add_row(Text(_short(row.label, 16)), *(_brief(part) for part in (row.precision, row.recall, row.f1)), support)
+    return table
+
+
+def confusion_table(confusion: Confusion) -> Table:
+    """Return the confusion matrix, or of many classes the most frequent mistakes."""
+    if len(confusion.labels) <= MOST_SQUARE:
+        return _square(confusion)
+    table = _table("is", "was taken for", "rows", title="most frequent mistakes")
+    table.columns[-1].justify = "right"
+    wrong = sorted(((rows, cell) for cell, rows in confusion.cells.items() if cell[0] != cell[1]), key=lambda w: (-w[0], w[1]))
+    for rows, (truth, given) in wrong[:10]:
+        names = (Text(_short(confusion.labels[place], 30)) for place in (truth, given))
+        table.add_row(*names, f"{rows:,}")
+    return table
+
+
+def _square(confusion: Confusion) -> Table:
+    names = [_clean(str(label)) for label in confusion.labels]
+    width = min(14, (WIDTH - 20) // len(names) - 2)
+    if max(cell_len(name) for name in names) > width:
+        numbered = [(str(place), f"{place} {name}") for place, name in enumerate(names, start=1)]
+    else:
+        numbered = [(name, name) for name in names]
+    table = _table("is \\ taken for", *(head for head, _ in numbered))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for truth, row in enumerate(confusion.matrix().tolist()):
+        cells = [Text(f"{rows:,}", style=_cell_style(truth == given, rows)) for given, rows in enumerate(row)]
+        table.add_row(Text(_short(numbered[truth][1], 18)), *cells)
+    return table
+
+
+def _cell_style(right: bool, rows: int) -> str:
+    if not rows:
+        return "dim"
+    return "green" if right else "red"
+
+
+def _table(*columns: str, title: str = "") -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, title=title or None)
+    table.title_justify = table.caption_justify = "left"
+    for column in columns:
+        table.add_column(Text(column), overflow="ellipsis", no_wrap=True)
+    return table
+
+
+def _bar(value: float, width: int = 6) -> str:
+    """Return a bar of eighths of blocks for a value from 0 to 1."""
+    if math.isnan(value):
+        return "?"
+    full, part = divmod(round(max(0.0, min(1.0, value)) * width * 8), 8)
+    return ("█" * full + _BLOCKS[part]).rstrip()
+
+
+def _numbers(metric: Metric) -> str:
+    if math.isnan(metric.value):
+        return "undefined"
+    return f"{metric.value:.3f} [{_number(metric.low)}, {_number(metric.high)}]"
+
+
+def _percent(metric: Metric) -> str:
+    """Return a share with its interval in percent, without the sign."""
+    if math.isnan(metric.value):
+        return "undefined"
+    value, low, high = ("?" if math.isnan(end) else f"{100 * end:.1f}" for end in (metric.value, metric.low, metric.high))
+    return f"{value} [{low}, {high}]"
+
+
+def _brief(metric: Metric) -> str:
+    """Return a share with its interval in two digits and without the leading zero."""
+    if math.isnan(metric.value):
+        return "undefined"
+    value, low, high = (f"{end:.2f}".removeprefix("0") for end in (metric.value, metric.low, metric.high))
+    return f"{value} [{low}, {high}]"
+
+
+def _number(value: float) -> str:
+    return "?" if math.isnan(value) else f"{value:.3f}"
+
+
+def _p(p_value: float) -> str:
+    return f"{p_value:.3f}" if p_value >= 0.001 else "<.001"
+
+
+def _time(seconds: float) -> str:
+    if not seconds:
+        return ""
+    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def _short(label: Label, width: int) -> str:
+    text = _clean(str(label))
+    return text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"
+
+
+def _clean(text: str) -> str:
+    """Return the text with control characters shown as escapes: a label is data and must not steer a terminal."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)

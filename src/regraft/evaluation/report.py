@@ -1,0 +1,146 @@
+"""The report of `fit`, `evaluate` and `compare`: what was found, how sure it is, what was lost, what it cost.
+
+As JSON (strict: None where a number is undefined, with a note saying why):
+
+    kind              "fit", "evaluate" or "compare"
+    n                 rows judged
+    confidence        of every interval, 0.95
+    metrics           name -> {value, low, high, n}; names in snake_case (accuracy, macro_f1, log_loss, roc_auc, ...)
+    per_class         [{label, precision, recall, f1, support}], the three with {value, low, high, n}
+    confusion         {labels, counts}, counts[truth][predicted]; over 200 classes {labels, cells: [[truth, predicted, rows]]}
+    ladder            [{name, metrics, seconds, note, against_previous}], weakest first; empty if nothing was compared
+    verdict           "better", "no evidence" or "worse": the last rung against the strongest below it; else None
+    verdict_detail    {a, b, verdict, difference {value, low, high, n}, test, p_value, only_a_right, only_b_right,
+                      smallest_detectable_difference}; None if nothing was compared
+    ledger            reason -> {count, examples}
+    fingerprint       of the data, as the data room gives it
+    seconds           in all
+    seconds_by_stage  stage -> seconds
+    notes             sentences a reader must know
+    about             what was judged: whatever the verb states (artifact, base, task)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from regraft.errors import ArtifactError, Problem
+from regraft.evaluation.compare import Comparison
+from regraft.evaluation.judge import ClassRow, Confusion, Judgement, judge, metrics_from_json
+from regraft.evaluation.ladder import Ladder, Step
+from regraft.evaluation.options import JudgeOptions
+from regraft.options import JSON
+from regraft.types import Ledger
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a verb found. The JSON form is described at the top of this file.
+
+    Args:
+        kind: The verb.
+        judgement: Metrics, classes and confusion of the model that is reported on.
+        ladder: What it was held against, if anything.
+        ledger: What was lost on the way.
+        fingerprint: Of the data, a JSON value.
+        seconds: In all.
+        seconds_by_stage: Stage -> seconds.
+        notes: Sentences a reader must know, beside those of the judgement.
+        about: What was judged, JSON values by name.
+    """
+
+    kind: str
+    judgement: Judgement
+    ladder: Ladder | None = None
+    ledger: Ledger = field(default_factory=Ledger)
+    fingerprint: JSON = None
+    seconds: float = 0.0
+    seconds_by_stage: Mapping[str, float] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    about: Mapping[str, JSON] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> str | None:
+        """The verdict in one word, or nothing if nothing was compared."""
+        return self.ladder.verdict.verdict if self.ladder else None
+
+    def to_json(self) -> dict[str, JSON]:
+        """Return the report as one JSON object without NaN or infinity."""
+        judged = self.judgement.to_json()
+        report = {
+            "kind": self.kind,
+            "n": judged["n"],
+            "confidence": judged["confidence"],
+            "metrics": judged["metrics"],
+            "per_class": judged["per_class"],
+            "confusion": judged["confusion"],
+            "ladder": [step.to_json() for step in self.ladder.steps] if self.ladder else [],
+            "verdict": self.verdict,
+            "verdict_detail": self.ladder.verdict.to_json() if self.ladder else None,
+            "ledger": self.ledger.to_json(),
+            "fingerprint": self.fingerprint,
+            "seconds": self.seconds,
+            "seconds_by_stage": dict(self.seconds_by_stage),
+            "notes": list(dict.fromkeys([*judged["notes"], *self.notes])),
+            "about": dict(self.about),
+        }
+        return {name: _strict(value) for name, value in report.items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, JSON]) -> Report:
+        """Return the report that `to_json` wrote; all notes are then the report's own.
+
+        Raises:
+            ArtifactError: It is not such a report.
+        """
+        try:
+            return cls._read(values)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            got = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
+            problem = Problem(
+                what="this is not a report that can be read",
+                got=got,
+                expected="a report as `regraft fit --json` writes it",
+                fix="make the report again with this version",
+            )
+            raise ArtifactError(problem) from error
+
+    @classmethod
+    def _read(cls, values: Mapping[str, JSON]) -> Report:
+        judgement = Judgement(
+            n=values["n"],
+            metrics=metrics_from_json(values["metrics"]),
+            per_class=tuple(ClassRow.from_json(row) for row in values["per_class"]),
+            confusion=Confusion.from_json(values["confusion"]),
+            confidence=values["confidence"],
+        )
+        ladder = None
+        if values["ladder"]:
+            steps = tuple(Step.from_json(step) for step in values["ladder"])
+            ladder = Ladder(steps=steps, verdict=Comparison.from_json(values["verdict_detail"]))
+        losses = values["ledger"].items()
+        return cls(
+            kind=values["kind"],
+            judgement=judgement,
+            ladder=ladder,
+            ledger=Ledger({why: loss["count"] for why, loss in losses}, {why: list(loss["examples"]) for why, loss in losses}),
+            fingerprint=values["fingerprint"],
+            seconds=values["seconds"],
+            seconds_by_stage=values["seconds_by_stage"],
+            notes=tuple(values["notes"]),
+            about=values["about"],
+        )
+
+
+def _strict(value: JSON) -> JSON:
+    """Return the value with None for every number that JSON cannot hold."""
+    if isinstance(value, Mapping):
+        return {str(key): _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+__all__ = ["JudgeOptions", "Judgement", "Report", "judge"]
