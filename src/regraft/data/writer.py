@@ -30,7 +30,7 @@ class Writer(ABC):
 
     @abstractmethod
     def write(self, rows: pa.RecordBatch) -> None:
-        """Append rows; every call has the same schema."""
+        """Append rows; every call has the same schema. A batch of 0 rows fixes the columns of a file without rows."""
 
     @abstractmethod
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...

@@ -1,0 +1,125 @@
+"""Keep the rows that have an input and a target; count the others, and refuse when there are too many of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from regraft.data.options import DataOptions
+from regraft.data.reader import Chunk
+from regraft.data.rows import RowSource
+from regraft.data.store import RowStore, StoreWriter
+from regraft.data.targets import is_missing
+from regraft.errors import DataError, Problem
+from regraft.types import Ledger
+
+UNREADABLE = "unreadable rows"
+NO_TARGET = "rows without a target"
+NO_INPUT = "rows without an input"
+
+_STORE_ROWS = 1024
+
+
+class _Losses:
+    """Count lost rows of one source, with the first places and the first problems."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger()
+        self.problems: list[Problem] = []
+
+    def add(self, reason: str, place: str, problem: Problem | None = None) -> None:
+        self.ledger.add(reason, 1, place)
+        if problem is not None and len(self.problems) < 3:
+            self.problems.append(problem)
+
+    @property
+    def total(self) -> int:
+        return sum(self.ledger.counts.values())
+
+
+def store_rows(
+    source: RowSource, columns: tuple[str, str], place: tuple[Path, str], options: DataOptions, ledger: Ledger
+) -> RowStore:
+    """Stream the usable rows of a source into a store.
+
+    Args:
+        source: The rows.
+        columns: Input column and target column.
+        place: Private folder, and name of the store in it.
+        options: For the budget of lost rows.
+        ledger: Receives what was lost.
+
+    Raises:
+        DataError: More rows are lost than `options.lost_share` allows, none is left, or the target is a list or an object.
+    """
+    target_type = source.schema.field(columns[1]).type
+    if pa.types.is_nested(target_type):
+        where = f"{source.name}, column '{columns[1]}'"
+        fix = "make a column that holds one value a row"
+        raise DataError(Problem(what="the target is not a single value", where=where, got=str(target_type), fix=fix))
+    losses, total = _Losses(), 0
+    writer = StoreWriter(*place, source.schema, columns)
+    with writer:
+        for chunk in source.chunks(_STORE_ROWS):
+            total += chunk.rows.num_rows
+            _keep(chunk, columns, writer, losses)
+    _check_budget(source.name, losses, total, options, columns)
+    ledger.include(losses.ledger)
+    return writer.finish()
+
+
+def _keep(chunk: Chunk, columns: tuple[str, str], writer: StoreWriter, losses: _Losses) -> None:
+    names = chunk.rows.schema.names
+    inputs: list[Any] = chunk.rows.column(names.index(columns[0])).to_pylist()
+    targets: list[Any] = chunk.rows.column(names.index(columns[1])).to_pylist()
+    kept = []
+    for i, (value, target) in enumerate(zip(inputs, targets, strict=True)):
+        if i in chunk.bad:
+            losses.add(UNREADABLE, chunk.place(i), chunk.bad[i])
+        elif is_missing(target):
+            losses.add(NO_TARGET, chunk.place(i))
+        elif is_missing(value):
+            losses.add(NO_INPUT, chunk.place(i))
+        else:
+            kept.append(i)
+    if not kept:
+        return
+    rows = chunk.rows
+    if len(kept) < rows.num_rows:
+        rows = rows.take(pa.array(kept, pa.int64()))
+        inputs, targets = [inputs[i] for i in kept], [targets[i] for i in kept]
+    writer.write(rows, [chunk.first_row + i for i in kept], chunk.source, (inputs, targets))
+
+
+def _check_budget(name: str, losses: _Losses, total: int, options: DataOptions, columns: tuple[str, str]) -> None:
+    lost = losses.total
+    kept = total - lost
+    if kept and lost <= options.lost_share * total:
+        return
+    counts = ", ".join(f"{count:,} {why}" for why, count in losses.ledger.counts.items())
+    places = "; ".join(f"{why}: {', '.join(where)}" for why, where in losses.ledger.examples.items())
+    if not total:
+        raise DataError(Problem(what="there are no rows", where=name, got="0 rows", fix="give at least one row"))
+    head = Problem(
+        what="more rows would be lost than allowed" if kept else "no row is left after cleaning",
+        where=f"{name} ({places})",
+        got=f"{lost:,} of {total:,} rows ({lost / total:.1%}): {counts}",
+        expected=f"at most {options.lost_share:.1%} lost",
+        fix=_advice(losses, columns) + (f", or raise data.lost_share to {_rounded_up(lost / total)}" if kept else ""),
+    )
+    raise DataError([head, *losses.problems])
+
+
+def _advice(losses: _Losses, columns: tuple[str, str]) -> str:
+    advice = {
+        UNREADABLE: "correct the rows that cannot be read",
+        NO_TARGET: f"fill in the column '{columns[1]}'",
+        NO_INPUT: f"fill in the column '{columns[0]}'",
+    }
+    return " and ".join(advice[why] for why in losses.ledger.counts)
+
+
+def _rounded_up(share: float) -> str:
+    return f"{min(1.0, share + 0.005):.2f}"

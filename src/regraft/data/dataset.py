@@ -1,0 +1,324 @@
+"""Rows that know their splits, roles and fingerprint; on disk, never all in memory. `load_dataset` makes them."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from regraft.data.checks import count_conflicts, count_shared
+from regraft.data.clean import store_rows
+from regraft.data.options import DataOptions
+from regraft.data.roles import InputColumn, Recogniser, find_input, require_column
+from regraft.data.rows import RowSource, open_rows, open_splits
+from regraft.data.split import Split
+from regraft.data.splits import number_strata, split_rows
+from regraft.data.store import RowStore
+from regraft.data.targets import as_kind, target_kind
+from regraft.errors import DataError, Problem, did_you_mean
+from regraft.types import Array, Ledger
+
+_HELD_OUT = ("valid", "test")
+_MANY_NUMBERS = 20
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """Rows that know their splits, the roles of their columns and their fingerprint.
+
+    The rows stand in a private temporary folder, which is removed when the dataset is closed, collected or the program ends.
+
+    Args:
+        splits: "train", "valid", "test" -> rows; a split without rows is left out.
+        input_column: The column that is read.
+        input_modality: Registered name of the modality that reads it.
+        target_column: The column that is predicted.
+        target_kind: What the targets are: "str", "int", "bool", "float" or "other".
+        notes: Sentences that say how files were read, what was inferred and how rows were split.
+        ledger: What was lost, and what is odd but bearable.
+        folder: The private folder.
+    """
+
+    splits: Mapping[str, Split]
+    input_column: str
+    input_modality: str
+    target_column: str
+    target_kind: str
+    notes: tuple[str, ...]
+    ledger: Ledger
+    folder: Path
+    _remove: Any = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_remove", weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the files; the rows cannot be trusted to be readable after this."""
+        self._remove()
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the splits that have rows."""
+        return list(self.splits)
+
+    def split(self, name: str) -> Split:
+        """Return one split.
+
+        Raises:
+            DataError: There is no such split, or it has no rows.
+        """
+        if name not in self.splits:
+            raise DataError(
+                Problem(what=f"there are no {name} rows", got=", ".join(self.splits), fix=did_you_mean(name, self.names))
+            )
+        return self.splits[name]
+
+    def targets(self, split: str) -> list[Any]:
+        """Return the target of every row of a split."""
+        return self.split(split).targets()
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Column -> modality of the input, "target" or "other", for the columns of the first split."""
+        roles = dict.fromkeys(next(iter(self.splits.values())).columns, "other")
+        return roles | {self.input_column: self.input_modality, self.target_column: "target"}
+
+    @cached_property
+    def fingerprint(self) -> dict[str, dict[str, Any]]:
+        """Split -> {"rows", "rows_digest", "order_digest"} over input and target column."""
+        return {name: split.fingerprint() for name, split in self.splits.items()}
+
+
+def load_dataset(
+    data: object,
+    *,
+    target: str,
+    inputs: Mapping[str, str | Recogniser],
+    valid: object = None,
+    test: object = None,
+    seed: int = 0,
+    options: DataOptions | None = None,
+) -> Dataset:
+    """Read rows, find out what their columns are for, and split them.
+
+    Splits that are given (by name, or as files of a folder) are respected; what is not given is drawn from the training rows,
+    the same share of every class, identical inputs together.
+
+    Args:
+        data: A file, a folder, the name of a sample, or an object (see `open_rows` and `open_splits`).
+        target: Column to predict.
+        inputs: Modality -> the column it reads, or a function that recognises a column by its values.
+        valid: Validation rows, if they stand apart.
+        test: Test rows, if they stand apart.
+        seed: Draws the split.
+        options: How to read and split.
+
+    Returns:
+        The dataset; its `ledger` holds what was lost, its `notes` what was inferred.
+
+    Raises:
+        DataError: Something cannot be read, a column is missing or ambiguous, too many rows are lost, or a split stays empty.
+        MachineError: The disk that holds temporary files is full.
+
+    Example:
+        >>> rows = [{"text": f"mail number {i}", "label": i % 2} for i in range(100)]
+        >>> with load_dataset(rows, target="label", inputs={"text": "text"}) as dataset:
+        ...     {name: len(split) for name, split in dataset.splits.items()}
+        {'train': 70, 'valid': 10, 'test': 20}
+    """
+    options = options or DataOptions()
+    tables = _open_all(data, {"valid": valid, "test": test}, options)
+    found = _find_roles(tables, target, inputs)
+    folder = Path(tempfile.mkdtemp(prefix="regraft-rows-"))  # readable by this user only
+    try:
+        ledger = Ledger()
+        columns = (found.name, target)
+        stores = {name: store_rows(table, columns, (folder, name), options, ledger) for name, table in tables.items()}
+        train = stores["train"]
+        kind, kind_note = target_kind(train.targets, tables["train"].typed)
+        drawn, note = _draw(train, kind, [name for name in _HELD_OUT if name not in stores], options, seed)
+        splits = {name: Split(name, stores[name], np.arange(len(stores[name])), kind) for name in stores if name != "train"}
+        splits |= {name: Split(name, train, rows, kind) for name, rows in drawn.items()}
+        splits = {name: splits[name] for name in ("train", *_HELD_OUT) if name in splits and len(splits[name])}
+        count_conflicts(train, [as_kind(value, kind) for value in train.targets], ledger)
+        count_shared({name: splits[name] for name in stores if name in splits}, ledger)
+        notes = (*_notes(tables), found.note, *filter(None, (kind_note, note)))
+        return _dataset(splits, found, (target, kind), notes, ledger, folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def load_split(
+    data: object,
+    *,
+    target: str,
+    inputs: Mapping[str, str | Recogniser],
+    name: str = "test",
+    kind: str = "",
+    options: DataOptions | None = None,
+) -> Dataset:
+    """Read rows that are all for one purpose, such as judging an artifact.
+
+    Args:
+        data: As for `load_dataset`; of a folder with splits, the one called `name` is taken.
+        target: Column that holds the right answers.
+        inputs: Modality -> the column it reads, or a function that recognises it.
+        name: What to call the split.
+        kind: What the targets are to be read as, where training has decided that (`Dataset.target_kind`); inferred if empty.
+        options: How to read.
+
+    Raises:
+        DataError: As for `load_dataset`.
+    """
+    options = options or DataOptions()
+    table = open_rows(data, options, name)
+    found = _find_roles({name: table}, target, inputs)
+    folder = Path(tempfile.mkdtemp(prefix="regraft-rows-"))
+    try:
+        ledger = Ledger()
+        store = store_rows(table, (found.name, target), (folder, name), options, ledger)
+        inferred, note = target_kind(store.targets, table.typed)
+        kind, note = (kind, "") if kind else (inferred, note)
+        splits = {name: Split(name, store, np.arange(len(store)), kind)}
+        count_conflicts(store, [as_kind(value, kind) for value in store.targets], ledger)
+        notes = (*_notes({name: table}), found.note, *filter(None, (note,)))
+        return _dataset(splits, found, (target, kind), notes, ledger, folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _dataset(
+    splits: Mapping[str, Split],
+    found: InputColumn,
+    target: tuple[str, str],
+    notes: tuple[str, ...],
+    ledger: Ledger,
+    folder: Path,
+) -> Dataset:
+    return Dataset(
+        splits=splits,
+        input_column=found.name,
+        input_modality=found.modality,
+        target_column=target[0],
+        target_kind=target[1],
+        notes=notes,
+        ledger=ledger,
+        folder=folder,
+    )
+
+
+def _notes(tables: Mapping[str, RowSource]) -> list[str]:
+    return [note for table in tables.values() for note in table.notes]
+
+
+def _open_all(data: object, given: Mapping[str, object], options: DataOptions) -> dict[str, RowSource]:
+    """Open everything, reporting the problems of all of it together."""
+    tables: dict[str, RowSource] = {}
+    problems: list[Problem] = []
+    try:
+        tables = open_splits(data, options)
+    except DataError as error:
+        problems += error.problems
+    else:
+        if "" in tables:
+            tables = {"train": tables[""]}
+        elif "train" not in tables:
+            got = ", ".join(tables)
+            problems.append(Problem(what="there are no training rows", got=got, fix="add a file whose name begins with train"))
+    for name, source in given.items():
+        if source is None:
+            continue
+        if name in tables:
+            got = f"'{tables[name].name}' and --{name}"
+            problems.append(
+                Problem(what=f"the {name} rows are given twice", got=got, fix=f"leave out --{name}, or name one file")
+            )
+        try:
+            tables[name] = open_rows(source, options, name)
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(problems)
+    return tables
+
+
+def _find_roles(tables: Mapping[str, RowSource], target: str, inputs: Mapping[str, str | Recogniser]) -> InputColumn:
+    """Find target and input column in all tables, reporting every problem together."""
+    first, *others = tables.values()
+    problems = [problem for table in tables.values() for problem in require_column(table, target, "--target")]
+    if problems and not any(isinstance(column, str) for column in inputs.values()):
+        raise DataError(problems)  # without the target the input cannot be told from it
+    found = None
+    try:
+        found = find_input(first, target, inputs)
+    except DataError as error:
+        problems += error.problems
+    for table in others:
+        if found is None:
+            continue
+        problems += require_column(table, found.name, f"--{found.modality}")
+        if found.name in table.columns and not table.schema.field(found.name).type.equals(first.schema.field(found.name).type):
+            problems.append(
+                Problem(
+                    what=f"the column '{found.name}' has another type than in the training rows",
+                    where=table.name,
+                    got=str(table.schema.field(found.name).type),
+                    expected=str(first.schema.field(found.name).type),
+                    fix="write it in the same type in all files",
+                )
+            )
+    if problems or found is None:
+        raise DataError(problems)
+    return found
+
+
+def _draw(train: RowStore, kind: str, missing: list[str], options: DataOptions, seed: int) -> tuple[dict[str, Array], str]:
+    """Draw the splits that are not given from the training rows."""
+    every = {"valid": options.valid_share, "test": options.test_share}
+    shares = {name: every[name] for name in missing if every[name] > 0}
+    if sum(shares.values()) >= 1.0:
+        got = " + ".join(f"{share}" for share in shares.values())
+        fix = "lower data.valid_share or data.test_share"
+        raise DataError(Problem(what="no share is left for training", where="data", got=got, expected="less than 1", fix=fix))
+    if not shares:
+        return {"train": np.arange(len(train))}, ""
+    strata_N, how = _strata(train, kind)
+    drawn = split_rows(train.keys_N, strata_N, shares, seed)
+    empty = [name for name, rows in drawn.items() if not len(rows)]
+    if empty:
+        raise DataError(
+            Problem(
+                what=f"too few rows to draw a split: no {' and no '.join(empty)} rows",
+                got=f"{len(train):,} rows, {len(np.unique(train.keys_N)):,} different inputs, {len(train.targets):,} targets",
+                expected="a few different inputs for every target",
+                fix=f"give more rows, or rows of their own (--{empty[0]})" if empty[0] in shares else "give more rows",
+            )
+        )
+    counts = ", ".join(f"{name} {len(rows):,}" for name, rows in drawn.items())
+    return drawn, f"split with seed {seed}, {how}, identical inputs together: {counts} rows"
+
+
+def _strata(train: RowStore, kind: str) -> tuple[Array, str]:
+    values = [as_kind(value, kind) for value in train.targets]
+    numbers = all(isinstance(value, (int, float)) for value in values)
+    if numbers and len(values) > max(_MANY_NUMBERS, 0.1 * len(train)):
+        return number_strata(np.array(values, dtype=np.float64)[train.codes_N]), "the same range of the target in each"
+    numbered: dict[Any, int] = {}
+    class_of_code = np.array([numbered.setdefault(value, len(numbered)) for value in values])
+    classes_N: Array = class_of_code[train.codes_N]
+    return classes_N, "the same share of every target in each"

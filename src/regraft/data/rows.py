@@ -1,0 +1,275 @@
+"""Open data of any kind as one stream of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from regraft.data import SAMPLES
+from regraft.data.columns import plain_rows
+from regraft.data.folders import folder_files, ignored_files, is_saved, split_of
+from regraft.data.formats import is_readable, reader_for
+from regraft.data.objects import Rows, rows_of_object
+from regraft.data.options import DataOptions
+from regraft.data.reader import Chunk
+from regraft.errors import DataError, Problem, did_you_mean, nearest
+from regraft.registry import missing_extra
+
+
+class RowSource:
+    """One table, wherever its rows come from; can be read again and again.
+
+    Args:
+        name: What messages call it.
+        parts: Files or objects whose rows follow each other; all have the same columns.
+        size_bytes: Bytes on disk; 0 for what is in memory.
+        notes: Sentences about the source as a whole; those of the parts are added.
+
+    Raises:
+        DataError: The parts have different columns, or columns of types that do not go together.
+    """
+
+    def __init__(self, name: str, parts: Sequence[Rows], size_bytes: int, notes: Sequence[str] = ()) -> None:
+        self.name = name
+        self.size_bytes = size_bytes
+        self.notes = [*notes, *_part_notes(parts)]
+        self._parts = parts
+        self.schema = _joined_schema(parts)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+        return list(self.schema.names)
+
+    @property
+    def row_count(self) -> int | None:
+        """Number of rows, bad ones included; None where only reading would tell."""
+        counts = [part.row_count for part in self._parts]
+        return None if None in counts else sum(count for count in counts if count is not None)
+
+    @property
+    def typed(self) -> bool:
+        """Whether the format says what is a number; a CSV file does not."""
+        return all(part.typed for part in self._parts)
+
+    def chunks(self, chunk_rows: int = 1024) -> Iterator[Chunk]:
+        """Yield every row in order, at most `chunk_rows` at a time; a bad row stands in its place with nulls.
+
+        Raises:
+            DataError: The rest of a file cannot be read at all.
+        """
+        for part in self._parts:
+            for chunk in part.chunks(chunk_rows):
+                yield Chunk(
+                    rows=plain_rows(chunk.rows, self.schema), first_row=chunk.first_row, bad=chunk.bad, source=chunk.source
+                )
+
+
+def open_rows(source: object, options: DataOptions, split: str = "") -> RowSource:
+    """Open a file, a folder, a sample or an object as one table.
+
+    Args:
+        source: A path, the name of a shipped sample, a pandas DataFrame, a `datasets.Dataset`, a `pyarrow.Table`, a list of
+            dicts, or a folder whose files of one format are one table.
+        options: How to read files.
+        split: Which split to take where a folder or a `DatasetDict` holds several ("train", "valid", "test").
+
+    Raises:
+        DataError: It does not exist, is of no known kind, or cannot be read.
+
+    Example:
+        >>> rows = open_rows([{"text": "hello", "label": "ham"}], DataOptions())
+        >>> rows.columns, rows.row_count
+        (['text', 'label'], 1)
+    """
+    tables = open_splits(source, options)
+    if len(tables) == 1 and (not split or "" in tables):
+        return next(iter(tables.values()))
+    if split in tables:
+        return tables[split]
+    raise DataError(
+        Problem(
+            what=f"there is no '{split}' split" if split else "the data hold several splits",
+            where=describe(source),
+            got=", ".join(tables),
+            fix="name the file or folder of one of them",
+        )
+    )
+
+
+def open_splits(source: object, options: DataOptions) -> dict[str, RowSource]:
+    """Open data that may hold splits.
+
+    Args:
+        source: As for `open_rows`; also a `datasets.DatasetDict` or a mapping from split names to data.
+        options: How to read files.
+
+    Returns:
+        Split ("train", "valid", "test") -> table; under "" the one table of data without splits.
+
+    Raises:
+        DataError: It cannot be opened, or two parts stand for the same split.
+    """
+    if isinstance(source, dict):
+        return _mapped_splits(source, options)
+    if not isinstance(source, (str, Path)):
+        rows = rows_of_object(source, options)
+        if rows is None:
+            raise DataError(_unknown_object(source))
+        return {"": RowSource(rows.name, [rows], 0)}
+    if isinstance(source, str) and source in SAMPLES:
+        path = Path(SAMPLES.get(source))
+        note = f"the shipped sample '{source}'"
+        note += f" (write ./{source} for what stands here under that name)" if Path(source).exists() else ""
+        return {"": RowSource(path.name, [reader_for(path, DataOptions())], path.stat().st_size, [note])}
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _open_folder(path, options)
+    if not path.exists():
+        raise DataError(_missing(path))
+    return {"": RowSource(path.name, [reader_for(path, options)], path.stat().st_size)}
+
+
+def describe(source: object) -> str:
+    """Return what messages call data that are not open yet."""
+    return str(source) if isinstance(source, (str, Path)) else type(source).__name__
+
+
+def _open_folder(folder: Path, options: DataOptions) -> dict[str, RowSource]:
+    if is_saved(folder):
+        return _open_saved(folder, options)
+    tables = {}
+    for split, files in folder_files(folder).items():
+        notes = [f"{len(files)} files are one table: {', '.join(file.name for file in files[:5])}"] if len(files) > 1 else []
+        ignored = [file.name for file in ignored_files(folder)]
+        notes += [f"ignored: {', '.join(ignored)}"] if ignored else []
+        name = f"{folder.name}/{split}" if split else folder.name
+        parts = [reader_for(file, options) for file in files]
+        tables[split] = RowSource(name, parts, sum(file.stat().st_size for file in files), notes)
+    return tables
+
+
+def _open_saved(folder: Path, options: DataOptions) -> dict[str, RowSource]:
+    try:
+        import datasets
+    except ModuleNotFoundError as error:
+        raise missing_extra(error, "a folder written by save_to_disk", "train") from error
+    try:
+        loaded = datasets.load_from_disk(str(folder))
+    except Exception as error:
+        raise DataError(
+            Problem(
+                what="the folder was written by save_to_disk, but it cannot be read",
+                where=str(folder),
+                got=f"{type(error).__name__}: {error}"[:300],
+                fix="write it again",
+            )
+        ) from error
+    return open_splits(loaded, options)
+
+
+def _mapped_splits(source: dict[object, object], options: DataOptions) -> dict[str, RowSource]:
+    found: dict[str, RowSource] = {}
+    ignored = []
+    for name, data in source.items():
+        split = split_of(str(name))
+        if not split:
+            ignored.append(str(name))
+            continue
+        if split in found:
+            got = ", ".join(map(str, source))
+            raise DataError(
+                Problem(what=f"two parts stand for the {split} split", where=describe(source), got=got, fix="keep one")
+            )
+        found[split] = open_rows(data, options)
+    if not found:
+        got = ", ".join(map(str, source)) or "nothing"
+        raise DataError(
+            Problem(
+                what="none of the parts is a split",
+                where=describe(source),
+                got=got,
+                expected="train, valid, test",
+                fix="rename them",
+            )
+        )
+    if ignored:
+        next(iter(found.values())).notes.append(f"ignored: {', '.join(ignored)}, which is no split")
+    return found
+
+
+def _part_notes(parts: Sequence[Rows]) -> list[str]:
+    if len(parts) == 1:
+        return [f"{parts[0].name}: {note}" for note in parts[0].notes]
+    by_note: dict[str, list[str]] = {}
+    for part in parts:
+        for note in part.notes:
+            by_note.setdefault(note, []).append(part.name)
+    return [f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {note}" for note, names in by_note.items()]
+
+
+def _joined_schema(parts: Sequence[Rows]) -> pa.Schema:
+    first = parts[0]
+    problems = []
+    for part in parts[1:]:
+        if set(part.schema.names) != set(first.schema.names):
+            odd = sorted(set(part.schema.names) ^ set(first.schema.names))
+            problems.append(
+                Problem(
+                    what="the files of one table have different columns",
+                    where=part.name,
+                    got=", ".join(part.schema.names),
+                    expected=f"the columns of {first.name}: {', '.join(first.schema.names)}",
+                    fix=f"see {', '.join(map(repr, odd[:5]))}; give all files the same columns",
+                )
+            )
+    if problems:
+        raise DataError(problems)
+    schema = first.schema
+    for part in parts[1:]:
+        try:
+            schema = pa.unify_schemas(
+                [schema, pa.schema([part.schema.field(name) for name in schema.names])], promote_options="permissive"
+            )
+        except pa.ArrowTypeError as error:
+            got = str(error).split("\n", 1)[0]
+            raise DataError(
+                Problem(
+                    what="a column has different types in the files of one table",
+                    where=part.name,
+                    got=got,
+                    fix="write one type",
+                )
+            ) from error
+    return schema
+
+
+def _missing(path: Path) -> Problem:
+    folder = path.parent if path.parent.is_dir() else None
+    there = sorted(child.name for child in folder.iterdir() if child.is_dir() or is_readable(child)) if folder else []
+    near = [str(path.parent / name) if path.parent != Path() else name for name in nearest(path.name, there)]
+    near += [name for name in nearest(str(path), SAMPLES.names()) if name not in near]
+    if near:
+        fix = "did you mean " + " or ".join(f"'{name}'" for name in near) + "?"
+    elif folder is None:
+        fix = f"check the path: the folder '{path.parent}' does not exist"
+    else:
+        fix = did_you_mean(path.name, [*there, *SAMPLES.names()])
+    samples = ", ".join(f"'{name}'" for name in SAMPLES)
+    return Problem(
+        what=f"there is no file, folder or sample '{path}'",
+        where=str(folder.resolve()) if folder else str(path.parent),
+        expected=f"a file, a folder, or a shipped sample ({samples})",
+        fix=fix,
+    )
+
+
+def _unknown_object(source: object) -> Problem:
+    return Problem(
+        what="this kind of object cannot be read as rows",
+        got=f"{type(source).__module__}.{type(source).__qualname__}",
+        expected="a path, a sample, a pandas DataFrame, a datasets.Dataset, a pyarrow.Table or a list of dicts",
+        fix="turn it into one of these",
+    )

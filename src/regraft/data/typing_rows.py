@@ -1,0 +1,142 @@
+"""Columns out of rows that are mappings (JSON lines, lists of dicts): which keys there are, and one type for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from regraft.data.columns import arrow_column, blank_rows
+from regraft.data.reader import row_place
+from regraft.errors import DataError, Problem
+
+_NAMES = {str: "text", bool: "true/false", int: "whole number", float: "number with a fraction"}
+_ARROW = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+
+
+class ColumnTypes:
+    """Learn names and types of columns by looking at every row once.
+
+    Whole numbers and fractions in one column make it a column of fractions; any other mixture is an error.
+
+    Args:
+        source: Name of the file in messages.
+        described: Kind of data in messages ("JSON").
+    """
+
+    def __init__(self, source: str, described: str) -> None:
+        self._source = source
+        self._described = described
+        self._seen: dict[tuple[str, type], int] = {}
+        self._order: dict[str, None] = {}
+
+    def observe(self, row: Mapping[str, Any], number: int) -> Problem | None:
+        """Take in one row; return what is wrong with it, if anything.
+
+        Args:
+            row: Column name -> value.
+            number: Row number, counting from 1.
+        """
+        seen = self._seen
+        for key, value in row.items():
+            if (key, value.__class__) not in seen:
+                problem = self._unseen(key, value, number)
+                if problem is not None:
+                    return problem
+        return None
+
+    def _unseen(self, key: str, value: Any, number: int) -> Problem | None:
+        kind = type(value)
+        if value is not None and kind not in _ARROW:
+            return nested_value(row_place(self._source, number), key, value, self._described)
+        self._order.setdefault(key)
+        self._seen[key, kind] = number
+        return None
+
+    def schema(self) -> pa.Schema:
+        """Return the columns in the order in which they were first seen.
+
+        Raises:
+            DataError: A column mixes types that do not go together; one problem a column.
+        """
+        fields, problems = [], []
+        for key in self._order:
+            rows = {kind: row for (name, kind), row in self._seen.items() if name == key and kind in _ARROW}
+            if rows.keys() == {int, float}:
+                rows = {float: rows[float]}
+            if len(rows) > 1:
+                problems.append(mixed_types(self._source, key, {_NAMES[kind]: row for kind, row in rows.items()}))
+            else:
+                fields.append(pa.field(key, _ARROW[next(iter(rows))] if rows else pa.string()))
+        if problems:
+            raise DataError(problems)
+        return pa.schema(fields)
+
+
+def nested_value(where: str, key: str, value: Any, described: str) -> Problem:
+    """Return the problem of a value that is itself a list or an object."""
+    if isinstance(value, (list, tuple)):
+        got, fix = f"a list: {value!r:.80}", f"join it to a text, or give each part its own key ('{key}_1', '{key}_2')"
+    elif isinstance(value, Mapping):
+        inner = next(iter(value), "part")
+        got, fix = f"an object: {value!r:.80}", f"lift its parts to keys of the row ('{key}_{inner}'), or leave it out"
+    else:
+        got, fix = f"{type(value).__name__}: {value!r:.80}", "make it a text, a number, true/false or null"
+    return Problem(
+        what=f"nested {described}: the value of '{key}' is not a single value",
+        where=f"{where}, column '{key}'",
+        got=got,
+        expected="a text, a number, true/false or null",
+        fix=fix,
+    )
+
+
+def mixed_types(source: str, column: str, first_rows: Mapping[str, int]) -> Problem:
+    """Return the problem of a column whose values have several types.
+
+    Args:
+        source: Name of the file.
+        column: Name of the column.
+        first_rows: What people call each type -> the first row that has it.
+    """
+    found = " and ".join(f"{kind} (first in row {row})" for kind, row in sorted(first_rows.items(), key=lambda item: item[1]))
+    return Problem(
+        what=f"the column '{column}' mixes types",
+        where=f"{source}, column '{column}'",
+        got=found,
+        expected="one type in all rows",
+        fix="write all its values in one type, for example all as text",
+    )
+
+
+def typed_rows(
+    rows: Sequence[Mapping[str, Any]], schema: pa.Schema, first_row: int, source: str
+) -> tuple[pa.RecordBatch, dict[int, Problem]]:
+    """Return rows as columns, with nulls where a row holds what Arrow cannot.
+
+    Returns:
+        The rows, and index -> problem.
+    """
+    arrays, bad = [], {}
+    for field in schema:
+        values = [row.get(field.name) for row in rows]
+        array, wrong = arrow_column(values, field.type)
+        arrays.append(array)
+        for i, kind in wrong.items():
+            bad[i] = Problem(
+                what=f"the row holds a {kind} that cannot be kept",
+                where=row_place(source, first_row + i, field.name),
+                got=repr(values[i])[:80],
+                expected="valid Unicode text" if kind == "text" else "a number that fits 64 bits without loss",
+                fix="correct the row",
+            )
+    if not arrays:
+        return pa.RecordBatch.from_pylist([{}] * len(rows), schema=schema), bad
+    return blank_rows(pa.RecordBatch.from_arrays(arrays, schema=schema), bad), bad
+
+
+def learn_types(rows: Iterable[tuple[int, Mapping[str, Any]]], types: ColumnTypes) -> dict[int, Problem]:
+    """Show every (number, row) to `types`; return row number -> problem."""
+    found = ((number, types.observe(row, number)) for number, row in rows)
+    return {number: problem for number, problem in found if problem is not None}
