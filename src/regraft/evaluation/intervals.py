@@ -129,25 +129,23 @@ def percentile(values_R: FloatArray, confidence: float) -> tuple[float, float]:
 
 
 def interval_of_counts(
-    measure: CountMeasure, observed: Counts, resampled: Counts | None, confidence: float = 0.95
+    measure: CountMeasure, observed: Counts, resampled: Counts, confidence: float = 0.95
 ) -> tuple[float, float]:
     """Return the interval of a metric of the confusion matrix.
 
     Args:
         measure: The metric.
         observed: Counts of the rows as they are, R = 1.
-        resampled: What `resample_counts` drew; may be nothing where the metric is one proportion.
+        resampled: What `resample_counts` drew.
         confidence: Between 0 and 1.
     """
     proportions = measure.proportions(observed)
-    closed = mover(*proportions, confidence) if proportions else None
-    if closed and (resampled is None or (proportions and len(proportions[0]) == 1)):
-        return closed
-    if resampled is None:
-        raise ValueError("a metric that is not one proportion needs resampled counts")
+    if proportions and len(proportions[0]) == 1:
+        return mover(*proportions, confidence)
     value = float(measure.of_counts(observed)[0])
     ends = percentile(measure.of_counts(resampled), confidence)
-    if closed:
+    if proportions:
+        closed = mover(*proportions, confidence)
         ends = min(ends[0], closed[0]), max(ends[1], closed[1])
     return _enclose(measure, value, ends, observed.truth_RC.sum(axis=1), confidence)
 
