@@ -31,7 +31,8 @@ from regraft.version import __version__
 
 if TYPE_CHECKING:
     from regraft.data import Writer
-    from regraft.data.source import RowSource
+    from regraft.data.rows import RowSource
+    from regraft.data.write import StreamWriter
     from regraft.serving.stream import StreamSummary
 
 BATCH_SIZE = 32
@@ -154,7 +155,7 @@ class Predictor:
     def predict_stream(
         self,
         source: RowSource,
-        writer: Writer,
+        writer: Writer | StreamWriter,
         *,
         batch_size: int = BATCH_SIZE,
         strict: bool = False,

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from regraft.data import Writer
-from regraft.data.reader import Chunk
+from regraft.data.reader import Chunk, row_place
 from regraft.errors import DataError, Problem, did_you_mean
 from regraft.serving.predictor import SHOWN_PROBLEMS, WINDOW_ROWS, Predictor, Progress, shortened
 from regraft.types import Ledger, Prediction
 
 if TYPE_CHECKING:
-    from regraft.data.source import RowSource
+    from regraft.data.rows import RowSource
+    from regraft.data.write import StreamWriter
 
 _ARROW_TYPES = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 _PREFIX = "regraft_"
@@ -63,10 +64,17 @@ class Window:
     Args:
         rows: The columns.
         bad: Position in the window -> what the reader found wrong with the row.
+        origins: (position in the window, file, number of the row in the file) of every stretch of rows from one file.
     """
 
     rows: pa.RecordBatch
     bad: Mapping[int, Problem]
+    origins: tuple[tuple[int, str, int], ...]
+
+    def place(self, index: int) -> str:
+        """Return where a row stands in the data ("mails.csv, row 17")."""
+        start, source, first_row = next(origin for origin in reversed(self.origins) if origin[0] <= index)
+        return row_place(source, first_row + index - start)
 
 
 class AnswerColumns:
@@ -124,7 +132,7 @@ class AnswerColumns:
 
 
 def predict_stream(
-    predictor: Predictor, source: RowSource, writer: Writer, *, batch_size: int, strict: bool, progress: Progress
+    predictor: Predictor, source: RowSource, writer: Writer | StreamWriter, *, batch_size: int, strict: bool, progress: Progress
 ) -> StreamSummary:
     """Answer every row of a source; see `Predictor.predict_stream`."""
     began = time.perf_counter()
@@ -139,11 +147,11 @@ def predict_stream(
                 layout = AnswerColumns(window.rows.schema, predictor.example())
             predictions = _answer(predictor, window, batch_size)
             out.write(layout.batch(done + 1, window.rows, predictions))
-            _count(ledger, source.name, done, predictions)
+            _count(ledger, window, predictions)
             done += len(predictions)
             progress(done, source.row_count)
         if layout is None:
-            layout = AnswerColumns(pa.schema([pa.field(name, pa.string()) for name in source.columns]), predictor.example())
+            layout = AnswerColumns(source.schema, predictor.example())
             out.write(pa.RecordBatch.from_pylist([], schema=layout.schema))
     bad = ledger.counts.get("rows without an answer", 0)
     return StreamSummary(
@@ -158,49 +166,32 @@ def predict_stream(
 
 
 def windows(chunks: Iterable[Chunk], size: int = WINDOW_ROWS) -> Iterator[Window]:
-    """Cut chunks of any length into windows of `size` rows (the last may be shorter), whatever the reader's chunks are.
-
-    All windows have the schema of the first; a column that is empty there is taken for text.
-
-    Raises:
-        DataError: A column changes its type on the way.
-    """
-    schema: pa.Schema | None = None
+    """Cut chunks of any length into windows of `size` rows (the last may be shorter), whatever the reader's chunks are."""
     held: list[pa.RecordBatch] = []
     bad: dict[int, Problem] = {}
+    origins: list[tuple[int, str, int]] = []
     count = 0
     for chunk in chunks:
-        schema = schema or _without_nulls(chunk.rows.schema)
         bad |= {count + index: problem for index, problem in chunk.bad.items()}
-        held.append(_cast(chunk, schema))
+        origins.append((count, chunk.source, chunk.first_row))
+        held.append(chunk.rows)
         count += chunk.rows.num_rows
         while count >= size:
             joined = held[0] if len(held) == 1 else pa.concat_batches(held)
-            yield Window(joined.slice(0, size), {i: problem for i, problem in bad.items() if i < size})
+            yield Window(joined.slice(0, size), {i: p for i, p in bad.items() if i < size}, tuple(origins))
             held, count = [joined.slice(size)], count - size
             bad = {i - size: problem for i, problem in bad.items() if i >= size}
+            origins = _later(origins, size)
     if count:
-        yield Window(pa.concat_batches(held), bad)
+        yield Window(pa.concat_batches(held), bad, tuple(origins))
 
 
-def _without_nulls(schema: pa.Schema) -> pa.Schema:
-    return pa.schema([pa.field(f.name, pa.string() if pa.types.is_null(f.type) else f.type) for f in schema])
-
-
-def _cast(chunk: Chunk, schema: pa.Schema) -> pa.RecordBatch:
-    if chunk.rows.schema.equals(schema):
-        return chunk.rows
-    arrays = []
-    for wanted, column in zip(schema, chunk.rows.columns, strict=True):
-        try:
-            arrays.append(column.cast(wanted.type))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            where = f"column '{wanted.name}', from row {chunk.first_row}"
-            fix = "give every value of the column one type"
-            what = "a column changes its type"
-            problem = Problem(what=what, where=where, got=str(column.type), expected=str(wanted.type), fix=fix)
-            raise DataError(problem) from error
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+def _later(origins: list[tuple[int, str, int]], size: int) -> list[tuple[int, str, int]]:
+    """Return the stretches after the first `size` rows; the one that is cut goes on at the row where it was cut."""
+    last = max(i for i, (start, _, _) in enumerate(origins) if start <= size)
+    start, source, first_row = origins[last]
+    cut = (0, source, first_row + size - start)
+    return [cut, *((start - size, source, first_row) for start, source, first_row in origins[last + 1 :])]
 
 
 def _answer(predictor: Predictor, window: Window, batch_size: int) -> list[Prediction]:
@@ -209,9 +200,11 @@ def _answer(predictor: Predictor, window: Window, batch_size: int) -> list[Predi
     return predictor.window(raws, {**problems, **window.bad}, batch_size)
 
 
-def _count(ledger: Ledger, name: str, done: int, predictions: list[Prediction]) -> None:
+def _count(ledger: Ledger, window: Window, predictions: list[Prediction]) -> None:
     for index, prediction in enumerate(predictions):
-        where = f"{name}, row {done + index + 1}"
+        if not prediction.error and not prediction.dropped:
+            continue
+        where = window.place(index)
         if prediction.error:
             ledger.add("rows without an answer", 1, where)
         if prediction.dropped:
@@ -235,9 +228,7 @@ def _check_rows(predictor: Predictor, source: RowSource) -> None:
         values = window.rows.column(predictor.column).to_pylist()
         _, problems = predictor.raws([{predictor.column: value} for value in values])
         for index, problem in {**problems, **window.bad}.items():
-            place = (
-                problem.where if index in window.bad else f"{source.name}, row {done + index + 1}, column '{predictor.column}'"
-            )
+            place = problem.where if index in window.bad else f"{window.place(index)}, column '{predictor.column}'"
             count += 1
             if len(found) < SHOWN_PROBLEMS:
                 found[done + index] = replace(problem, where=place)

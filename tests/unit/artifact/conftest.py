@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from artifact_making import fill_with
+
 from regraft.artifact.store import Artifact, write_artifact
 
 

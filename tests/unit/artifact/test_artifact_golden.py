@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from regraft.artifact import golden
 from regraft.artifact.card import card
 from regraft.artifact.golden import Goldens, choose, record, replay

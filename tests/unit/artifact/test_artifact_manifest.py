@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from artifact_making import body
+
 from regraft.artifact import manifest as m
 from regraft.artifact.migrate import migrate
 from regraft.errors import ArtifactError

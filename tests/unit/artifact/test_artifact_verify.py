@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from artifact_making import body, safetensors
+
 from regraft.artifact import manifest as m
 from regraft.artifact.store import Artifact, read_artifact, write_artifact
 from regraft.artifact.verify import contained, file_entries
