@@ -41,6 +41,7 @@ ROOMS = [
     "distributed",
     "verbs",
     "fitting",
+    "answering",
     "lifecycle",
     "cli",
 ]

@@ -25,9 +25,17 @@ from regraft.training.events import (
 _LINE_EVERY_S = 5.0
 
 
+_LOG_WIDTH = 120
+
+
 def people() -> Console:
     """Return the console for people: standard error, so that standard output stays for results."""
-    return Console(file=sys.stderr, highlight=False)
+    return Console(file=sys.stderr, highlight=False, width=None if sys.stderr.isatty() else _LOG_WIDTH)
+
+
+def results() -> Console:
+    """Return the console for results that people read: standard output."""
+    return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else _LOG_WIDTH)
 
 
 class Watcher(ABC):

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from regraft import lifecycle
-from regraft.cli.console import people
+from regraft.cli.console import people, results
 from regraft.cli.show import emit_json, megabytes, show_inspection
 from regraft.families import FAMILIES
 from regraft.options import describe
@@ -40,7 +39,7 @@ def bases(name: str | None, fetch: bool, as_json: bool) -> None:
         weights = f"{card.parameters / 1e6:.1f} M" if card.parameters else "by options"
         size = megabytes(card.size_bytes) if card.size_bytes else "-"
         table.add_row(card.name, card.modality, weights, size, card.licence, card.source, "yes" if card.fetched else "no")
-    (people() if as_json else Console()).print(table)
+    (people() if as_json else results()).print(table)
     if as_json:
         emit_json({"bases": [vars(card) for card in cards]})
 
@@ -52,7 +51,7 @@ def bases(name: str | None, fetch: bool, as_json: bool) -> None:
 def list_family(family: str, compatible: Path | None, as_json: bool) -> None:
     """List what can be chosen in FAMILY (tasks, bases, tunings, readers, ...), with its options."""
     found = lifecycle.list_family(family, compatible=compatible)
-    console = people() if as_json else Console(highlight=False)
+    console = people() if as_json else results()
     for name, what in found.items():
         console.print(f"[bold]{name}[/bold]  {what}")
         cls = getattr(FAMILIES.get(family).get(name), "Options", None)

@@ -1,0 +1,291 @@
+"""What the verbs that ask an artifact share: opening, reading labelled rows, holding answers against the truth."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from regraft.data.reader import Chunk
+from regraft.data.rows import RowSource, open_rows
+from regraft.data.targets import as_kind, is_missing
+from regraft.errors import DataError, Problem, did_you_mean
+from regraft.registry import Registry
+from regraft.training.stages import Stages
+from regraft.types import Array, FloatArray, Ledger
+from regraft.verbs import AnswerOptions
+
+if TYPE_CHECKING:
+    from regraft.artifact.store import Artifact
+    from regraft.data.writer import Writer
+    from regraft.evaluation.report import Report
+    from regraft.models import BaseCard
+    from regraft.serving.predictor import Predictor
+
+_CHUNK_ROWS = 1024
+_SHOWN = 20
+
+
+@dataclass
+class Labelled:
+    """Answers to rows whose truth is known.
+
+    Args:
+        name: What was read.
+        targets: Targets (N,), in the first predictor's label order.
+        probabilities: For each predictor its probabilities (N, C), in the first one's label order.
+        ledger: Rows that could not be used, tokens that were cut.
+        seconds: For each predictor, seconds spent answering.
+    """
+
+    name: str
+    targets: Array
+    probabilities: list[FloatArray]
+    ledger: Ledger
+    seconds: list[float] = field(default_factory=list)
+
+
+def folder(artifact: str | Path | Artifact) -> Path:
+    """Return the folder of an artifact that is given as a path or as an object."""
+    return Path(artifact) if isinstance(artifact, str | Path) else artifact.path
+
+
+def opened(artifact: str | Path | Artifact | Predictor, wanted: AnswerOptions) -> Predictor:
+    """Return a predictor for a folder, an artifact or a predictor."""
+    from regraft.serving.predictor import Predictor
+
+    if isinstance(artifact, Predictor):
+        return artifact
+    return Predictor.load(folder(artifact), threads=wanted.machine.threads, device=wanted.machine.device)
+
+
+def source(data: Any, wanted: AnswerOptions, stages: Stages) -> RowSource:
+    """Open rows and tell what was found out about them."""
+    rows = open_rows(data, wanted.data)
+    stages.notes(rows.notes)
+    return rows
+
+
+def writer(out: str | Path | None, rows: RowSource) -> Writer:
+    """Return where answers go: a file chosen by its suffix, or standard output as JSON lines."""
+    import sys
+
+    from regraft.data.formats import writer_for
+    from regraft.data.write import StreamWriter
+
+    if out is None:
+        return StreamWriter(sys.stdout)
+    if Path(out).exists() and rows.is_part(Path(out)):
+        problem = Problem(what="the answers would be written over the data", where=str(out), fix="give --out another name")
+        raise DataError(problem)
+    return writer_for(out)
+
+
+def labelled(predictors: Sequence[Predictor], data: Any, wanted: AnswerOptions, stages: Stages) -> Labelled:
+    """Answer every labelled row with every predictor.
+
+    Args:
+        predictors: One, or several that know the same labels.
+        data: Labelled rows.
+        wanted: How to read and answer.
+        stages: Told about progress.
+
+    Raises:
+        DataError: A column is missing, a label is unknown, too many rows cannot be used, or there are none.
+    """
+    rows = source(data, wanted, stages)
+    target = _target_column(predictors, rows)
+    _check_columns(predictors, rows)
+    orders = _label_orders(predictors)
+    reading = _Reading(rows, target, predictors, Ledger())
+    kept: list[Array] = []
+    answers: list[list[FloatArray]] = [[] for _ in predictors]
+    seconds = [0.0 for _ in predictors]
+    with stages("answer", rows.row_count):
+        for targets, raws in reading.chunks():
+            kept.append(targets)
+            for place, predictor in enumerate(predictors):
+                began = stages.total
+                found = predictor.probabilities(raws[predictor.column], batch_size=wanted.batch_size)
+                answers[place].append(found[:, orders[place]])
+                seconds[place] += stages.total - began
+            stages.progress(reading.read)
+    reading.settle(wanted)
+    probabilities = [np.concatenate(parts) for parts in answers]
+    return Labelled(
+        name=rows.name, targets=np.concatenate(kept), probabilities=probabilities, ledger=reading.ledger, seconds=seconds
+    )
+
+
+class _Reading:
+    """Rows of a source as targets and raw values; what cannot be used is counted, unknown labels are collected."""
+
+    def __init__(self, rows: RowSource, target: str, predictors: Sequence[Predictor], ledger: Ledger) -> None:
+        self.rows, self.target, self.predictors, self.ledger = rows, target, predictors, ledger
+        self.task = predictors[0].task
+        self.modalities = {predictor.column: predictor.modality for predictor in predictors}
+        self.kind = type(predictors[0].example().value).__name__
+        self.read = self.used = 0
+        self.unknown: dict[str, list[str]] = {}
+
+    def chunks(self) -> Iterator[tuple[Array, dict[str, list[Any]]]]:
+        """Yield targets (B,) and, for every input column, the raw values of the same rows."""
+        for chunk in self.rows.chunks(_CHUNK_ROWS):
+            columns = {name: chunk.rows.column(name).to_pylist() for name in {self.target, *self.modalities}}
+            good = [row for row in range(chunk.rows.num_rows) if self._usable(chunk, columns, row)]
+            self.read += chunk.rows.num_rows
+            self.used += len(good)
+            if good and not self.unknown:
+                values = [as_kind(columns[self.target][row], self.kind) for row in good]
+                yield self.task.targets(values), {name: [columns[name][row] for row in good] for name in self.modalities}
+
+    def _usable(self, chunk: Chunk, columns: Mapping[str, list[Any]], row: int) -> bool:
+        place = f"{chunk.source or self.rows.name}, row {chunk.first_row + row}"
+        value = columns[self.target][row]
+        if row in chunk.bad:
+            self.ledger.add("rows that cannot be read", where=place)
+        elif is_missing(value):
+            self.ledger.add("rows without a label", where=place)
+        elif any(modality.problem(columns[name][row]) for name, modality in self.modalities.items()):
+            self.ledger.add("rows without an input", where=place)
+        elif problem := self.task.target_problem(as_kind(value, self.kind)):
+            self.unknown.setdefault(problem, []).append(place)
+        else:
+            return True
+        return False
+
+    def settle(self, wanted: AnswerOptions) -> None:
+        """Raise what stands in the way of judging these rows."""
+        fix = "leave these rows out, mend the label, or fit again with training rows that have it"
+        problems = [
+            Problem(what=what, where="; ".join(places[:3]), got=f"{len(places)} such rows", fix=fix)
+            for what, places in list(self.unknown.items())[:_SHOWN]
+        ]
+        lost = self.read - self.used
+        budget = 0.0 if wanted.strict else wanted.data.lost_share
+        if not problems and (not self.used or lost > budget * self.read):
+            places = "; ".join(f"{why}: {count}" for why, count in self.ledger.counts.items()) or "no rows"
+            where = "; ".join(place for first in self.ledger.examples.values() for place in first) or self.rows.name
+            problems.append(
+                Problem(
+                    what=f"{lost:,} of {self.read:,} rows cannot be judged" if self.read else "there are no rows",
+                    where=where,
+                    got=places,
+                    expected=f"at most {budget:.0%} (data.lost_share)" if self.used else "at least one labelled row",
+                    fix="mend the rows" + (", or raise the budget with --set data.lost_share=SHARE" if self.used else ""),
+                )
+            )
+        if problems:
+            raise DataError(problems)
+
+
+def evaluation(predictor: Predictor, answered: Labelled, wanted: AnswerOptions, stages: Stages) -> Report:
+    """Return the report on one predictor, held against always answering the commonest label of these rows."""
+    counts_C = np.bincount(answered.targets, minlength=len(predictor.task.names))
+    shares_NC = np.tile(counts_C / counts_C.sum(), (len(answered.targets), 1))
+    return _report("evaluate", [("majority", shares_NC), _named(predictor, answered, 0)], predictor, answered, wanted, stages)
+
+
+def comparison(predictors: Sequence[Predictor], answered: Labelled, wanted: AnswerOptions, stages: Stages) -> Report:
+    """Return the report on the second of two predictors, held against the first."""
+    named = [_named(predictor, answered, place) for place, predictor in enumerate(predictors)]
+    if named[0][0] == named[1][0]:
+        named = [(f"{name} ({place})", values) for (name, values), place in zip(named, ("first", "second"), strict=True)]
+    return _report("compare", named, predictors[-1], answered, wanted, stages)
+
+
+def _report(
+    kind: str,
+    named: Sequence[tuple[str, FloatArray]],
+    predictor: Predictor,
+    answered: Labelled,
+    wanted: AnswerOptions,
+    stages: Stages,
+) -> Report:
+    from regraft.evaluation.judge import judge
+    from regraft.evaluation.ladder import Contender, climb
+    from regraft.evaluation.report import Report
+
+    task = predictor.task
+    with stages("judge"):
+        contenders = [Contender(name=name, probabilities_NC=values) for name, values in named]
+        ladder = climb(contenders, answered.targets, task.names, task.metrics, options=wanted.judge)
+        judgement = judge(task.metrics, answered.targets, named[-1][1], task.names, options=wanted.judge)
+    digest = predictor.artifact.digest if predictor.artifact else None
+    return Report(
+        kind=kind,
+        judgement=judgement,
+        ladder=ladder,
+        ledger=answered.ledger,
+        seconds=stages.total,
+        seconds_by_stage=stages.seconds,
+        about={"data": answered.name, "contenders": [name for name, _ in named], "artifact": digest},
+    )
+
+
+def _named(predictor: Predictor, answered: Labelled, place: int) -> tuple[str, FloatArray]:
+    return (predictor.artifact.path.name if predictor.artifact else f"predictor {place + 1}"), answered.probabilities[place]
+
+
+def _target_column(predictors: Sequence[Predictor], rows: RowSource) -> str:
+    names = [predictor.artifact.manifest.target.column for predictor in predictors if predictor.artifact]
+    for name in names:
+        if name in rows.columns:
+            return name
+    wanted = " or ".join(f"'{name}'" for name in dict.fromkeys(names)) or "a target column"
+    fix = did_you_mean(names[0], rows.columns) if names else "judge an artifact"
+    raise DataError(Problem(what=f"there is no column {wanted} to judge against", where=rows.name, fix=fix))
+
+
+def _check_columns(predictors: Sequence[Predictor], rows: RowSource) -> None:
+    missing = [name for name in dict.fromkeys(p.column for p in predictors) if name not in rows.columns]
+    if missing:
+        problems = [
+            Problem(what=f"there is no column '{name}' to read", where=rows.name, fix=did_you_mean(name, rows.columns))
+            for name in missing
+        ]
+        raise DataError(problems)
+
+
+def _label_orders(predictors: Sequence[Predictor]) -> list[list[int]]:
+    """Return for each predictor the places of the first one's labels among its own."""
+    first = predictors[0].task.names
+    orders = []
+    for predictor in predictors:
+        names = predictor.task.names
+        if sorted(names) != sorted(first):
+            got = f"{', '.join(names[:10])} against {', '.join(first[:10])}"
+            fix = "compare artifacts that predict the same target"
+            raise DataError(Problem(what="the artifacts do not know the same labels", got=got, fix=fix))
+        orders.append([names.index(name) for name in first])
+    return orders
+
+
+def base_card(name: str) -> BaseCard | None:
+    """Return the card of a registered base that can be used by its name alone, or nothing."""
+    from regraft.errors import OptionsError
+    from regraft.fitting import base_of
+
+    try:
+        return base_of(name).card()
+    except OptionsError:
+        return None  # its options name the model: the hub base is a way to get bases, not one of them
+
+
+def summaries(registry: Registry[Any]) -> dict[str, str]:
+    """Return the names of a family with the first line of what stands behind each."""
+    return {name: (inspect.getdoc(registry.get(name)) or "").partition("\n")[0] for name in registry}
+
+
+def compatible(names: Mapping[str, str], family: str, artifact: Path) -> dict[str, str]:
+    """Keep the names whose `needs` the network of an artifact provides; a family without needs is kept whole."""
+    from regraft.artifact.store import read_artifact
+    from regraft.families import FAMILIES
+
+    provides = frozenset(read_artifact(artifact).manifest.network.backbone.get("provides", ()))
+    registry = FAMILIES.get(family)
+    return {name: what for name, what in names.items() if getattr(registry.get(name), "needs", frozenset()) <= provides}

@@ -1,0 +1,95 @@
+"""What people are shown when a verb is done."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+
+from regraft.cli.console import results
+from regraft.evaluation import render
+
+if TYPE_CHECKING:
+    from regraft.artifact.store import Artifact
+    from regraft.evaluation.report import Report
+    from regraft.serving.stream import StreamSummary
+
+
+def emit_json(value: object) -> None:
+    """Write one JSON object as the last line of standard output."""
+    click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def megabytes(size_bytes: int) -> str:
+    """Return a size as people read it."""
+    return f"{size_bytes / 1e6:,.1f} MB"
+
+
+def show_fit(artifact: Artifact, report: Report, console: Console | None) -> None:
+    """Show what `fit` made: verdict, ladder, where it is, what to do next."""
+    console = console or results()
+    if report.ladder:
+        console.print(render.verdict_panel(report.ladder.verdict))
+        console.print(render.ladder_table(report.ladder))
+    console.print(render.metrics_table(report.judgement.metrics, report.judgement.confidence))
+    for why, loss in report.ledger.to_json().items():
+        console.print(f"lost: {why}: {loss['count']:,}", style="yellow", markup=False)
+    console.print(
+        f"\nArtifact {artifact.path} ({megabytes(artifact.size_bytes)}, digest {artifact.digest[:12]}) in {report.seconds:.0f} s.",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def show_report(report: Report, console: Console | None) -> None:
+    """Show a whole report."""
+    (console or results()).print(render.draw(report))
+
+
+def show_comparison(report: Report, console: Console | None) -> None:
+    """Show the verdict and both artifacts side by side."""
+    console = console or results()
+    if report.ladder:
+        console.print(render.verdict_panel(report.ladder.verdict))
+        console.print(render.ladder_table(report.ladder))
+    for why, loss in report.ledger.to_json().items():
+        console.print(f"lost: {why}: {loss['count']:,}", style="yellow", markup=False)
+
+
+def show_prediction_summary(summary: StreamSummary, console: Console) -> None:
+    """Show how many rows were answered and what was lost."""
+    rate = summary.rows / summary.seconds if summary.seconds else 0.0
+    console.print(f"{summary.answered:,} of {summary.rows:,} rows answered in {summary.seconds:.1f} s ({rate:,.0f} rows/s)")
+    for note in summary.notes:
+        console.print(f"  {note}", style="dim", markup=False)
+    for why, loss in summary.ledger.to_json().items():
+        console.print(f"  lost: {why}: {loss['count']:,}  {'; '.join(loss['examples'])}", style="yellow", markup=False)
+
+
+def show_inspection(facts: dict[str, Any], console: Console | None) -> None:
+    """Show what is in an artifact."""
+    console = console or results()
+    labels = facts["task"]["state"].get("labels", [])
+    rows = [
+        ("artifact", facts["path"]),
+        ("digest", facts["digest"]),
+        ("weights", facts["weights_digest"]),
+        ("made", f"{facts['created']} with regraft {facts['versions'].get('regraft', '?')}, format {facts['format']}"),
+        ("parent", facts["parent"] or "none"),
+        ("task", f"{facts['task']['name']}: {', '.join(str(label) for label in labels)}"),
+        ("reads", ", ".join(f"{entry['column']} ({entry['modality']})" for entry in facts["inputs"])),
+        ("predicts", facts["target"]["column"]),
+        ("base", " ".join(str(facts["base"].get(key, "")) for key in ("name", "source", "revision", "licence")).strip()),
+        ("size", f"{megabytes(facts['size_bytes'])} in {len(facts['files'])} files, {facts['golden_rows']} golden rows"),
+    ]
+    for name, value in rows:
+        console.print(f"[bold]{name:>9}[/bold]  ", end="")
+        console.print(value, markup=False, soft_wrap=True)
+    report = facts["report"]
+    for name, metric in (report.get("metrics") or {}).items():
+        if metric["value"] is not None:
+            console.print(f"{name:>20}  {metric['value']:.4f} [{metric['low']:.4f}, {metric['high']:.4f}]  n = {metric['n']:,}", markup=False)
+    if report.get("verdict"):
+        console.print(f"{'verdict':>20}  {report['verdict']}", markup=False)

@@ -1,0 +1,374 @@
+"""The stages of a fit, in the order in which they happen: read, plan, network, features before, train, judge, write."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from regraft.data.dataset import Dataset, load_dataset
+from regraft.errors import DataError, Problem
+from regraft.evaluation import METRICS
+from regraft.evaluation.rung import Rows
+from regraft.evaluation.sample import stratified
+from regraft.modalities import MODALITIES
+from regraft.modalities.encoded import EncodedRows
+from regraft.models import BASES
+from regraft.objectives import OBJECTIVES
+from regraft.options import Pick, to_json
+from regraft.tasks import TASKS
+from regraft.training.stages import Stages
+from regraft.tuning import TUNINGS
+from regraft.types import Array
+from regraft.verbs import FitOptions
+
+if TYPE_CHECKING:
+    from regraft.artifact.manifest import ManifestBody
+    from regraft.evaluation.report import Report
+    from regraft.modalities.modality import Modality
+    from regraft.models.base import Base
+    from regraft.models.net import Headed
+    from regraft.serving.predictor import Predictor
+    from regraft.tasks.task import Task
+    from regraft.training.loop import Validation
+
+SPLITS = ("train", "valid", "test")
+_CHUNK_ROWS = 1024
+_FORWARD_ROWS = 32
+_GOLDEN_POOL = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that is known before the first step.
+
+    Args:
+        wanted: What was asked for.
+        data: What the rows were read from, as it was named.
+        dataset: The rows and their splits.
+        base: The model to start from.
+        modality: Raw values to arrays.
+        task: What is predicted; has learnt the training targets.
+        rows: Split -> its encoded rows.
+        targets: Split -> its targets.
+    """
+
+    wanted: FitOptions
+    data: str
+    dataset: Dataset
+    base: Base
+    modality: Modality
+    task: Task
+    rows: Mapping[str, EncodedRows]
+    targets: Mapping[str, Array]
+
+
+def open_base(wanted: FitOptions, stages: Stages) -> Base:
+    """Return the base, fetched and verified, so that nothing else begins without it."""
+    cls, options = wanted.base.resolve(BASES)
+    base = cls(wanted.base.name, options)
+    with stages(f"base {base.card().name}"):
+        base.fetch(stages.note)
+    return base
+
+
+def base_of(name: str) -> Base:
+    """Return a base by registered name, folder or hub id.
+
+    Raises:
+        OptionsError: There is no such base; the nearest names are offered.
+    """
+    wanted = FitOptions(target="", out="", base=Pick(name))
+    cls, options = wanted.base.resolve(BASES)
+    return cls(wanted.base.name, options)
+
+
+def read(data: Any, wanted: FitOptions, stages: Stages) -> Dataset:
+    """Read the rows, find the roles of the columns, split."""
+    modality = wanted.modality.name
+    with stages("read"):
+        dataset = load_dataset(
+            data,
+            target=wanted.target,
+            inputs={modality: wanted.text or MODALITIES.get(modality).recognises},
+            valid=wanted.valid,
+            test=wanted.test,
+            seed=wanted.seed,
+            options=wanted.data,
+        )
+    stages.notes(dataset.notes)
+    for name in ("train", "test"):
+        dataset.split(name)  # neither fitting nor judging can do without
+    return dataset
+
+
+def plan(data: Any, dataset: Dataset, base: Base, wanted: FitOptions, stages: Stages) -> Plan:
+    """Learn the task's targets, open the preprocessing, encode every split once."""
+    cls, options = wanted.task.resolve(TASKS)
+    task, ledger = cls(options), dataset.ledger
+    task.learn(dataset.targets("train"), ledger)
+    check_targets(task, dataset)
+    with stages("tokenise", sum(len(dataset.split(name)) for name in dataset.names)):
+        modality = base.modality(wanted.modality.options, lambda: _raws(dataset, "train"))
+        rows = {name: EncodedRows(modality, _raws(dataset, name)) for name in SPLITS}
+    for name, encoded in rows.items():
+        if encoded.dropped:
+            where = f"{name}: {encoded.truncated_rows:,} of {len(encoded):,} rows"
+            ledger.add("truncated tokens", encoded.dropped, where)
+    targets = {name: task.targets(dataset.targets(name) if name in dataset.names else []) for name in SPLITS}
+    return Plan(
+        wanted=wanted,
+        data=str(data) if isinstance(data, str | Path) else "DATA",
+        dataset=dataset,
+        base=base,
+        modality=modality,
+        task=task,
+        rows=rows,
+        targets=targets,
+    )
+
+
+def _raws(dataset: Dataset, split: str) -> Iterator[Sequence[Any]]:
+    """Yield the raw values of a split in chunks; nothing where there is no such split."""
+    if split in dataset.names:
+        yield from dataset.split(split).chunks(dataset.input_column, _CHUNK_ROWS)
+
+
+def check_targets(task: Task, dataset: Dataset) -> None:
+    """Refuse validation and test rows with a target that the training rows do not know.
+
+    Raises:
+        DataError: One problem for each different cause, with the places of the first rows.
+    """
+    found: dict[str, list[str]] = {}
+    for name in dataset.names:
+        split = dataset.split(name)
+        for row, value in enumerate(split.targets()):
+            problem = task.target_problem(value)
+            if problem:
+                found.setdefault(problem, []).append(split.place(row))
+    if found:
+        fix = "mend the label, add training rows that have it, or leave the row out"
+        raise DataError(
+            [
+                Problem(what=what, where="; ".join(places[:3]), got=f"{len(places)} such rows", fix=fix)
+                for what, places in list(found.items())[:20]
+            ]
+        )
+
+
+def network(plan: Plan) -> Headed:
+    """Return the base's backbone with a new head for the task."""
+    from regraft.models.net import Headed
+    from regraft.training.device import choose_device
+
+    wanted = plan.wanted
+    backbone = plan.base.backbone(plan.modality, wanted.seed)
+    missing = plan.task.needs - backbone.provides
+    if missing:
+        what = f"the base '{plan.base.name}' does not provide {', '.join(sorted(missing))}, which the task needs"
+        raise DataError(Problem(what=what, fix="choose another base: regraft list bases"))
+    head = plan.task.head(backbone.width, wanted.train.dropout, wanted.seed)
+    return Headed(backbone, head).to(choose_device(wanted.machine))
+
+
+def features_before(net: Headed, plan: Plan, stages: Stages) -> dict[str, Rows]:
+    """Return what the baselines learn from and are tested on: pooled features of the base as it is, and targets."""
+    from regraft.models.forward import pooled
+
+    index = {name: np.arange(len(plan.rows[name])) for name in SPLITS}
+    index["train"] = stratified(plan.targets["train"], plan.wanted.judge.probe_rows, plan.wanted.seed)
+    found: dict[str, Rows] = {}
+    with stages("features of the base", sum(len(positions) for positions in index.values())):
+        done = 0
+        for name, positions in index.items():
+            progress = functools.partial(lambda n, before: stages.progress(before + n), before=done)
+            features = pooled(net, plan.rows[name], positions, _FORWARD_ROWS, progress)
+            found[name] = Rows(features, plan.targets[name][positions])
+            done += len(positions)
+    return found
+
+
+def train(net: Headed, plan: Plan, stages: Stages) -> None:
+    """Train the network in place; the best weights by the validation metric are left in it."""
+    from regraft.training.loop import train as loop
+
+    wanted = plan.wanted
+    objective_class, objective_options = wanted.objective.resolve(OBJECTIVES)
+    objective = objective_class(objective_options).attach(plan.rows["train"], plan.targets["train"], plan.task)
+    tuning_class, tuning_options = wanted.tuning.resolve(TUNINGS)
+    with stages("train"):
+        events = loop(
+            net,
+            objective,
+            tuning_class(tuning_options),
+            wanted.train,
+            validation=_validation(net, plan),
+            seed=wanted.seed,
+            pretrained=plan.base.pretrained,
+        )
+        with contextlib.closing(events):
+            for event in events:
+                stages.listen(event)
+
+
+def _validation(net: Headed, plan: Plan) -> Validation | None:
+    """Return how the network is judged while it learns, or nothing where there are no validation rows."""
+    from regraft.models.forward import outputs
+    from regraft.training.loop import Validation
+
+    if not len(plan.rows["valid"]):
+        return None
+    names = list(dict.fromkeys([plan.wanted.train.metric or plan.task.validation_metric, plan.task.metrics[0]]))
+    measures = {name: METRICS.get(name)() for name in names}
+
+    def run() -> dict[str, float]:
+        judged = plan.task.probabilities(outputs(net, plan.rows["valid"], _FORWARD_ROWS))
+        return {name: measure.value(plan.targets["valid"], judged) for name, measure in measures.items()}
+
+    return Validation(run=run, metric=names[0], higher_is_better=measures[names[0]].higher_is_better)
+
+
+def predictor(net: Headed, plan: Plan) -> Predictor:
+    """Return the door through which the fitted network is judged: the one that serves it later."""
+    from regraft.serving.predictor import Predictor
+    from regraft.serving.runtime_torch import TorchRuntime
+
+    runtime = TorchRuntime(net, plan.wanted.machine)
+    return Predictor(plan.modality, plan.task, runtime, column=plan.dataset.input_column)
+
+
+def judge(net: Headed, plan: Plan, before: Mapping[str, Rows], stages: Stages) -> Report:
+    """Hold the fitted network against the baselines on the test rows, through the door that serves it later."""
+    from regraft.evaluation.judge import judge as judged
+    from regraft.evaluation.ladder import Contender, LadderRows, build_ladder
+    from regraft.evaluation.report import Report
+
+    wanted, task = plan.wanted, plan.task
+    options, seed = wanted.judge, wanted.seed
+    with stages("judge", len(plan.rows["test"])):
+        door = predictor(net, plan)
+        parts = [door.probabilities(chunk) for chunk in _raws(plan.dataset, "test")]
+        fitted = Contender(name="fitted", probabilities_NC=np.concatenate(parts), seconds=stages.seconds.get("train", 0.0))
+        counts_C = np.bincount(plan.targets["train"], minlength=len(task.names))
+        rows = LadderRows(
+            train=before["train"], valid=before["valid"], test=before["test"], labels=task.names, class_counts_C=counts_C
+        )
+        ladder = build_ladder(rows, fitted, task.metrics, options=options, seed=seed)
+        judgement = judged(
+            task.metrics, plan.targets["test"], fitted.probabilities_NC, task.names, options=options, seed=seed
+        )
+    return Report(
+        kind="fit",
+        judgement=judgement,
+        ladder=ladder,
+        ledger=plan.dataset.ledger,
+        fingerprint=plan.dataset.fingerprint,
+        seconds=stages.total,
+        seconds_by_stage=stages.seconds,
+        notes=plan.dataset.notes,
+        about={"base": plan.base.name, "tuning": wanted.tuning.name, "task": wanted.task.name, "rows": _row_counts(plan)},
+    )
+
+
+def _row_counts(plan: Plan) -> dict[str, int]:
+    return {name: len(plan.rows[name]) for name in SPLITS}
+
+
+def fill(folder: Path, net: Headed, plan: Plan, report: Report) -> ManifestBody:
+    """Write everything a prediction needs into an empty folder, and say what it is."""
+    from regraft.artifact.card import card
+    from regraft.artifact.golden import record
+    from regraft.artifact.manifest import HeadEntry, InputEntry, ManifestBody, NetworkEntry, TargetEntry, TaskEntry
+    from regraft.artifact.store import CARD, GOLDEN, REPORT, write_json, write_text
+    from regraft.models.net import BACKBONE_FOLDER, save_net, weights_digest
+
+    wanted, dataset, task = plan.wanted, plan.dataset, plan.task
+    save_net(net, folder)
+    plan.modality.save(folder / BACKBONE_FOLDER)
+    asked: dict[str, Any] = {key: value for key, value in to_json(wanted).items() if key != "out"}
+    body = ManifestBody(
+        task=TaskEntry(name=wanted.task.name, options=dict(wanted.task.options), state=task.state()),
+        inputs=(
+            InputEntry(
+                column=dataset.input_column,
+                modality=dataset.input_modality,
+                spec=plan.modality.spec(),
+                options=dict(wanted.modality.options),
+                folder=BACKBONE_FOLDER,
+            ),
+        ),
+        target=TargetEntry(column=wanted.target),
+        base=plan.base.origin(),
+        network=NetworkEntry(
+            backbone=net.backbone.spec(), head=HeadEntry(width=net.backbone.width, dropout=wanted.train.dropout)
+        ),
+        weights_digest=weights_digest(net),
+        options=asked,
+        seed=wanted.seed,
+        fingerprints=dataset.fingerprint,
+    )
+    write_json(folder / GOLDEN, record(predictor(net, plan), _golden_rows(plan)).to_json())
+    # Not sorted like the manifest: the order of metrics is the task's, the most important first.
+    write_text(folder / REPORT, json.dumps(report.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(folder / CARD, card(body, report.to_json(), name=Path(wanted.out).name, command=command_line(plan.data, asked)))
+    return body
+
+
+def _golden_rows(plan: Plan) -> list[Any]:
+    """Return raw values of test rows, spread over labels and lengths."""
+    from regraft.artifact.golden import choose
+
+    split = plan.dataset.split("test")
+    # Enough to choose from; a test split of millions is not read whole for sixteen rows.
+    count = min(len(split), _GOLDEN_POOL)
+    raws = list(itertools.islice(itertools.chain.from_iterable(_raws(plan.dataset, "test")), count))
+    labels = [plan.task.names[target] for target in plan.targets["test"][:count]]
+    return [raws[i] for i in choose(raws, labels, plan.rows["test"].lengths[:count].tolist(), seed=plan.wanted.seed)]
+
+
+def command_line(data: str, asked: Mapping[str, Any]) -> str:
+    """Return the command that makes this artifact again; only what differs from the defaults is spelt out.
+
+    Example:
+        >>> command_line("mails.csv", {"target": "label", "seed": 0, "train": {"epochs": 5}})
+        'regraft fit mails.csv --target label --set train.epochs=5 --out ARTIFACT'
+    """
+    defaults: dict[str, Any] = to_json(FitOptions(target="", out=""))
+    parts = ["regraft", "fit", data, "--target", str(asked["target"])]
+    for path, value in _leaves(asked):
+        default: Any = defaults
+        for key in path:
+            default = default.get(key) if isinstance(default, Mapping) else None
+        if path != ("target",) and value != default:
+            text = json.dumps(value) if not isinstance(value, str) else value
+            parts += ["--set", f"{'.'.join(path)}={text}"]
+    return shlex.join([*parts, "--out", "ARTIFACT"])
+
+
+def _leaves(values: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+def gate(staged: Path, net: Headed, wanted: FitOptions) -> None:
+    """Replay the golden rows of the written artifact in a fresh process; a difference is an error.
+
+    Raises:
+        GateError: An answer moved, a tensor changed, or the process died.
+    """
+    from regraft.serving.replay import replay_in_fresh_process
+    from regraft.training.threads import default_threads
+
+    replay_in_fresh_process(staged, threads=wanted.machine.threads or default_threads(), device=net.device.type)

@@ -1,0 +1,243 @@
+"""The verbs. Start reading here: each is one stage of a model's life, of one shape.
+
+    verb(artifact or base, data, options) -> artifact or report
+
+    artifact = fit("mails.csv", target="label", out="spam")     data -> base -> fit -> judge -> one verified directory
+    report   = evaluate(artifact, "new.csv")                    how good on these rows, with intervals
+    answers  = predict(artifact, ["Win a prize now"])           one prediction a row
+    report   = compare(old, new, "new.csv")                     better, no evidence, or worse
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regraft import answering, fitting
+from regraft.families import FAMILIES
+from regraft.models import BASES
+from regraft.options import build
+from regraft.training.stages import Listener, Stages, ignore
+from regraft.training.threads import with_threads
+from regraft.types import Prediction
+from regraft.verbs import AnswerOptions, FitOptions
+
+if TYPE_CHECKING:
+    from regraft.artifact.store import Artifact
+    from regraft.evaluation.report import Report
+    from regraft.models import BaseCard
+    from regraft.serving.predictor import Predictor
+    from regraft.serving.stream import StreamSummary
+
+
+def fit(data: Any, *, listen: Listener = ignore, **options: Any) -> Artifact:
+    """Fit a base to data, judge it against the baselines, save it as an artifact that answers as it was judged.
+
+    Args:
+        data: A file, a folder, the name of a sample, a DataFrame, a `datasets` object, an Arrow table or a list of dicts.
+        listen: Called with every event (`regraft.training.events`).
+        **options: The fields of `FitOptions`; `target` and `out` are required.
+
+    Returns:
+        The artifact; `artifact.report` holds metrics, ladder, verdict and ledger.
+
+    Raises:
+        UsageError: Options, data or base cannot be used; nothing was started.
+        GateError: The saved artifact does not answer as the network that was judged; nothing was written.
+
+    Example:
+        `fit("mails.csv", target="label", out="spam-model", train={"epochs": 2})`
+    """
+    from regraft.artifact.store import check_out, write_artifact
+
+    wanted, stages = build(FitOptions, options), Stages(listen)
+    check_out(wanted.out)
+    base = fitting.open_base(wanted, stages)
+    with with_threads(wanted.machine.threads), fitting.read(data, wanted, stages) as dataset:
+        plan = fitting.plan(data, dataset, base, wanted, stages)
+        net = fitting.network(plan)
+        before = fitting.features_before(net, plan, stages)
+        fitting.train(net, plan, stages)
+        report = fitting.judge(net, plan, before, stages)
+        with stages("save and replay in a fresh process"):
+            fill = functools.partial(fitting.fill, net=net, plan=plan, report=report)
+            return write_artifact(wanted.out, fill, functools.partial(fitting.gate, net=net, wanted=wanted))
+
+
+def load(artifact: str | Path | Artifact, *, threads: int | None = None) -> Predictor:
+    """Open an artifact, verified, ready to answer.
+
+    Args:
+        artifact: Its folder.
+        threads: Threads of the numeric libraries; the cores this process may use if not given.
+
+    Raises:
+        ArtifactError: It is missing, damaged, edited, unsafe or too new.
+    """
+    from regraft.serving.predictor import Predictor
+
+    return Predictor.load(answering.folder(artifact), threads=threads)
+
+
+def predict(artifact: str | Path | Artifact | Predictor, rows: Sequence[Any], **options: Any) -> list[Prediction]:
+    """Answer rows.
+
+    Args:
+        artifact: Its folder, or a predictor that `load` gave.
+        rows: Raw values, or mappings from column name to value.
+        **options: The fields of `AnswerOptions`.
+
+    Returns:
+        One prediction a row, in order; a row that cannot be answered says why in `error` (an error with `strict=True`).
+    """
+    wanted = build(AnswerOptions, options)
+    return answering.opened(artifact, wanted).predict(rows, batch_size=wanted.batch_size, strict=wanted.strict)
+
+
+def predict_file(
+    artifact: str | Path | Artifact | Predictor,
+    data: Any,
+    *,
+    out: str | Path | None,
+    listen: Listener = ignore,
+    **options: Any,
+) -> StreamSummary:
+    """Answer every row of a file into another, in memory that does not grow with the number of rows.
+
+    Args:
+        artifact: Its folder, or a predictor that `load` gave.
+        data: A file, a folder, the name of a sample, or any object that `fit` takes.
+        out: A .csv, .tsv, .jsonl or .parquet file; standard output as JSON lines if None.
+        listen: Called with every event.
+        **options: The fields of `AnswerOptions`.
+
+    Returns:
+        How many rows were read, answered and bad, and what was lost.
+    """
+    wanted, stages = build(AnswerOptions, options), Stages(listen)
+    source = answering.source(data, wanted, stages)
+    writer = answering.writer(out, source)
+    predictor = answering.opened(artifact, wanted)
+    with stages("predict", source.row_count):
+        return predictor.predict_stream(
+            source,
+            writer,
+            batch_size=wanted.batch_size,
+            strict=wanted.strict,
+            progress=lambda done, _: stages.progress(done),
+        )
+
+
+def evaluate(artifact: str | Path | Artifact | Predictor, data: Any, *, listen: Listener = ignore, **options: Any) -> Report:
+    """Judge an artifact on labelled rows.
+
+    Args:
+        artifact: Its folder, or a predictor that `load` gave.
+        data: Labelled rows: a file, a folder, the name of a sample, or any object that `fit` takes.
+        listen: Called with every event.
+        **options: The fields of `AnswerOptions`.
+
+    Returns:
+        Metrics with n and interval, per class, confusion matrix, and the verdict against always answering the commonest label.
+    """
+    wanted, stages = build(AnswerOptions, options), Stages(listen)
+    predictor = answering.opened(artifact, wanted)
+    answered = answering.labelled([predictor], data, wanted, stages)
+    return answering.evaluation(predictor, answered, wanted, stages)
+
+
+def compare(
+    first: str | Path | Artifact, second: str | Path | Artifact, data: Any, *, listen: Listener = ignore, **options: Any
+) -> Report:
+    """Say whether the second artifact is better than the first, on the same labelled rows.
+
+    Args:
+        first: Folder of the artifact that stands.
+        second: Folder of the artifact that may take its place.
+        data: Labelled rows: a file, a folder, the name of a sample, or any object that `fit` takes.
+        listen: Called with every event.
+        **options: The fields of `AnswerOptions`.
+
+    Returns:
+        A report on the second, its ladder holding both, with the verdict better / no evidence / worse.
+    """
+    wanted, stages = build(AnswerOptions, options), Stages(listen)
+    predictors = [answering.opened(artifact, wanted) for artifact in (first, second)]
+    answered = answering.labelled(predictors, data, wanted, stages)
+    return answering.comparison(predictors, answered, wanted, stages)
+
+
+def inspect(artifact: str | Path | Artifact) -> dict[str, Any]:
+    """Verify an artifact and return its facts: what it answers, from what, how good, made of which files."""
+    from regraft.artifact.describe import describe
+    from regraft.artifact.store import read_artifact
+
+    return describe(read_artifact(answering.folder(artifact)))
+
+
+def bases(name: str | None = None, *, fetch: bool = False, say: Callable[[str], None] = lambda _: None) -> list[BaseCard]:
+    """Return the cards of the base models, or of one; fetch that one if asked to.
+
+    Args:
+        name: Registered name, folder or hub id; all registered ones if not given.
+        fetch: Fetch and verify it, so that it works without a network.
+        say: Called with sentences about the fetching.
+    """
+    if name is None:
+        return [card for known in BASES if (card := answering.base_card(known))]
+    base = fitting.base_of(name)
+    if fetch:
+        base.fetch(say)
+    return [base.card()]
+
+
+def serve(
+    artifact: str | Path | Artifact,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    say: Callable[[str], None] = lambda _: None,
+    **options: Any,
+) -> None:
+    """Answer over HTTP until interrupted: POST /predict, GET /health, GET /info.
+
+    Args:
+        artifact: Its folder.
+        host: Address to listen on; another than loopback needs a token in REGRAFT_TOKEN.
+        port: Port; 0 takes a free one.
+        say: Called with the address and what happens.
+        **options: The fields of `AnswerOptions`.
+    """
+    from regraft.serving.options import ServeOptions
+    from regraft.serving.serve import serve as run
+
+    wanted = build(AnswerOptions, options)
+    served = build(ServeOptions, {"host": host, "port": port, "batch_size": wanted.batch_size})
+    run(answering.opened(artifact, wanted), served, say=say)
+
+
+def list_family(family: str, *, compatible: str | Path | None = None) -> dict[str, str]:
+    """Return the names of a family with one line each.
+
+    Args:
+        family: A family of `regraft.families` ("tasks", "bases", "tunings", ...).
+        compatible: Folder of an artifact: only what works with its network.
+    """
+    names = answering.summaries(FAMILIES.get(family))
+    return names if compatible is None else answering.compatible(names, family, Path(compatible))
+
+
+__all__ = [
+    "bases",
+    "compare",
+    "evaluate",
+    "fit",
+    "inspect",
+    "list_family",
+    "load",
+    "predict",
+    "predict_file",
+    "serve",
+]
