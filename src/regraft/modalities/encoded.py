@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import tempfile
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import IO, Any
 
@@ -41,6 +42,7 @@ class _Column:
         """Move what is held in memory to the file."""
         if self.file is None:
             self.file = tempfile.TemporaryFile(prefix="regraft-encoded-")  # noqa: SIM115 - closed with the object
+            weakref.finalize(self, self.file.close)
         for part in self.parts:
             self.file.write(np.ascontiguousarray(part).data)
         self.file.flush()
@@ -51,7 +53,9 @@ class _Column:
         if self.file is None or not self.rows:
             return np.concatenate(self.parts) if self.parts else np.zeros((0, *self.shape), dtype=self.dtype)
         self.spill()
-        return np.memmap(self.file, dtype=self.dtype, mode="r", shape=(self.rows, *self.shape))
+        mapped = np.memmap(self.file, dtype=self.dtype, mode="r", shape=(self.rows, *self.shape))
+        self.file.close()  # the map keeps the bytes; with it they vanish
+        return mapped
 
 
 class EncodedRows:

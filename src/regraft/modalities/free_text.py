@@ -11,7 +11,7 @@ import numpy as np
 from regraft.types import FloatArray
 
 _LOOKED_AT = 2_000
-_ADDRESS = re.compile(r"(?:[a-z][a-z0-9+.-]*://|www\.|[\w.+-]+@[\w-]+\.|/|[A-Za-z]:\\)\S*$", re.IGNORECASE)
+_ADDRESS = re.compile(r"(?:[a-z][a-z0-9+.-]*://|www\.|[\w.+-]+@[\w-]+\.)\S*$|(?:/|[a-z]:\\)[^\s/\\]+[/\\]", re.IGNORECASE)
 _LEVELS = 8
 _SCALES = (
     ("terrible", "awful", "bad", "poor", "fair", "good", "great", "wonderful"),
@@ -56,15 +56,20 @@ def recognises(values: Sequence[Any]) -> bool:
 
 
 def _is_free(text: str) -> bool:
-    """Return whether one value is mostly letters, and more than one word where the script has words."""
+    """Return whether one value has several words, most of them of letters; or mostly letters of a script without spaces."""
     text = text[:2_000]
     if _ADDRESS.match(text):
         return False
-    several = any(character.isspace() for character in text)
-    if not several and text.isascii():
-        return False
-    solid = [character for character in text if not character.isspace()]
-    return sum(character.isalpha() for character in solid) > 0.5 * len(solid)
+    pieces = text.split()
+    wordy = sum(_mostly_letters(piece) for piece in pieces)
+    if len(pieces) == 1 and not text.isascii():
+        return wordy == 1
+    return wordy >= 2 and wordy >= 0.5 * len(pieces)
+
+
+def _mostly_letters(piece: str) -> bool:
+    letters = sum(character.isalpha() for character in piece)
+    return letters > 0.5 * sum(character.isalnum() for character in piece)
 
 
 def example(signal_NS: FloatArray, seed: int) -> list[str]:

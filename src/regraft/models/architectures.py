@@ -13,6 +13,7 @@ from regraft.options import JSON
 
 _IDS = ("input_ids",)
 _IDS_TYPES = ("input_ids", "token_type_ids")
+_T5_WORDS = ("shared", "encoder.embed_tokens")  # one table under two names
 _AUTO = "transformers:AutoModel"
 _OURS = "regraft.models.scratch_networks:AutoModel"
 
@@ -51,7 +52,7 @@ def _decoder() -> Architecture:
 
 
 def _t5(name: str) -> Architecture:
-    return Architecture(("shared",), "encoder.block", ("encoder.final_layer_norm",), model=f"transformers:{name}")
+    return Architecture(_T5_WORDS, "encoder.block", ("encoder.final_layer_norm",), model=f"transformers:{name}")
 
 
 def _scratch() -> Architecture:

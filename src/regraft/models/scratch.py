@@ -77,6 +77,7 @@ class ScratchBase(Base):
     """A network by options and a vocabulary learnt from the training rows."""
 
     Options: ClassVar[type[Any]] = ScratchOptions
+    pretrained = False
     model_type: ClassVar[str]
     what: ClassVar[str]
 

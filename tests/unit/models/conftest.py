@@ -1,0 +1,5 @@
+"""What the tests of models share."""
+
+from fixtures_base import minilm
+
+__all__ = ["minilm"]
