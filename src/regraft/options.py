@@ -17,10 +17,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import inspect
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, dataclass_transform
+from typing import Annotated, Any, Protocol, TypeVar, dataclass_transform
 
 import pydantic
 import yaml
@@ -59,6 +60,7 @@ def options(cls: type[T]) -> type[T]:
           to do: did you mean 'rank'?
     """
     config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    _inherit_help(cls)
     made = pydantic_dataclass(frozen=True, kw_only=True, config=config)(cls)
     validating_init = made.__init__
 
@@ -71,6 +73,20 @@ def options(cls: type[T]) -> type[T]:
 
     made.__init__ = init  # type: ignore[method-assign, assignment]
     return typing.cast(type[T], made)
+
+
+def _inherit_help(cls: type[Any]) -> None:
+    """Repeat inherited fields with the docstrings they have above; pydantic reads only those of the class itself."""
+    own = inspect.get_annotations(cls)
+    for base in cls.__mro__[1:]:
+        for name, info in getattr(base, "__pydantic_fields__", {}).items():
+            if name in own:
+                continue
+            help_text = pydantic.Field(description=info.description, json_schema_extra=info.json_schema_extra)
+            own = {**own, name: Annotated[(info.annotation, *info.metadata, help_text)]}
+            if info.default_factory is not None:
+                setattr(cls, name, pydantic.Field(default_factory=info.default_factory))
+    cls.__annotations__ = own
 
 
 def build(cls: type[T], values: Mapping[str, JSON], owner: str = "") -> T:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import pytest
 from pydantic import Field
+
 from regraft.errors import OptionsError
 from regraft.options import Among, Pick, build, describe, json_schema, merge, options, parse_assignment, to_json
 from regraft.registry import Registry
@@ -154,3 +155,24 @@ def test_later_layers_win_and_a_changed_name_forgets_the_options():
     assert merge([{"t": {"name": "lora", "rank": 8}}, {"t": {"name": "ia3"}}]) == {"t": {"name": "ia3"}}
     assert merge([{"t": {"name": "lora", "rank": 8}}, {"t": "lora"}]) == {"t": {"name": "lora", "rank": 8}}
     assert merge([{"a": {"x": 1}}, {"a": {"y": 2}}, {"b": 3}]) == {"a": {"x": 1, "y": 2}, "b": 3}
+
+
+def test_an_inherited_field_keeps_its_help_and_its_limits():
+    @options
+    class Above:
+        width: Annotated[int, Field(ge=1, json_schema_extra={"flag": "--width"})] = 3
+        """How wide."""
+        names: list[str] = Field(default_factory=lambda: ["a"])
+        """Which names."""
+
+    @options
+    class Below(Above):
+        depth: int = 2
+        """How deep."""
+
+    found = {item.path: (item.help, item.flag) for item in describe(Below)}
+    assert found == {"width": ("How wide.", "--width"), "names": ("Which names.", ""), "depth": ("How deep.", "")}
+    assert json_schema(Below)["properties"]["width"]["description"] == "How wide."
+    assert (Below().width, Below().names, Below(names=["b"]).names) == (3, ["a"], ["b"])
+    with pytest.raises(OptionsError, match="greater than or equal to 1"):
+        Below(width=0)

@@ -104,8 +104,9 @@ class _Run:
         self.began = time.perf_counter()
         self.weights = [parameter for parameter in net.parameters() if parameter.requires_grad]
         optimizer_class, optimizer_options = options.optimizer.resolve(OPTIMIZERS)
-        rates = peak_rates(options, pretrained=pretrained)
-        groups = parameter_groups(net, trainable, new_parameters(net), rates, options.weight_decay)
+        new = new_parameters(net)
+        rates = peak_rates(options, pretrained=pretrained, only_new=trainable <= new)
+        groups = parameter_groups(net, trainable, new, rates, options.weight_decay)
         self.optimizer = optimizer_class(optimizer_options).build(groups)
         schedule_class, schedule_options = options.schedule.resolve(SCHEDULES)
         self.schedule = schedule_class(schedule_options)
@@ -188,7 +189,7 @@ class _Run:
             if not math.isfinite(total_part):
                 raise self.not_finite("loss", total_part, [batch])
             part.total.backward()  # type: ignore[no-untyped-call]
-            total, weight = total + total_part, weight + float(part.weight)
+            total, weight = total + total_part, weight + float(part.weight.detach())
             for name, value in part_logs.items():
                 logs[name] = logs.get(name, 0.0) + value * batch.size / rows
         if not weight > 0.0:

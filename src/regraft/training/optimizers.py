@@ -85,15 +85,17 @@ class Rates:
     new: float
 
 
-def peak_rates(options: TrainOptions, *, pretrained: bool) -> Rates:
-    """Return the peak rates: those of the options, or by default what suits the base.
+def peak_rates(options: TrainOptions, *, pretrained: bool, only_new: bool) -> Rates:
+    """Return the peak rates: those of the options, or by default what suits the weights that learn.
 
     Args:
         options: May give either rate.
         pretrained: Whether the backbone has been trained before.
+        only_new: Whether the backbone is frozen; a head alone is a convex problem and bears a larger rate.
     """
     backbone = options.learning_rate or (1e-4 if pretrained else 1e-3)
-    return Rates(backbone=backbone, new=options.head_learning_rate or 1e-3)
+    new = options.head_learning_rate or (1e-2 if only_new else 1e-3)
+    return Rates(backbone=backbone, new=new)
 
 
 def parameter_groups(

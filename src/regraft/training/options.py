@@ -33,10 +33,10 @@ class TrainOptions:
     """Registered name of the optimiser, or a mapping with its name and options."""
 
     learning_rate: Annotated[float, Field(gt=0.0, json_schema_extra={"flag": "--learning-rate"})] | None = None
-    """Peak rate of the backbone; by default what suits the base (2e-5 pretrained, 1e-3 from scratch)."""
+    """Peak rate of the backbone; by default what suits the base (1e-4 pretrained, 1e-3 from scratch)."""
 
     head_learning_rate: Positive | None = None
-    """Peak rate of the head and of other new weights; by default 1e-3."""
+    """Peak rate of the head and of other new weights; by default 1e-3, or 1e-2 if nothing else learns."""
 
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     """Decoupled weight decay; never applied to norms and biases."""

@@ -70,7 +70,7 @@ def test_every_update_has_a_rate_above_zero_and_not_above_the_peak(name, total, 
 def test_norms_and_biases_do_not_decay_and_new_weights_have_their_own_rate():
     net = tiny_net()
     names = {id(parameter): name for name, parameter in net.named_parameters()}
-    rates = peak_rates(build(TrainOptions, {"learning_rate": 0.1, "head_learning_rate": 0.2}), pretrained=True)
+    rates = peak_rates(build(TrainOptions, {"learning_rate": 0.1, "head_learning_rate": 0.2}), pretrained=True, only_new=False)
     groups = parameter_groups(net, set(names.values()) - {"backbone.words.weight"}, new_parameters(net), rates, 0.5)
     found = [({names[id(p)] for p in g["params"]}, g["peak"], g["weight_decay"]) for g in groups]
     assert found == [
@@ -91,17 +91,19 @@ class OddNorm(nn.Module):
 
 def test_a_norm_with_a_matrix_does_not_decay_either():
     net = nn.ModuleDict({"norm": OddNorm(), "layer_norm_2d": nn.LayerNorm((3, 4)), "linear": nn.Linear(3, 4)})
-    rates = peak_rates(TrainOptions(), pretrained=False)
+    rates = peak_rates(TrainOptions(), pretrained=False, only_new=False)
     groups = parameter_groups(net, dict(net.named_parameters()).keys(), set(), rates, 0.5)
     assert [len(group["params"]) for group in groups] == [1, 4]
 
 
 def test_default_rates_depend_on_where_the_weights_come_from():
-    fresh, pretrained = (peak_rates(TrainOptions(), pretrained=known) for known in (False, True))
+    fresh, pretrained = (peak_rates(TrainOptions(), pretrained=known, only_new=False) for known in (False, True))
     assert fresh.backbone > pretrained.backbone
     assert fresh.new == pretrained.new
-    chosen = peak_rates(TrainOptions(learning_rate=0.5, head_learning_rate=0.25), pretrained=True)
+    chosen = peak_rates(TrainOptions(learning_rate=0.5, head_learning_rate=0.25), pretrained=True, only_new=False)
     assert (chosen.backbone, chosen.new) == (0.5, 0.25)
+    assert peak_rates(TrainOptions(), pretrained=True, only_new=True).new > pretrained.new
+    assert peak_rates(TrainOptions(head_learning_rate=0.25), pretrained=True, only_new=True).new == 0.25
 
 
 def test_adamw_is_algorithm_2_of_its_paper():

@@ -1,0 +1,135 @@
+"""Put registered things together into tiny networks with data, so that every suite can run them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from regraft.errors import OptionsError, RegraftError
+from regraft.modalities import MODALITIES
+from regraft.modalities.encoded import EncodedRows
+from regraft.models import BASES
+from regraft.models.net import Headed
+from regraft.objectives import OBJECTIVES
+from regraft.options import build, json_schema, to_json
+from regraft.tasks import TASKS
+from regraft.training.loop import train
+from regraft.training.options import TrainOptions
+from regraft.tuning import TUNINGS
+from regraft.types import Ledger
+
+TINY = {"width": 16, "layers": 1, "heads": 2, "kernel": 3, "vocabulary_size": 300, "positions": 64, "dropout": 0.0}
+
+
+def tiny_base(name: str) -> Any:
+    """Return a base with the smallest sizes that its options allow, or nothing if it needs options that are not known here."""
+    cls = BASES.get(name)
+    names = {field.name for field in dataclasses.fields(cls.Options)}
+    try:
+        return cls(name, build(cls.Options, {key: value for key, value in TINY.items() if key in names}))
+    except OptionsError:
+        return None
+
+
+def scratch_bases() -> list[str]:
+    """Return the names of the bases that are made from options alone."""
+    bases = {name: tiny_base(name) for name in BASES}
+    return [name for name, base in bases.items() if base is not None and base.card().fetched and not base.card().size_bytes]
+
+
+def pretrained_bases() -> list[str]:
+    """Return the names of the bases that come with weights and need no options."""
+    bases = {name: tiny_base(name) for name in BASES}
+    return [name for name, base in bases.items() if base is not None and base.card().size_bytes]
+
+
+@dataclass
+class Assembly:
+    """A learnt task, a modality, a network, and encoded rows with their targets."""
+
+    task: Any
+    modality: Any
+    net: Headed
+    raws: list[Any]
+    values: list[Any]
+
+    @property
+    def rows(self) -> EncodedRows:
+        return EncodedRows(self.modality, [self.raws])
+
+    def objective(self, name: str = "supervised") -> Any:
+        cls = OBJECTIVES.get(name)
+        return cls(cls.Options()).attach(self.rows, self.task.targets(self.values), self.task)
+
+    def outputs(self, raws: list[Any], batch_size: int = 64) -> np.ndarray:
+        rows = EncodedRows(self.modality, [raws])
+        self.net.eval()
+        with torch.no_grad():
+            parts = [
+                self.net(*self.net.tensors(rows.batch(np.arange(start, min(start + batch_size, len(rows))))))
+                for start in range(0, len(rows), batch_size)
+            ]
+        return torch.cat(parts).numpy()
+
+
+def task_example(name: str, n: int = 96, seed: int = 0) -> tuple[Any, np.ndarray, list[Any]]:
+    """Return a task that has learnt its own example, with signal and values."""
+    cls = TASKS.get(name)
+    signal, values = cls.example(n, seed)
+    task = cls(cls.Options())
+    task.learn(values, Ledger())
+    return task, signal, values
+
+
+def assemble(task_name: str, base_name: str = "mlp", seed: int = 0, n: int = 96) -> Assembly:
+    """Return a tiny network for the task's own example, as the base's modality renders it."""
+    task, signal, values = task_example(task_name, n, seed=0)
+    base = tiny_base(base_name)
+    raws = MODALITIES.get(base.modality_name).example(signal, 0)
+    modality = base.modality({}, lambda: iter([raws]))
+    backbone = base.backbone(modality, seed)
+    assert task.needs <= backbone.provides, "the tasks here need nothing that a tiny backbone lacks"
+    return Assembly(task, modality, Headed(backbone, task.head(backbone.width, 0.0, seed)), raws, values)
+
+
+def fit(
+    made: Assembly, *, tuning: str = "full", objective: str = "supervised", steps: int = 40, seed: int = 0, **options: Any
+) -> list[Any]:
+    """Train for some steps and return the events."""
+    cls = TUNINGS.get(tuning)
+    rates = {"learning_rate": 2e-2, "head_learning_rate": 2e-2}
+    built = build(TrainOptions, {"epochs": 1000, "max_steps": steps, "batch_size": 32, **rates, **options})
+    return list(train(made.net, made.objective(objective), cls(cls.Options()), built, seed=seed, pretrained=False))
+
+
+def check_options_class(cls: type) -> None:
+    """Options can be made without arguments, survive JSON, describe themselves, and refuse what they do not know."""
+    default = build(cls, {})
+    assert build(cls, json.loads(json.dumps(to_json(default), allow_nan=False))) == default
+    schema = json_schema(cls)
+    for field in dataclasses.fields(cls):
+        assert schema["properties"][field.name].get("description"), f"'{field.name}' has no docstring below it"
+    try:
+        build(cls, {"no_such_option": 1})
+    except OptionsError as error:
+        check_error(error, "no_such_option")
+    else:
+        raise AssertionError("an unknown option was accepted")
+
+
+def check_error(error: RegraftError, mentions: str = "") -> None:
+    """An error says what is wrong and what to do."""
+    assert error.problems
+    for problem in error.problems:
+        assert problem.what, "an error must say what is wrong"
+        assert problem.fix, f"'{problem.what}' must say what to do"
+    assert mentions in str(error)
+
+
+def flat(net: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([value.detach().flatten().double() for value in net.state_dict().values()])

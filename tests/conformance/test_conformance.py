@@ -1,0 +1,96 @@
+"""Every registered thing is tested because it exists: the suites run over all tables, outside packages included."""
+
+from __future__ import annotations
+
+import pytest
+import suite_inputs
+import suite_learning
+import suite_tasks
+from assembly import pretrained_bases, scratch_bases
+
+from regraft.modalities import MODALITIES
+from regraft.models import POOLINGS
+from regraft.objectives import OBJECTIVES
+from regraft.tasks import TASKS
+from regraft.training import OPTIMIZERS, SCHEDULES
+from regraft.tuning import TUNINGS
+
+
+def named(check):
+    return check.__name__.removeprefix("check_")
+
+
+@pytest.mark.parametrize("check", suite_tasks.CHECKS, ids=named)
+@pytest.mark.parametrize("name", TASKS.names())
+def test_tasks(name, check):
+    check(name)
+
+
+@pytest.mark.parametrize("name", TASKS.names())
+def test_tasks_save_and_load(name, tmp_path):
+    suite_tasks.check_save_and_load_are_bit_equal(name, tmp_path)
+
+
+@pytest.mark.parametrize("check", suite_learning.TUNING_CHECKS, ids=named)
+@pytest.mark.parametrize("name", TUNINGS.names())
+def test_tunings(name, check):
+    check(name)
+
+
+@pytest.mark.parametrize("check", suite_learning.OBJECTIVE_CHECKS, ids=named)
+@pytest.mark.parametrize("name", OBJECTIVES.names())
+def test_objectives(name, check):
+    check(name)
+
+
+@pytest.mark.parametrize("check", suite_learning.OPTIMIZER_CHECKS, ids=named)
+@pytest.mark.parametrize("name", OPTIMIZERS.names())
+def test_optimizers(name, check):
+    check(name)
+
+
+@pytest.mark.parametrize("check", suite_learning.SCHEDULE_CHECKS, ids=named)
+@pytest.mark.parametrize("name", SCHEDULES.names())
+def test_schedules(name, check):
+    check(name)
+
+
+@pytest.mark.parametrize("check", suite_inputs.MODALITY_CHECKS, ids=named)
+@pytest.mark.parametrize("name", MODALITIES.names())
+def test_modalities(name, check):
+    check(name)
+
+
+@pytest.mark.parametrize("name", MODALITIES.names())
+def test_modalities_save_and_load(name, tmp_path):
+    suite_inputs.check_modality_is_the_same_after_save_and_load(name, tmp_path)
+
+
+@pytest.mark.parametrize("check", suite_inputs.POOLING_CHECKS, ids=named)
+@pytest.mark.parametrize("name", POOLINGS.names())
+def test_poolings(name, check):
+    check(name)
+
+
+BASES_TO_TEST = [*scratch_bases(), *(pytest.param(name, marks=pytest.mark.base) for name in pretrained_bases())]
+
+
+@pytest.fixture
+def fetched(name):
+    """Make sure that a pretrained base is there, or skip with the reason."""
+    base = suite_inputs.tiny_base(name)
+    if not base.card().fetched:
+        pytest.skip(f"the base '{name}' is not fetched: regraft bases {name} --fetch")
+
+
+@pytest.mark.usefixtures("fetched")
+@pytest.mark.parametrize("check", suite_inputs.BASE_CHECKS, ids=named)
+@pytest.mark.parametrize("name", BASES_TO_TEST)
+def test_bases(name, check):
+    check(name)
+
+
+@pytest.mark.usefixtures("fetched")
+@pytest.mark.parametrize("name", BASES_TO_TEST)
+def test_bases_save_and_load(name, tmp_path):
+    suite_inputs.check_base_is_the_same_after_save_and_load(name, tmp_path)
