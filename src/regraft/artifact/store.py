@@ -12,7 +12,6 @@ import errno
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -129,8 +128,11 @@ def check_out(out: Path | str, *, need_bytes: int = 0) -> Path:
     if problem:
         raise UsageError(problem)
     above = _nearest_folder(place)
+    sweep_stages(above / place.name)
+    probe = above / stage_name(place)
     try:
-        Path(tempfile.mkdtemp(prefix=f".{place.name}.probe-", dir=above)).rmdir()
+        probe.mkdir(mode=0o700)
+        probe.rmdir()
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EIO}:
             raise machine_error("looking whether the artifact can be written", place, error.errno, str(error)) from error

@@ -122,7 +122,14 @@ class Desk:
         problems = self._oversized(request.rows)
         if problems:
             raise _Refused(422, *problems)
-        return await self._queued(lambda: self._predict(request))
+        try:
+            return await self._queued(lambda: self._predict(request))
+        except (RegraftError, _Refused):
+            raise
+        except Exception as error:
+            # Answered here: the framework's last resort closes the connection under the client's next request.
+            log.exception("a request failed")
+            raise _Refused(500, _failed()) from error
 
     def _predict(self, request: PredictRequest) -> PredictResponse:
         predictions = self.predictor.predict(request.rows, batch_size=self.options.batch_size, strict=request.strict)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -139,10 +140,10 @@ def test_a_parent_that_is_a_file_is_named(tmp_path: Path):
 
 def test_a_parent_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     # Root may write anywhere, so the refusal of the system is played.
-    def refuse(**_: object) -> str:
+    def refuse(*_: object, **__: object) -> str:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("regraft.artifact.store.tempfile.mkdtemp", refuse)
+    monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(UsageError, match=r"the artifact cannot be written there(.|\n)*Permission denied(.|\n)*right to write"):
         check_out(tmp_path / "spam")
 
@@ -293,38 +294,93 @@ def test_stages_of_dead_processes_are_swept_and_of_living_ones_kept(tmp_path: Pa
 KILLER = """
 import json, os, random, signal, sys, time
 from pathlib import Path
-out = Path(sys.argv[1])
+folder = Path(sys.argv[1])
 sys.path[:0] = [sys.argv[2]]
 from artifact_making import fill_with, mark_of
-from regraft.artifact.store import read_artifact, write_artifact
-chance, seen = random.Random(5), {"absent": 0, "whole": 0, "left": 0}
-for number in range(400):
-    if number >= 40 and min(seen["whole"], seen["left"]) > 10:
-        break
+from test_artifact_store import Killing
+from regraft.artifact.files import sweep_stages
+from regraft.artifact.store import check_out, read_artifact, write_artifact
+
+def forked(work):
     child = os.fork()
     if child == 0:
-        for round in range(100_000):
-            write_artifact(out, fill_with(f"{number}.{round}"))
-    time.sleep(chance.uniform(0.0, 0.03))
+        work()
+        os._exit(0)
+    return child
+
+def hidden(out):
+    return [path.name for path in out.parent.iterdir() if path.name.startswith(".")]
+
+seen = {"absent": 0, "old": 0, "new": 0, "left": 0}
+
+def look(out, old):
+    check_out(out)
+    now = "absent" if not out.exists() else "old" if mark_of(out) == old else "new"
+    if now != "absent":
+        read_artifact(out)
+    seen[now] += 1
+
+# Before every single step, over nothing and over an older artifact, swapped and in two steps.
+for replacing in (False, True):
+    for swap in (True, False):
+        at = 0
+        while True:
+            at += 1
+            out = folder / f"{replacing}{swap}{at}" / "spam"
+            out.parent.mkdir()
+            if replacing:
+                write_artifact(out, fill_with("old"))
+            killing = Killing(at, swap)
+            _, status = os.waitpid(forked(lambda: write_artifact(out, fill_with("new"), files=killing)), 0)
+            seen["left"] += bool(hidden(out))
+            look(out, "old")
+            if os.WIFEXITED(status):
+                break
+            write_artifact(out, fill_with("last"))
+            if hidden(out) or mark_of(out) != "last":
+                raise SystemExit(f"{out}: {hidden(out)}")
+print(json.dumps(seen))
+
+# And at moments drawn by chance.
+out = folder / "spam"
+began = time.perf_counter()
+write_artifact(out, fill_with("0"))
+length, chance = time.perf_counter() - began, random.Random(5)
+
+def write_on(number):
+    for round in range(100_000):
+        write_artifact(out, fill_with(f"{number}.{round}"))
+
+for number in range(20):
+    child = forked(lambda: write_on(number))
+    time.sleep(chance.uniform(0.0, 3 * length))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    if out.exists():
-        read_artifact(out)
-    seen["whole" if out.exists() else "absent"] += 1
-    seen["left"] += any(path.name.startswith(".") for path in out.parent.iterdir())
-print(json.dumps(seen))
+    read_artifact(out)
+write_artifact(out, fill_with("last"))
+if hidden(out):
+    raise SystemExit(str(hidden(out)))
 """
 
 
-def test_killed_at_any_moment_an_artifact_is_absent_or_whole(tmp_path: Path):
-    out = tmp_path / "spam"
-    command = [sys.executable, "-c", KILLER, str(out), str(Path(__file__).parent)]
-    seen = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    write_artifact(out, fill_with("last"))
-    assert mark_of(out) == "last"
-    assert hidden(tmp_path) == []
-    assert seen["whole"] > 10
-    assert seen["left"] > 10  # else few kills fell into a write, and this test shows nothing
+class Killing(Failing):
+    """A disk under which the process is killed just before the chosen step."""
+
+    def __init__(self, at: int, swap: bool) -> None:
+        super().__init__(at, 0, swap)
+
+    def _step(self, name: str, path: Path) -> None:
+        self.count += 1
+        if self.count == self.at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_killed_at_any_moment_an_artifact_is_absent_old_or_whole_and_new(tmp_path: Path):
+    command = [sys.executable, "-c", KILLER, str(tmp_path), str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert min(seen.values()) >= 4, seen  # else the kills fell beside the writes, and this test shows nothing
 
 
 def test_reading_facts(tmp_path: Path):

@@ -108,7 +108,7 @@ def make_artifact(out: Path, scratch: Path) -> tuple[Artifact, Predictor]:
 
     text, task = make_text(), make_task()
     net = make_net(scratch, task)
-    predictor = Predictor(text, task, TorchRuntime(net, MachineOptions(threads=2)), column="text")
+    predictor = Predictor(text, task, TorchRuntime(net, MachineOptions(threads=1)), column="text")
     rows = make_rows(16, seed=9)
 
     def fill(folder: Path) -> ManifestBody:

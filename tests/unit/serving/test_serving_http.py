@@ -232,9 +232,9 @@ def test_a_full_queue_tells_clients_to_come_again_while_health_answers(predictor
         release.wait(20)
         return answer(rows, **how)
 
-    predictor.predict = slow
     statuses: list[int] = []
     door = Door(predictor, ServeOptions(max_waiting=2, retry_after_s=7))
+    predictor.predict = slow
     with door as client:
 
         def ask() -> None:
@@ -330,7 +330,7 @@ def test_the_token_is_no_part_of_what_is_told(predictor):
 def test_an_artifact_is_served_from_a_thread_and_stops(tiny):
     artifact, in_memory = tiny
     rows = make_rows(40, seed=8)
-    with BackgroundServer(Predictor.load(artifact.path, threads=2)) as server:
+    with BackgroundServer(Predictor.load(artifact.path, threads=1)) as server:
         assert server.url.startswith("http://127.0.0.1:")
         with httpx.Client(base_url=server.url, trust_env=False, timeout=30) as client:
             answers = client.post("/predict", json={"rows": rows}).json()["predictions"]
@@ -345,7 +345,7 @@ def test_an_artifact_is_served_from_a_thread_and_stops(tiny):
 
 
 def test_an_artifact_whose_golden_rows_moved_is_not_served(tiny_copy, caplog):
-    predictor = Predictor.load(tiny_copy.path, threads=2)
+    predictor = Predictor.load(tiny_copy.path, threads=1)
     with torch_no_grad():
         next(iter(predictor.runtime.net.head.parameters())).add_(1.0)
     with caplog.at_level(logging.CRITICAL + 1), pytest.raises(GateError, match="a golden row is not answered as it was"):

@@ -46,7 +46,7 @@ def change_weights(artifact: Artifact, name: str, edit) -> None:
 
 def test_what_is_read_answers_with_the_bits_of_what_was_in_memory(tiny):
     artifact, in_memory = tiny
-    loaded = Predictor.load(artifact.path, threads=2)
+    loaded = Predictor.load(artifact.path, threads=1)
     rows = make_rows(300, seed=4)
     assert np.array_equal(loaded.outputs(rows), in_memory.outputs(rows))
     assert loaded.predict(rows) == in_memory.predict(rows)
@@ -113,7 +113,7 @@ def test_loaded_weights_lie_at_even_addresses(tiny):
 
 
 def test_a_fresh_process_answers_alike_and_says_so(tiny):
-    said = replay_in_fresh_process(tiny[0].path, threads=2)
+    said = replay_in_fresh_process(tiny[0].path, threads=1)
     assert said["ok"] is True
     assert said["rows"] == 16
     assert said["bitwise"] is True
@@ -125,10 +125,10 @@ def test_replay_on_the_command_line_says_what_is_wrong(tiny_copy, capsys):
     goldens = Goldens.from_json(tiny_copy.json("golden.json"))
     moved = replace(goldens, outputs=tuple(tuple(number + 1 for number in row) for row in goldens.outputs))
     (tiny_copy.path / "golden.json").write_bytes(canonical(moved.to_json()))
-    assert main([str(tiny_copy.path), "--threads", "2"]) == 2
+    assert main([str(tiny_copy.path), "--threads", "1"]) == 2
     assert "a file is not the one that was written" in capsys.readouterr().out
     rewrite(tiny_copy)
-    assert main([str(tiny_copy.path), "--threads", "2"]) == 1
+    assert main([str(tiny_copy.path), "--threads", "1"]) == 1
     said = json.loads(capsys.readouterr().out)
     assert said["ok"] is False
     assert "a golden row is not answered as it was" in said["problems"][0]["what"]
@@ -145,7 +145,7 @@ def test_weights_that_are_not_the_judged_ones_are_found_even_if_every_digest_fit
 
     change_weights(tiny_copy, "backbone/model.safetensors", edit)
     with pytest.raises(GateError, match=r"the tensors that were loaded are not the ones that were judged(.|\n)*weights digest"):
-        replay_artifact(Predictor.load(tiny_copy.path, threads=2))
+        replay_artifact(Predictor.load(tiny_copy.path, threads=1))
 
 
 @pytest.mark.parametrize(
