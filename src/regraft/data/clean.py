@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,8 @@ def _check_budget(name: str, losses: _Losses, total: int, options: DataOptions, 
         where=f"{name} ({places})",
         got=f"{lost:,} of {total:,} rows ({lost / total:.1%}): {counts}",
         expected=f"at most {options.lost_share:.1%} lost",
-        fix=_advice(losses, columns) + (f", or raise data.lost_share to {_rounded_up(lost / total)}" if kept else ""),
+        fix=_advice(losses, columns)
+        + (f", or raise data.lost_share to {math.ceil(100 * lost / total) / 100:g}" if kept else ""),
     )
     raise DataError([head, *losses.problems])
 
@@ -119,7 +121,3 @@ def _advice(losses: _Losses, columns: tuple[str, str]) -> str:
         NO_INPUT: f"fill in the column '{columns[0]}'",
     }
     return " and ".join(advice[why] for why in losses.ledger.counts)
-
-
-def _rounded_up(share: float) -> str:
-    return f"{min(1.0, share + 0.005):.2f}"

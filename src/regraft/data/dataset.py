@@ -156,70 +156,19 @@ def load_dataset(
         count_conflicts(train, [as_kind(value, kind) for value in train.targets], ledger)
         count_shared({name: splits[name] for name in stores if name in splits}, ledger)
         notes = (*_notes(tables), found.note, *filter(None, (kind_note, note)))
-        return _dataset(splits, found, (target, kind), notes, ledger, folder)
+        return Dataset(
+            splits=splits,
+            input_column=found.name,
+            input_modality=found.modality,
+            target_column=target,
+            target_kind=kind,
+            notes=notes,
+            ledger=ledger,
+            folder=folder,
+        )
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-
-
-def load_split(
-    data: object,
-    *,
-    target: str,
-    inputs: Mapping[str, str | Recogniser],
-    name: str = "test",
-    kind: str = "",
-    options: DataOptions | None = None,
-) -> Dataset:
-    """Read rows that are all for one purpose, such as judging an artifact.
-
-    Args:
-        data: As for `load_dataset`; of a folder with splits, the one called `name` is taken.
-        target: Column that holds the right answers.
-        inputs: Modality -> the column it reads, or a function that recognises it.
-        name: What to call the split.
-        kind: What the targets are to be read as, where training has decided that (`Dataset.target_kind`); inferred if empty.
-        options: How to read.
-
-    Raises:
-        DataError: As for `load_dataset`.
-    """
-    options = options or DataOptions()
-    table = open_rows(data, options, name)
-    found = _find_roles({name: table}, target, inputs)
-    folder = Path(tempfile.mkdtemp(prefix="regraft-rows-"))
-    try:
-        ledger = Ledger()
-        store = store_rows(table, (found.name, target), (folder, name), options, ledger)
-        inferred, note = target_kind(store.targets, table.typed)
-        kind, note = (kind, "") if kind else (inferred, note)
-        splits = {name: Split(name, store, np.arange(len(store)), kind)}
-        count_conflicts(store, [as_kind(value, kind) for value in store.targets], ledger)
-        notes = (*_notes({name: table}), found.note, *filter(None, (note,)))
-        return _dataset(splits, found, (target, kind), notes, ledger, folder)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
-def _dataset(
-    splits: Mapping[str, Split],
-    found: InputColumn,
-    target: tuple[str, str],
-    notes: tuple[str, ...],
-    ledger: Ledger,
-    folder: Path,
-) -> Dataset:
-    return Dataset(
-        splits=splits,
-        input_column=found.name,
-        input_modality=found.modality,
-        target_column=target[0],
-        target_kind=target[1],
-        notes=notes,
-        ledger=ledger,
-        folder=folder,
-    )
 
 
 def _notes(tables: Mapping[str, RowSource]) -> list[str]:
@@ -261,7 +210,7 @@ def _find_roles(tables: Mapping[str, RowSource], target: str, inputs: Mapping[st
     """Find target and input column in all tables, reporting every problem together."""
     first, *others = tables.values()
     problems = [problem for table in tables.values() for problem in require_column(table, target, "--target")]
-    if problems and not any(isinstance(column, str) for column in inputs.values()):
+    if target not in first.columns and not any(isinstance(column, str) for column in inputs.values()):
         raise DataError(problems)  # without the target the input cannot be told from it
     found = None
     try:

@@ -19,37 +19,58 @@ _BOMS = (
 )
 
 
-def _western(char: str) -> bool:
-    return char in "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜÝßàáâãäåæçèéêëìíîïñòóôõöøùúûüýÿŒœŠšŽž€‘’“”–—…•«»°£©®™§¡¿\xa0"
+_WESTERN = frozenset("ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜÝßàáâãäåæçèéêëìíîïñòóôõöøùúûüýÿŒœŠšŽž€‘’“”–—…•«»°£©®™§¡¿\xa0")
 
 
-def _cyrillic(char: str) -> bool:
-    return "а" <= char <= "я"  # capitals are rare in text; a wrong Cyrillic codec turns small letters into them
+def _western(text: str) -> float:
+    """Letters with accents stand alone between plain ones."""
+    before = " " + text
+    good = [
+        char in _WESTERN and not (b > "\x7f" and b.isalpha()) for b, char in zip(before, text, strict=False) if char > "\x7f"
+    ]
+    return sum(good) / len(good)
 
 
-def _kana(char: str) -> bool:
-    return "\u3040" <= char <= "\u30ff" or char in "。、「」ー"
+def _cyrillic(text: str) -> float:
+    """A capital begins a word; a wrong Cyrillic codec puts capitals inside."""
+    before = " " + text
+    pairs = [(b, char) for b, char in zip(before, text, strict=False) if char > "\x7f"]
+    return sum("а" <= char <= "я" or ("А" <= char <= "Я" and not b.isalpha()) for b, char in pairs) / len(pairs)
 
 
-def _hangul(char: str) -> bool:
-    return "\uac00" <= char <= "\ud7a3"
+def _japanese(text: str) -> float:
+    """Syllable signs stand between the Chinese ones; without them it is not Japanese."""
+    beyond = [char for char in text if char > "\x7f"]
+    kana = sum("\u3040" <= char <= "\u30ff" for char in beyond)
+    return (kana + sum(map(_is_han, beyond))) / len(beyond) if kana > 0.25 * len(beyond) else 0.0
 
 
-def _han(char: str) -> bool:
-    return "\u4e00" <= char <= "\u7a7f" or char in "，。：；？！、《》"
+def _korean(text: str) -> float:
+    beyond = [char for char in text if char > "\x7f"]
+    return sum("\uac00" <= char <= "\ud7a3" for char in beyond) / len(beyond)
 
 
-# Codec -> the characters that a text in it is mostly made of, apart from ASCII. Earlier wins a tie.
-_CANDIDATES: dict[str, Callable[[str], bool]] = {
+def _chinese(text: str) -> float:
+    beyond = [char for char in text if char > "\x7f"]
+    return sum(map(_is_han, beyond)) / len(beyond)
+
+
+def _is_han(char: str) -> bool:
+    return "\u4e00" <= char <= "\u9fa5" or char in "，。：；？！、《》「」"
+
+
+# Codec -> how much a text that was read with it looks like what it is used for (0 to 1). The first sure one wins.
+_CANDIDATES: dict[str, Callable[[str], float]] = {
     "cp1252": _western,
     "cp1251": _cyrillic,
     "koi8-r": _cyrillic,
-    "shift_jis": _kana,
-    "euc_jp": _kana,
-    "euc_kr": _hangul,
-    "gb18030": _han,
-    "big5": _han,
+    "shift_jis": _japanese,
+    "euc_jp": _japanese,
+    "euc_kr": _korean,
+    "gb18030": _chinese,
+    "big5": _chinese,
 }
+_SURE = 0.8
 
 
 def find_encoding(head: bytes, path: Path, given: str | None) -> tuple[str, str]:
@@ -106,7 +127,13 @@ def _unmarked_utf16(head: bytes) -> str:
     if pairs < 4:
         return ""
     even, odd = head[: 2 * pairs : 2].count(0), head[1 : 2 * pairs : 2].count(0)
-    codec = "utf-16-le" if odd > 0.4 * pairs and even == 0 else "utf-16-be" if even > 0.4 * pairs and odd == 0 else ""
+    codec = (
+        "utf-16-le"
+        if odd > 0.4 * pairs and even < 0.1 * odd
+        else "utf-16-be"
+        if even > 0.4 * pairs and odd < 0.1 * even
+        else ""
+    )
     if not codec:
         return ""
     text = head[: 2 * pairs].decode(codec, "replace")
@@ -137,14 +164,15 @@ def _not_utf8(head: bytes, path: Path) -> Problem:
 
 
 def _best_guess(head: bytes) -> tuple[str, str]:
-    best, best_text, best_score = "latin-1", head.decode("latin-1"), -1.0
-    for codec, belongs in _CANDIDATES.items():
+    best, best_text, best_score = "latin-1", head.decode("latin-1"), 0.0
+    for codec, likeness in _CANDIDATES.items():
         try:
             text = codecs.getincrementaldecoder(codec)("strict").decode(head)
         except UnicodeDecodeError:
             continue
-        beyond = [char for char in text if char > "\x7f"]
-        score = sum(map(belongs, beyond)) / max(1, len(beyond))
+        score = likeness(text)
         if score > best_score:
             best, best_text, best_score = codec, text, score
+        if score > _SURE:
+            break
     return best, best_text

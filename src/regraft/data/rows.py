@@ -13,7 +13,7 @@ from regraft.data.folders import folder_files, ignored_files, is_saved, split_of
 from regraft.data.formats import is_readable, reader_for
 from regraft.data.objects import Rows, rows_of_object
 from regraft.data.options import DataOptions
-from regraft.data.reader import Chunk
+from regraft.data.reader import Chunk, Reader
 from regraft.errors import DataError, Problem, did_you_mean, nearest
 from regraft.registry import missing_extra
 
@@ -53,6 +53,11 @@ class RowSource:
     def typed(self) -> bool:
         """Whether the format says what is a number; a CSV file does not."""
         return all(part.typed for part in self._parts)
+
+    def is_part(self, path: Path) -> bool:
+        """Return whether a file is one of those that the rows come from."""
+        files = [part.path for part in self._parts if isinstance(part, Reader)]
+        return path.exists() and any(path.samefile(file) for file in files)
 
     def chunks(self, chunk_rows: int = 1024) -> Iterator[Chunk]:
         """Yield every row in order, at most `chunk_rows` at a time; a bad row stands in its place with nulls.

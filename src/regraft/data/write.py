@@ -163,14 +163,17 @@ class JsonLinesWriter(TextWriter):
         self._put("".join(json_line(row) for row in rows.to_pylist()))
 
 
-class StreamWriter:
+class StreamWriter(Writer):
     """Write JSON lines to a text stream that is already open, such as standard output.
 
     Args:
         stream: Where the lines go; flushed after every batch, never closed.
     """
 
+    suffixes = ()
+
     def __init__(self, stream: TextIO | IO[str]) -> None:
+        super().__init__(Path("-"))
         self._stream = stream
 
     def __enter__(self) -> Self:
