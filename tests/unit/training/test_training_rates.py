@@ -145,3 +145,12 @@ def test_training_options_survive_json():
     chosen = build(TrainOptions, {"optimizer": {"name": "adamw", "beta2": 0.9}, "schedule": "cosine", "patience": 3})
     assert build(TrainOptions, to_json(chosen)) == chosen
     assert set(OPTIMIZERS.names()) >= {"adamw"}
+
+
+def test_vectors_do_not_decay_whatever_they_are_called():
+    net = nn.ModuleDict({"lstm": nn.LSTM(3, 4), "scale": nn.ParameterList([nn.Parameter(torch.ones(4))])})
+    rates = peak_rates(TrainOptions(), pretrained=False, only_new=False)
+    decaying, plain = parameter_groups(net, dict(net.named_parameters()).keys(), set(), rates, 0.5)
+    assert {tuple(p.shape) for p in decaying["params"]} == {(16, 3), (16, 4)}
+    assert {tuple(p.shape) for p in plain["params"]} == {(16,), (4,)}
+    assert (decaying["weight_decay"], plain["weight_decay"]) == (0.5, 0.0)
