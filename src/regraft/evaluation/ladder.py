@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -114,7 +114,7 @@ class LadderRows:
     valid: Rows
     test: Rows
     labels: Sequence[Label]
-    class_counts_C: Array | None = field(default=None)
+    class_counts_C: Array | None = None
 
 
 def build_ladder(

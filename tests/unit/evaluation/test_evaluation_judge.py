@@ -28,7 +28,7 @@ def rows(n, classes, seed=0):
 
 
 def test_importing_the_room_imports_nothing_heavy():
-    heavy = "torch transformers sklearn scipy pandas rich datasets".split()
+    heavy = ["torch", "transformers", "sklearn", "scipy", "pandas", "rich", "datasets"]
     rooms = "regraft.evaluation.judge, regraft.evaluation.ladder, regraft.evaluation.report"
     script = f"import sys, {rooms}; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -143,6 +143,12 @@ def test_a_drawn_report_fits_80_columns_and_steers_no_terminal(labels):
     assert "fitted is better than linear-probe" in " ".join(text.replace("│", " ").split())
 
 
+def test_wide_letters_count_twice():
+    wide = "日本語の長い名前日本語"
+    lines = plain(classes_table(report(labels=(wide, "spam")).judgement.per_class)).splitlines()
+    assert lines[2].startswith("日本語の長い名…  ")
+
+
 def test_the_ladder_shows_intervals_verdict_and_notes():
     made = report()
     lines = plain(ladder_table(made.ladder)).splitlines()
