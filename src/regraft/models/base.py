@@ -68,6 +68,14 @@ class Base(ABC):
             BaseError: It cannot be fetched (no network), is not what was promised (digest), or is not safe to load.
         """
 
+    def verify(self) -> None:
+        """Check every byte of what was fetched; most bases are checked whenever they are opened and have nothing more to do.
+
+        Raises:
+            BaseError: A file is missing or is not the one that was fetched.
+        """
+        self.fetch()
+
     @abstractmethod
     def modality(self, options: Mapping[str, JSON], raws: Callable[[], Iterator[Sequence[Any]]]) -> Modality:
         """Return the preprocessing this base was trained with, or one learnt from the training rows.
