@@ -113,7 +113,7 @@ def arrow_column(values: Sequence[Any], kind: pa.DataType) -> tuple[pa.Array, di
     """Return values as one Arrow array, with nulls where Arrow cannot hold one.
 
     Returns:
-        The array, and index -> why the value cannot be held.
+        The array, and index -> what would have been right there.
     """
     try:
         return pa.array(values, kind), {}
@@ -123,7 +123,7 @@ def arrow_column(values: Sequence[Any], kind: pa.DataType) -> tuple[pa.Array, di
             try:
                 pa.array([value], kind)
             except UnicodeEncodeError:
-                kept[i], wrong[i] = None, "text"
+                kept[i], wrong[i] = None, "valid Unicode text"
             except (OverflowError, pa.ArrowInvalid, pa.ArrowTypeError):
-                kept[i], wrong[i] = None, "number"
+                kept[i], wrong[i] = None, "a number that fits 64 bits without loss"
         return pa.array(kept, kind), wrong

@@ -110,9 +110,10 @@ class CsvReader(Reader):
             self.notes.append(f"no header ({why}): the columns are called column_1 to column_{len(names)}")
             return [f"column_{i}" for i in range(1, len(names) + 1)]
         self.notes.append(f"header: {', '.join(name.strip() for name in names)} ({why})")
-        check_names(
-            names, f"{self.path}, header", "correct the header (or, if the first line is a row, --set data.header=false)"
-        )
+        fix = "correct the header (or, if the first line is a row, --set data.header=false)"
+        if not names[0].strip():
+            fix += "; a data frame writes no unnamed column with to_csv(index=False)"
+        check_names(names, f"{self.path}, header", fix)
         stripped = [name.strip() for name in names]
         check_names(stripped, f"{self.path}, header")
         return stripped

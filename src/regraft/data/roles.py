@@ -49,13 +49,16 @@ def require_column(source: RowSource, name: str, flag: str) -> list[Problem]:
     """
     if name in source.columns:
         return []
+    fix = did_you_mean(name, source.columns)
+    if any("no header (" in note for note in source.notes):
+        fix += "; if the first line names the columns, --set data.header=true"
     return [
         Problem(
             what=f"there is no column '{name}'",
             where=source.name,
             got=f"the columns {', '.join(map(repr, source.columns[:20]))}",
             expected=f"the column that {flag} names",
-            fix=did_you_mean(name, source.columns),
+            fix=fix,
         )
     ]
 

@@ -123,12 +123,12 @@ def typed_rows(
         values = [row.get(field.name) for row in rows]
         array, wrong = arrow_column(values, field.type)
         arrays.append(array)
-        for i, kind in wrong.items():
+        for i, expected in wrong.items():
             bad[i] = Problem(
-                what=f"the row holds a {kind} that cannot be kept",
+                what="the row holds a value that cannot be kept",
                 where=row_place(source, first_row + i, field.name),
                 got=repr(values[i])[:80],
-                expected="valid Unicode text" if kind == "text" else "a number that fits 64 bits without loss",
+                expected=expected,
                 fix="correct the row",
             )
     if not arrays:

@@ -198,6 +198,11 @@ def test_missing_columns_offer_the_nearest(tmp_path):
     assert "cannot be both target and input" in refused(ROWS, text="label")
 
 
+def test_a_header_that_was_not_seen_is_hinted_at(tmp_path):
+    (tmp_path / "a.csv").write_text("text,2019\nsome words are here,1\n" * 5)
+    assert "if the first line names the columns, --set data.header=true" in refused(tmp_path / "a.csv", target="2019")
+
+
 def test_problems_of_all_sources_come_together(tmp_path):
     text = refused(ROWS, valid=tmp_path / "none.csv", test=[])
     assert "2 problems" in text

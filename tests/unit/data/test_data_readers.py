@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ import pytest
 from regraft.data.formats import reader_for
 from regraft.data.options import DataOptions
 from regraft.data.reader import Reader
+from regraft.data.streams import LongLine, text_lines
 from regraft.errors import DataError
 
 OPTIONS = DataOptions()
@@ -263,6 +265,16 @@ def test_a_row_of_10_mb_under_the_usual_limit(tmp_path):
         assert "10,000,0" in str(bad[2])
 
 
+def test_a_line_that_is_too_long_is_not_kept_in_memory():
+    blocks = ["start\n", *['x"' * 2**19] * 20, "end\nlast"]
+    tracemalloc.start()
+    lines = list(text_lines(iter(blocks), "\n", 1000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert lines == ["start\n", LongLine(20 * 2**20 + len("end\n"), 20 * 2**19), "last"]
+    assert peak < 6 * 2**20
+
+
 def test_long_rows_are_counted_in_bytes(tmp_path):
     content = "text,label\n" + "ä" * 30 + ",1\n" + "a" * 30 + ",1\n"
     _, bad = everything(reader_for(made(tmp_path / "a.csv", content), DataOptions(max_row_bytes=50)))
@@ -287,6 +299,7 @@ def test_a_quote_that_is_never_closed_stops_with_the_row_that_opened_it(tmp_path
     [
         ("text,text\na,b\n", "the column name 'text' stands twice"),
         ("text,,label\na,b,c\n", "column 2 has no name"),
+        (",text,label\n0,a,b\n", "to_csv(index=False)"),
         ("text, text\na,b\n", "the column name 'text' stands twice"),
     ],
 )

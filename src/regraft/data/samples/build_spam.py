@@ -95,7 +95,7 @@ def _header(value: object) -> str:
 def _body(message: email.message.Message) -> str:
     pages = []
     for part in message.walk():
-        if part.is_multipart() or part.get_content_maintype() != "text" or part.get_filename():
+        if part.is_multipart() or not part.get_content_type().startswith("text/") or part.get_filename():
             continue
         payload = part.get_payload(decode=True)
         text = _decode(payload, part.get_content_charset()) if isinstance(payload, bytes) else ""
