@@ -94,7 +94,14 @@ def read_artifact(path: Path | str, *, contents: bool = True) -> Artifact:
         ArtifactError: It is missing, damaged, edited, unsafe or too new; with one problem for each thing that is wrong.
     """
     root = Path(path).expanduser().resolve()
-    return Artifact(root, verify(root, contents=contents))
+    try:
+        return Artifact(root, verify(root, contents=contents))
+    except OSError as error:
+        where = str(error.filename or root)
+        fix = "give this user the right to read it, or check the disk"
+        raise ArtifactError(
+            Problem(what="the artifact cannot be read", where=where, got=str(error.strerror), fix=fix)
+        ) from error
 
 
 def write_json(path: Path, value: JSON, files: Files = FILES) -> None:

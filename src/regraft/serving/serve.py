@@ -5,12 +5,14 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import signal
 import socket
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 TOKEN_VARIABLE = "REGRAFT_TOKEN"  # noqa: S105 - the name of the variable, not a secret
 _EXTRA = "serve"
+_STOP_S = 30.0
 
 
 def serve(
@@ -44,12 +47,29 @@ def serve(
         UsageError: The address is not loopback and there is no token, or it cannot be listened on.
         GateError: The artifact does not answer its golden rows as it did.
     """
-    with BackgroundServer(artifact, options) as server:
+    with _stoppable(), BackgroundServer(artifact, options or ServeOptions()) as server:
         say(f"serving on {server.url} (POST /predict, GET /health, GET /info, GET /docs); Ctrl-C stops")
         try:
             server.wait()
         except KeyboardInterrupt:
             say("stopped")
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let SIGTERM, which service managers send, end the server as Ctrl-C does: what is being answered is answered first."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class BackgroundServer:
@@ -74,7 +94,9 @@ class BackgroundServer:
         self._timeout_s = timeout_s
         self._socket: socket.socket | None = None
         self._server: uvicorn.Server | None = None
-        self._thread: threading.Thread | None = None
+        # An event and not the thread is waited for: a join that Ctrl-C interrupts takes a living thread for a dead one (3.11).
+        self._ended = threading.Event()
+        self._ended.set()
         self.url = ""
 
     def __enter__(self) -> Self:
@@ -82,9 +104,8 @@ class BackgroundServer:
         self._server = _server(self.predictor, self.options)
         self._socket = listen(self.options)
         self.url = _url(self._socket)
-        server, sockets = self._server, [self._socket]
-        self._thread = threading.Thread(target=lambda: server.run(sockets=sockets), name="regraft-serve", daemon=True)
-        self._thread.start()
+        self._ended.clear()
+        threading.Thread(target=self._run, args=(self._server, self._socket), name="regraft-serve", daemon=True).start()
         try:
             self._until_healthy()
         except BaseException:
@@ -98,17 +119,22 @@ class BackgroundServer:
 
     def wait(self) -> None:
         """Return when the server has stopped."""
-        while self._thread is not None and self._thread.is_alive():
-            self._thread.join(timeout=0.2)
+        while not self._ended.wait(timeout=0.2):
+            pass
 
     def stop(self) -> None:
         """Stop the server and close its socket; does nothing when it is stopped."""
         if self._server is not None:
             self._server.should_exit = True
-        if self._thread is not None:
-            self._thread.join(timeout=30.0)
+        self._ended.wait(timeout=_STOP_S)
         if self._socket is not None:
             self._socket.close()
+
+    def _run(self, server: uvicorn.Server, listener: socket.socket) -> None:
+        try:
+            server.run(sockets=[listener])
+        finally:
+            self._ended.set()
 
     def _until_healthy(self) -> None:
         deadline = time.monotonic() + self._timeout_s
@@ -118,7 +144,7 @@ class BackgroundServer:
                 return
             if health.get("problems"):
                 raise GateError([Problem(**problem) for problem in health["problems"]])
-            if self._thread is None or not self._thread.is_alive():
+            if self._ended.is_set():
                 raise MachineError(Problem(what="the server ended while it started", where=self.url, fix="see its log"))
             time.sleep(0.02)
         got = f"no answer after {self._timeout_s:g} s"

@@ -192,3 +192,14 @@ def test_an_empty_file_list_still_guards_the_backbone(tmp_path: Path):
     (made.path / "backbone").mkdir()
     (made.path / "backbone" / "config.json").write_text("{}")
     assert "a file that the manifest does not list" in problems(made.path)
+
+
+def test_a_file_that_the_system_does_not_give_is_named(artifact: Artifact, monkeypatch: pytest.MonkeyPatch):
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("regraft.artifact.verify.sha256_of", refuse)
+    text = problems(artifact.path)
+    assert "the artifact cannot be read" in text
+    assert "Permission denied" in text
+    assert str(artifact.path) in text

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import signal
 import socket
 import threading
 import time
@@ -373,3 +375,17 @@ def test_serve_says_where_and_ends_with_ctrl_c(tiny, monkeypatch):
 def test_a_predictor_without_an_artifact_is_not_served():
     with pytest.raises(GateError, match="no golden rows"):
         BackgroundServer(make_predictor()).__enter__()
+
+
+def test_a_service_manager_ends_the_server_as_ctrl_c_does(tiny):
+    before = signal.getsignal(signal.SIGTERM)
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        if len(said) == 1:
+            threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+
+    serve(Predictor.load(tiny[0].path, threads=1), ServeOptions(port=0), say=say)
+    assert said[-1] == "stopped"
+    assert signal.getsignal(signal.SIGTERM) is before
