@@ -6,6 +6,10 @@ import os
 
 import pytest
 
+from fixtures_base import minilm
+
+__all__ = ["minilm"]
+
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import json
@@ -114,19 +115,25 @@ def plan(data: Any, dataset: Dataset, base: Base, wanted: FitOptions, stages: St
     """Learn the task's targets, open the preprocessing, encode every split once."""
     cls, options = wanted.task.resolve(TASKS)
     task, ledger = cls(options), dataset.ledger
-    task.learn(dataset.targets("train"), ledger)
+    name = str(data) if isinstance(data, str | Path) else "DATA"
+    try:
+        task.learn(dataset.targets("train"), ledger)
+    except DataError as error:
+        # The task knows values only; the user looks for a file and a column.
+        place = f"{name}, column '{wanted.target}'"
+        raise DataError([dataclasses.replace(problem, where=place) for problem in error.problems]) from None
     check_targets(task, dataset)
-    with stages("tokenise", sum(len(dataset.split(name)) for name in dataset.names)):
+    with stages("tokenise", sum(len(dataset.split(split)) for split in dataset.names)):
         modality = base.modality(wanted.modality.options, lambda: _raws(dataset, "train"))
-        rows = {name: EncodedRows(modality, _raws(dataset, name)) for name in SPLITS}
-    for name, encoded in rows.items():
+        rows = {split: EncodedRows(modality, _raws(dataset, split)) for split in SPLITS}
+    for split, encoded in rows.items():
         if encoded.dropped:
-            where = f"{name}: {encoded.truncated_rows:,} of {len(encoded):,} rows"
+            where = f"{split}: {encoded.truncated_rows:,} of {len(encoded):,} rows"
             ledger.add("truncated tokens", encoded.dropped, where)
-    targets = {name: task.targets(dataset.targets(name) if name in dataset.names else []) for name in SPLITS}
+    targets = {split: task.targets(dataset.targets(split) if split in dataset.names else []) for split in SPLITS}
     return Plan(
         wanted=wanted,
-        data=str(data) if isinstance(data, str | Path) else "DATA",
+        data=name,
         dataset=dataset,
         base=base,
         modality=modality,
@@ -263,9 +270,7 @@ def judge(net: Headed, plan: Plan, before: Mapping[str, Rows], stages: Stages) -
             train=before["train"], valid=before["valid"], test=before["test"], labels=task.names, class_counts_C=counts_C
         )
         ladder = build_ladder(rows, fitted, task.metrics, options=options, seed=seed)
-        judgement = judged(
-            task.metrics, plan.targets["test"], fitted.probabilities_NC, task.names, options=options, seed=seed
-        )
+        judgement = judged(task.metrics, plan.targets["test"], fitted.probabilities_NC, task.names, options=options, seed=seed)
     return Report(
         kind="fit",
         judgement=judgement,

@@ -1,11 +1,11 @@
 """The verbs. Start reading here: each is one stage of a model's life, of one shape.
 
-    verb(artifact or base, data, options) -> artifact or report
+verb(artifact or base, data, options) -> artifact or report
 
-    artifact = fit("mails.csv", target="label", out="spam")     data -> base -> fit -> judge -> one verified directory
-    report   = evaluate(artifact, "new.csv")                    how good on these rows, with intervals
-    answers  = predict(artifact, ["Win a prize now"])           one prediction a row
-    report   = compare(old, new, "new.csv")                     better, no evidence, or worse
+artifact = fit("mails.csv", target="label", out="spam")     data -> base -> fit -> judge -> one verified directory
+report   = evaluate(artifact, "new.csv")                    how good on these rows, with intervals
+answers  = predict(artifact, ["Win a prize now"])           one prediction a row
+report   = compare(old, new, "new.csv")                     better, no evidence, or worse
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 import regraft
 from regraft.families import FAMILIES
 
@@ -147,7 +148,9 @@ def test_options_classes_have_at_most_fifteen_documented_fields():
                 wrong.append(f"{where(path, node.lineno)} {node.name} has {len(fields)} fields")
             for i in fields:
                 after = body[i + 1] if i + 1 < len(body) else None
-                if not (isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str)):
+                if not (
+                    isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str)
+                ):
                     wrong.append(f"{where(path, body[i].lineno)} has no docstring below it")
     assert not wrong
 
@@ -175,7 +178,12 @@ def test_no_code_compares_a_registered_name_with_a_literal():
 
 
 def test_nothing_unsafe_or_vague_is_imported_or_named():
-    wrong = [where(p, line) + " " + name for p, t in TREES.items() for line, name in imports(t) if name.split(".")[0] in FORBIDDEN_IMPORTS]
+    wrong = [
+        where(p, line) + " " + name
+        for p, t in TREES.items()
+        for line, name in imports(t)
+        if name.split(".")[0] in FORBIDDEN_IMPORTS
+    ]
     wrong += [str(path.relative_to(SRC)) for path in FILES if {path.stem, *path.relative_to(SRC).parts} & FORBIDDEN_FILES]
     assert not wrong
 
@@ -209,7 +217,9 @@ def test_every_registered_name_can_be_imported(family: str):
 def test_importing_the_package_and_its_rooms_is_light():
     rooms = [f"regraft.{name}" for name in ROOMS if (SRC / name / "__init__.py").exists()]
     modules = ["regraft", *rooms, "regraft.families", "regraft.verbs", "regraft.lifecycle", "regraft.serving.predictor"]
-    code = f"import sys, importlib; [importlib.import_module(m) for m in {modules!r}]; print(sorted({HEAVY!r} & set(sys.modules)))"
+    code = (
+        f"import sys, importlib; [importlib.import_module(m) for m in {modules!r}]; print(sorted({HEAVY!r} & set(sys.modules)))"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 

@@ -1,6 +1,16 @@
 import pytest
+
 from regraft import errors
-from regraft.errors import ArtifactError, DataError, GateError, InterruptedRunError, MachineError, OptionsError, Problem, RegraftError
+from regraft.errors import (
+    ArtifactError,
+    DataError,
+    GateError,
+    InterruptedRunError,
+    MachineError,
+    OptionsError,
+    Problem,
+    RegraftError,
+)
 
 
 def test_a_problem_reads_as_what_where_got_expected_and_what_to_do():

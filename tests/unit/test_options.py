@@ -105,7 +105,7 @@ def test_a_pick_of_nothing_is_refused(wrong: object):
 
 
 def test_an_unknown_pick_offers_the_nearest():
-    with pytest.raises(OptionsError, match="there is no 'lara' among the tunings(?s:.)*did you mean 'lora'"):
+    with pytest.raises(OptionsError, match=r"there is no 'lara' among the tunings(?s:.)*did you mean 'lora'"):
         build(OuterOptions, {"target": "a", "tuning": "lara"})
 
 

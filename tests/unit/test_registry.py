@@ -2,6 +2,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from regraft.errors import MissingExtraError, UnknownNameError
 from regraft.registry import Registry
 

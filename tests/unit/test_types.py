@@ -1,4 +1,5 @@
 import numpy as np
+
 from regraft.types import Batch, Encoded, Ledger, Metric, Prediction
 
 

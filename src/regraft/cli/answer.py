@@ -33,7 +33,11 @@ def evaluate(artifact: Path, data: str, as_json: bool, values: dict[str, Any]) -
 @click.command(epilog=options_help(AnswerOptions))
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.argument("data", metavar="DATA")
-@click.option("--out", type=click.Path(path_type=Path), help="Where answers go: .csv, .tsv, .jsonl or .parquet (standard output if not given).")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Where answers go: .csv, .tsv, .jsonl or .parquet (standard output if not given).",
+)
 @with_options(AnswerOptions)
 @click.option("--json", "as_json", is_flag=True, help="With --out: events and the summary as JSON lines on standard output.")
 def predict(artifact: Path, data: str, out: Path | None, as_json: bool, values: dict[str, Any]) -> None:
@@ -64,7 +68,9 @@ def compare(first: Path, second: Path, data: str, as_json: bool, values: dict[st
 
 @click.command(epilog=options_help(AnswerOptions))
 @click.argument("artifact", type=click.Path(path_type=Path))
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; another than loopback needs REGRAFT_TOKEN.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; another than loopback needs REGRAFT_TOKEN."
+)
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 takes a free one.")
 @with_options(AnswerOptions)
 def serve(artifact: Path, host: str, port: int, values: dict[str, Any]) -> None:

@@ -61,7 +61,9 @@ def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Print the version and leave.")
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Print the version and leave."
+)
 def app() -> None:
     """Fit a pretrained model to your data, judge it honestly, ship what was judged.
 
@@ -90,7 +92,9 @@ def _run(arguments: list[str]) -> int:
         _say(error.format_message(), arguments, hint=_usage(error))
         return 2
     except (KeyboardInterrupt, click.exceptions.Abort):
-        error = InterruptedRunError(Problem(what="interrupted; nothing was left half-written", fix="run the same command again"))
+        error = InterruptedRunError(
+            Problem(what="interrupted; nothing was left half-written", fix="run the same command again")
+        )
         _report(error, arguments)
         return error.exit_code
     except RegraftError as error:

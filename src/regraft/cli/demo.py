@@ -29,7 +29,9 @@ _OPTIONS: dict[str, Any] = {
 
 
 @click.command()
-@click.option("--out", default="regraft-demo", show_default=True, help="Where the artifact goes; an older artifact there is replaced.")
+@click.option(
+    "--out", default="regraft-demo", show_default=True, help="Where the artifact goes; an older artifact there is replaced."
+)
 @click.option("--json", "as_json", is_flag=True, help="Events as JSON lines on standard output; the last line is the report.")
 def demo(out: str, as_json: bool) -> None:
     """The whole line on 2,000 real e-mails: fit, judge, save, answer over HTTP."""

@@ -37,7 +37,9 @@ def with_options(cls: type[object], *, config: bool = False) -> Callable[[F], F]
         command.__name__, command.__doc__ = function.__name__, function.__doc__
         command.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
         wrapped: Any = command
-        wrapped = click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any option, see below.")(wrapped)
+        wrapped = click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any option, see below.")(
+            wrapped
+        )
         if config:
             help_text = "A run.yaml with the same options; flags and --set win over it."
             wrapped = click.option("--config", type=click.Path(path_type=Path), default=None, help=help_text)(wrapped)
@@ -86,7 +88,11 @@ def _checked_assignment(text: str, rows: list[OptionHelp]) -> dict[str, JSON]:
         full = text.partition("=")[0].strip()
         # "epochs=3" is most likely meant as "train.epochs=3": look at the last part of every path as well.
         tails = [path for path in paths if path.split(".")[-1] == full]
-        fix = "did you mean " + " or ".join(f"'{path}'" for path in tails) + "?" if tails else did_you_mean(full, [*known, *paths])
+        fix = (
+            "did you mean " + " or ".join(f"'{path}'" for path in tails) + "?"
+            if tails
+            else did_you_mean(full, [*known, *paths])
+        )
         raise OptionsError(Problem(what=f"there is no option '{full}'", where=f"--set {text}", fix=fix))
     return values
 
@@ -97,11 +103,14 @@ def _read_config(path: Path | None) -> Mapping[str, JSON]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise OptionsError(Problem(what="the config cannot be read", where=str(path), got=error.strerror or "", fix="check --config"))
+        problem = Problem(what="the config cannot be read", where=str(path), got=error.strerror or "", fix="check --config")
+        raise OptionsError(problem) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         got = " ".join(str(error).split())
         raise OptionsError(Problem(what="the config is not YAML", where=str(path), got=got, fix="mend the file")) from None
     if values is not None and not isinstance(values, dict):
         got = type(values).__name__
-        raise OptionsError(Problem(what="the config is not a mapping of options", where=str(path), got=got, fix="write key: value lines"))
+        raise OptionsError(
+            Problem(what="the config is not a mapping of options", where=str(path), got=got, fix="write key: value lines")
+        )
     return {str(key): value for key, value in (values or {}).items()}

@@ -37,7 +37,7 @@ def show_fit(artifact: Artifact, report: Report, console: Console | None) -> Non
     for why, loss in report.ledger.to_json().items():
         console.print(f"lost: {why}: {loss['count']:,}", style="yellow", markup=False)
     console.print(
-        f"\nArtifact {artifact.path} ({megabytes(artifact.size_bytes)}, digest {artifact.digest[:12]}) in {report.seconds:.0f} s.",
+        f"\nArtifact {artifact.path} ({megabytes(artifact.size_bytes)}, digest {artifact.digest[:12]}), {report.seconds:.0f} s.",
         markup=False,
         soft_wrap=True,
     )
@@ -90,6 +90,9 @@ def show_inspection(facts: dict[str, Any], console: Console | None) -> None:
     report = facts["report"]
     for name, metric in (report.get("metrics") or {}).items():
         if metric["value"] is not None:
-            console.print(f"{name:>20}  {metric['value']:.4f} [{metric['low']:.4f}, {metric['high']:.4f}]  n = {metric['n']:,}", markup=False)
+            console.print(
+                f"{name:>20}  {metric['value']:.4f} [{metric['low']:.4f}, {metric['high']:.4f}]  n = {metric['n']:,}",
+                markup=False,
+            )
     if report.get("verdict"):
         console.print(f"{'verdict':>20}  {report['verdict']}", markup=False)

@@ -97,6 +97,7 @@ class Backbone(nn.Module):
             "architecture": self.body.config.model_type,
             "pooling": self.pooling_name,
             "pooling_reason": self.pooling_reason,
+            "provides": sorted(self.provides),
             "width": self.width,
         }
 
