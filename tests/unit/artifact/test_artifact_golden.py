@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from regraft.artifact import golden
 from regraft.artifact.card import card
 from regraft.artifact.golden import Goldens, choose, record, replay
 from regraft.artifact.manifest import canonical
@@ -87,11 +86,29 @@ def test_the_worst_row_is_the_one_shown():
         replay(Worse(environment="elsewhere"), record(Oracle(), ROWS))
 
 
-def test_classes_that_change_places_are_found_even_within_the_tolerance(monkeypatch):
-    monkeypatch.setattr(golden, "TOLERANCE", 1e-5)
-    was, now = {"2": 0.500004, "10": 0.499996}, {"2": 0.499996, "10": 0.500004}
-    assert golden._same_order(was, now)  # closer than the tolerance: no order
-    assert not golden._same_order({"2": 0.6, "10": 0.4}, {"2": 0.4, "10": 0.6})
+def test_another_answer_is_found_even_if_no_probability_moved():
+    class Swapped(Oracle):
+        def answers(self, rows, *, batch_size=32):
+            outputs, predictions = super().answers(rows)
+            predictions[6] = replace(predictions[6], value="a")
+            return outputs, predictions
+
+    with pytest.raises(GateError, match=r"golden row 7 of 16(.|\n)*the same answer"):
+        replay(Swapped(environment="elsewhere"), record(Oracle(), ROWS))
+
+
+def test_where_two_classes_are_equally_probable_either_is_the_answer():
+    class Tie(Oracle):
+        value = "2"
+
+        def answers(self, rows, *, batch_size=32):
+            shares = {"2": 0.5, "10": 0.5, "a": 0.0}
+            return np.zeros((len(rows), 3), np.float32), [Prediction(value=self.value, probabilities=shares) for _ in rows]
+
+    goldens = record(Tie(), ROWS)
+    other = Tie(environment="elsewhere")
+    other.value = "10"
+    assert replay(other, goldens).worst == 0.0
 
 
 @pytest.mark.parametrize("change", [{"b": 0.1}, {}])
