@@ -54,7 +54,7 @@ _PUBLIC = {
     "serve": "regraft.lifecycle",
 }
 
-__all__ = [*_PUBLIC]  # noqa: PLE0604 - the table is the only list of public names
+__all__ = [*_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:

@@ -64,8 +64,8 @@ def opened(artifact: str | Path | Artifact | Predictor, wanted: AnswerOptions) -
 
 
 def source(data: Any, wanted: AnswerOptions, stages: Stages) -> RowSource:
-    """Open rows and tell what was found out about them."""
-    rows = open_rows(data, wanted.data)
+    """Open rows and tell what was found out about them; of data that hold splits, the test rows."""
+    rows = open_rows(data, wanted.data, split="test")
     stages.notes(rows.notes)
     return rows
 
@@ -213,8 +213,8 @@ def _report(
     task = predictor.task
     with stages("judge"):
         contenders = [Contender(name=name, probabilities_NC=values) for name, values in named]
-        ladder = climb(contenders, answered.targets, task.names, task.metrics, options=wanted.judge)
-        judgement = judge(task.metrics, answered.targets, named[-1][1], task.names, options=wanted.judge)
+        ladder = climb(contenders, answered.targets, task.names, task.metrics, options=wanted.judge, seed=wanted.seed)
+        judgement = judge(task.metrics, answered.targets, named[-1][1], task.names, options=wanted.judge, seed=wanted.seed)
     digest = predictor.artifact.digest if predictor.artifact else None
     return Report(
         kind=kind,

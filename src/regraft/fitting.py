@@ -73,7 +73,14 @@ class Plan:
 
 
 def open_base(wanted: FitOptions, stages: Stages) -> Base:
-    """Return the base, fetched and verified, so that nothing else begins without it."""
+    """Return the base, fetched and verified, so that nothing else begins without it.
+
+    Raises:
+        BaseError: The base cannot be fetched, trusted or used.
+        UnknownNameError: The validation metric is not registered.
+    """
+    if wanted.train.metric is not None:
+        METRICS.target(wanted.train.metric)
     cls, options = wanted.base.resolve(BASES)
     base = cls(wanted.base.name, options)
     with stages(f"base {base.card().name}"):

@@ -78,6 +78,9 @@ class AnswerOptions:
     strict: Annotated[bool, Field(json_schema_extra={"flag": "--strict"})] = False
     """Stop at the first row that cannot be answered, instead of reporting it in its place."""
 
+    seed: Annotated[int, Field(ge=0, lt=2**63, json_schema_extra={"flag": "--seed"})] = 0
+    """Draws the resamples behind the intervals."""
+
     data: DataOptions = Field(default_factory=DataOptions)
     """How files are read."""
 

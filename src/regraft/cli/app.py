@@ -97,9 +97,9 @@ def _run(arguments: list[str]) -> int:
         )
         _report(error, arguments)
         return error.exit_code
-    except RegraftError as error:
-        _report(error, arguments)
-        return error.exit_code
+    except RegraftError as refusal:
+        _report(refusal, arguments)
+        return refusal.exit_code
     except BrokenPipeError:
         # The reader of our output went away (`regraft predict ... | head`): not an error, but nothing more can be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

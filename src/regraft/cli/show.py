@@ -37,7 +37,7 @@ def show_fit(artifact: Artifact, report: Report, console: Console | None) -> Non
     for why, loss in report.ledger.to_json().items():
         console.print(f"lost: {why}: {loss['count']:,}", style="yellow", markup=False)
     console.print(
-        f"\nArtifact {artifact.path} ({megabytes(artifact.size_bytes)}, digest {artifact.digest[:12]}), {report.seconds:.0f} s.",
+        f"\nArtifact {artifact.path}, {megabytes(artifact.size_bytes)} ({artifact.digest[:12]}), {report.seconds:.0f} s",
         markup=False,
         soft_wrap=True,
     )
