@@ -179,13 +179,18 @@ def check_targets(task: Task, dataset: Dataset) -> None:
         )
 
 
-def network(plan: Plan) -> Headed:
-    """Return the base's backbone with a new head for the task."""
-    from regraft.models.net import Headed
-    from regraft.training.device import choose_device
+def network(plan: Plan, stages: Stages) -> Headed:
+    """Return the base's backbone with a new head for the task.
 
+    Raises:
+        DataError: The backbone does not provide what the task needs.
+    """
     wanted = plan.wanted
-    backbone = plan.base.backbone(plan.modality, wanted.seed)
+    with stages("open the network"):
+        from regraft.models.net import Headed
+        from regraft.training.device import choose_device
+
+        backbone = plan.base.backbone(plan.modality, wanted.seed)
     missing = plan.task.needs - backbone.provides
     if missing:
         what = f"the base '{plan.base.name}' does not provide {', '.join(sorted(missing))}, which the task needs"

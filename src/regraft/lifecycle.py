@@ -57,7 +57,7 @@ def fit(data: Any, *, listen: Listener = ignore, **options: Any) -> Artifact:
     base = fitting.open_base(wanted, stages)
     with with_threads(wanted.machine.threads), fitting.read(data, wanted, stages) as dataset:
         plan = fitting.plan(data, dataset, base, wanted, stages)
-        net = fitting.network(plan)
+        net = fitting.network(plan, stages)
         before = fitting.features_before(net, plan, stages)
         fitting.train(net, plan, stages)
         report = fitting.judge(net, plan, before, stages)

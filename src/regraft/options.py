@@ -67,7 +67,7 @@ def options(cls: type[T]) -> type[T]:
     @functools.wraps(validating_init)
     def init(self: T, *args: object, **kwargs: object) -> None:
         try:
-            validating_init(self, *args, **kwargs)
+            validating_init(self, *args, **_with_default_names(made, kwargs))
         except ValidationError as error:
             raise OptionsError(_problems(error, made, "")) from None
 
@@ -101,7 +101,7 @@ def build(cls: type[T], values: Mapping[str, JSON], owner: str = "") -> T:
         OptionsError: With one problem per wrong, unknown or missing option.
     """
     try:
-        return TypeAdapter(cls).validate_python(dict(values))
+        return TypeAdapter(cls).validate_python(_with_default_names(cls, values))
     except ValidationError as error:
         raise OptionsError(_problems(error, cls, owner)) from None
 
@@ -122,6 +122,21 @@ def to_json(value: object) -> JSON:
 def json_schema(cls: type[object]) -> dict[str, JSON]:
     """Return the JSON Schema of an options class, help texts included."""
     return TypeAdapter(cls).json_schema()
+
+
+def _with_default_names(cls: type[object], values: Mapping[str, JSON]) -> dict[str, JSON]:
+    """Put the default's name into picks that are given by their options alone (`modality: {max_length: 256}`)."""
+    filled = dict(values)
+    hints = typing.get_type_hints(cls)
+    for name, info in cls.__pydantic_fields__.items():  # type: ignore[attr-defined]
+        given = filled.get(name)
+        if not isinstance(given, Mapping):
+            continue
+        if is_options(hints[name]):
+            filled[name] = _with_default_names(hints[name], given)
+        elif isinstance(info.default, Pick) and "name" not in given:
+            filled[name] = {"name": info.default.name, **info.default.options, **given}
+    return filled
 
 
 class HasOptions(Protocol):

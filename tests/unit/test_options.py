@@ -98,7 +98,14 @@ def test_a_pick_is_a_name_a_mapping_or_an_alias():
     assert made == LoraOptions(rank=2)
 
 
-@pytest.mark.parametrize("wrong", [3, {"rank": 3}, None])
+def test_the_options_of_the_default_pick_can_be_given_without_its_name():
+    assert build(OuterOptions, {"target": "a", "tuning": {"rank": 3}}).tuning == Pick("lora", {"rank": 3})
+    assert OuterOptions(target="a", tuning={"rank": 3}).tuning == Pick("lora", {"rank": 3})  # type: ignore[arg-type]
+    with pytest.raises(OptionsError, match="there is no option 'rnk'"):
+        build(OuterOptions, {"target": "a", "tuning": {"rnk": 3}})
+
+
+@pytest.mark.parametrize("wrong", [3, None])
 def test_a_pick_of_nothing_is_refused(wrong: object):
     with pytest.raises(OptionsError, match="tuning"):
         build(OuterOptions, {"target": "a", "tuning": wrong})
