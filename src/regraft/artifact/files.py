@@ -47,6 +47,10 @@ class Files:
             file.flush()
             os.fsync(file.fileno())
 
+    def give_rights(self, path: Path, mode: int) -> None:
+        """Set who may read and write a file."""
+        path.chmod(mode)
+
     def sync(self, path: Path) -> None:
         """Make sure that a file's content, or a folder's list of names, is on the disk."""
         handle = os.open(path, os.O_RDONLY)
@@ -82,6 +86,20 @@ def _renameat2(one: Path, other: Path) -> bool:
     if code in {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM}:
         return False
     raise OSError(code, os.strerror(code), str(other))
+
+
+def give_ordinary_rights(root: Path, files: Files = FILES) -> None:
+    """Give every file under `root` the rights that an ordinary new file would have.
+
+    Libraries differ in what they leave (safetensors: readable by its owner alone). What the umask leaves is read from `root`, a
+    folder that was just made: asking for the umask means setting it, for every thread of the process.
+    """
+    mode = root.stat().st_mode & 0o666
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = Path(folder) / name
+            if not path.is_symlink() and path.stat().st_mode & 0o777 != mode:
+                files.give_rights(path, mode)
 
 
 def sync_tree(root: Path, files: Files = FILES) -> None:

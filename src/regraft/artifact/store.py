@@ -18,7 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from regraft.artifact.files import FILES, Files, machine_error, machine_errors, stage_name, sweep_stages, sync_tree
+from regraft.artifact.files import (
+    FILES,
+    Files,
+    give_ordinary_rights,
+    machine_error,
+    machine_errors,
+    stage_name,
+    sweep_stages,
+    sync_tree,
+)
 from regraft.artifact.manifest import MANIFEST, Manifest, ManifestBody, canonical
 from regraft.artifact.verify import file_entries, is_ours, unlisted, verify
 from regraft.errors import ArtifactError, MachineError, Problem, UsageError
@@ -211,6 +220,7 @@ def _staging(place: Path, files: Files) -> Iterator[Path]:
 
 def _filled(staged: Path, fill: Callable[[Path], ManifestBody], files: Files) -> Manifest:
     body = fill(staged)
+    give_ordinary_rights(staged, files)
     sync_tree(staged, files)
     manifest = Manifest.of(body, file_entries(staged))
     files.write(staged / MANIFEST, manifest.to_bytes())

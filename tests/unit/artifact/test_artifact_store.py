@@ -15,6 +15,7 @@ from artifact_making import body, fill_with, mark_of
 
 from regraft.artifact import files as disk
 from regraft.artifact.files import Files, stage_name, sweep_stages
+from regraft.artifact.manifest import ManifestBody
 from regraft.artifact.store import check_out, read_artifact, write_artifact, write_json
 from regraft.errors import ArtifactError, GateError, MachineError, UsageError
 
@@ -32,6 +33,22 @@ def test_an_artifact_appears_whole_with_ordinary_rights_and_nothing_beside_it(tm
     plain = tmp_path / "plain"
     plain.mkdir()
     assert made.path.stat().st_mode == plain.stat().st_mode
+
+
+@pytest.mark.parametrize(("mask", "rights"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664), (0o077, 0o600)])
+def test_the_rights_of_every_file_follow_the_umask_whoever_wrote_it(tmp_path: Path, mask: int, rights: int):
+    def fill(folder: Path) -> ManifestBody:
+        made = fill_with("x")(folder)
+        (folder / "weights.safetensors").chmod(0o600)  # as the safetensors library leaves it
+        (folder / "report.json").chmod(0o755)
+        return made
+
+    before = os.umask(mask)
+    try:
+        made = write_artifact(tmp_path / "spam", fill)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in made.path.rglob("*") if path.is_file()} == {rights}
 
 
 def test_the_staging_folder_is_private_while_it_is_filled(tmp_path: Path):
@@ -174,6 +191,10 @@ class Failing(Files):
         self._step("write", path)
         super().write(path, content)
 
+    def give_rights(self, path: Path, mode: int) -> None:
+        self._step("rights", path)
+        super().give_rights(path, mode)
+
     def sync(self, path: Path) -> None:
         self._step("sync", path)
         super().sync(path)
@@ -199,6 +220,7 @@ def test_a_disk_that_fails_at_any_step_leaves_what_was_there(tmp_path: Path, rep
         def go(folder: Path):
             made = fill_with("second")(folder)
             write_json(folder / "golden.json", {"rows": []}, files)
+            (folder / "weights.safetensors").chmod(0o600)
             return made
 
         return go
@@ -206,7 +228,7 @@ def test_a_disk_that_fails_at_any_step_leaves_what_was_there(tmp_path: Path, rep
     if replacing != "nothing":
         write_artifact(tmp_path / "count", fill_with("first"))
     write_artifact(tmp_path / "count", fill(counting), files=counting)
-    assert {"make", "write", "sync"} < set(counting.done)
+    assert {"make", "write", "rights", "sync"} < set(counting.done)
     assert ("exchange" in counting.done) == swap
     for at in range(1, counting.count + 1):
         folder = tmp_path / str(at)
