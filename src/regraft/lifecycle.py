@@ -32,11 +32,12 @@ if TYPE_CHECKING:
     from regraft.serving.stream import StreamSummary
 
 
-def fit(data: Any, *, listen: Listener = ignore, **options: Any) -> Artifact:
+def fit(data: Any, /, *, listen: Listener = ignore, **options: Any) -> Artifact:
     """Fit a base to data, judge it against the baselines, save it as an artifact that answers as it was judged.
 
     Args:
-        data: A file, a folder, the name of a sample, a DataFrame, a `datasets` object, an Arrow table or a list of dicts.
+        data: A file, a folder, the name of a sample, a DataFrame, a `datasets` object, an Arrow table or a list of dicts;
+            given by position, because `data={...}` among the options says how it is read.
         listen: Called with every event (`regraft.training.events`).
         **options: The fields of `FitOptions`; `target` and `out` are required.
 
@@ -99,6 +100,7 @@ def predict(artifact: str | Path | Artifact | Predictor, rows: Sequence[Any], **
 def predict_file(
     artifact: str | Path | Artifact | Predictor,
     data: Any,
+    /,
     *,
     out: str | Path | None,
     listen: Listener = ignore,
@@ -130,7 +132,9 @@ def predict_file(
         )
 
 
-def evaluate(artifact: str | Path | Artifact | Predictor, data: Any, *, listen: Listener = ignore, **options: Any) -> Report:
+def evaluate(
+    artifact: str | Path | Artifact | Predictor, data: Any, /, *, listen: Listener = ignore, **options: Any
+) -> Report:
     """Judge an artifact on labelled rows.
 
     Args:
@@ -149,7 +153,7 @@ def evaluate(artifact: str | Path | Artifact | Predictor, data: Any, *, listen: 
 
 
 def compare(
-    first: str | Path | Artifact, second: str | Path | Artifact, data: Any, *, listen: Listener = ignore, **options: Any
+    first: str | Path | Artifact, second: str | Path | Artifact, data: Any, /, *, listen: Listener = ignore, **options: Any
 ) -> Report:
     """Say whether the second artifact is better than the first, on the same labelled rows.
 

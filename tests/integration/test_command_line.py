@@ -128,6 +128,21 @@ def test_predict_to_every_format_with_a_bad_row_in_its_place(call: Call, artifac
     assert not (tmp_path / f"strict{suffix}").exists()
 
 
+def test_how_data_are_read_is_an_option_of_every_verb(call: Call, artifact: Artifact, tmp_path: Path):
+    rows = [{**row, "body": row["body"] + " grüße"} for row in mails(60, seed=5)]
+    data = tmp_path / "latin.csv"
+    data.write_bytes(write_csv(tmp_path / "utf8.csv", rows).read_bytes().decode().replace(",", ";").encode("cp1252"))
+    how = ["--set", "data.encoding=cp1252", "--set", "data.delimiter=;"]
+    code, _, stderr = call("fit", data, "--target", "label", "--out", tmp_path / "model", *SMALL, *how)
+    assert code == 0, stderr
+    for verb in (["evaluate", artifact.path, data], ["compare", artifact.path, artifact.path, data]):
+        code, _, stderr = call(*verb, *how, "--json")
+        assert code == 0, stderr
+    code, _, stderr = call("predict", artifact.path, data, "--out", tmp_path / "answers.jsonl", *how)
+    assert code == 0, stderr
+    assert json.loads((tmp_path / "answers.jsonl").read_text().splitlines()[0])["body"].endswith("grüße")
+
+
 BAD: list[tuple[str, list[str], list[str]]] = [
     ("no such command", ["fti"], ["did you mean 'fit'?"]),
     ("no such flag", ["fit", "{mails}", "--target", "label", "--out", "{out}", "--epoch", "3"], ["--epoch"]),
@@ -141,6 +156,7 @@ BAD: list[tuple[str, list[str], list[str]]] = [
     ("no such tuning", ["fit", "{mails}", "--target", "label", "--out", "{out}", "--tuning", "heat"], ["did you mean 'head'?"]),
     ("no such task", ["fit", "{mails}", "--target", "label", "--out", "{out}", "--task", "clasification"], ["did you mean 'classification'"]),
     ("no such file", ["fit", "{folder}/mials.csv", "--target", "label", "--out", "{out}"], ["mials.csv", "mails.csv"]),
+    ("no name at all", ["fit", "", "--target", "label", "--out", "{out}"], ["the name of the data is empty"]),
     ("no such column", ["fit", "{mails}", "--target", "lable", "--out", "{out}"], ["did you mean 'label'?"]),
     ("no such text", ["fit", "{mails}", "--target", "label", "--text", "boddy", "--out", "{out}"], ["did you mean 'body'?"]),
     ("one class", ["fit", "{one}", "--target", "label", "--out", "{out}"], ["fewer than two classes", "one.csv, column 'label'", "'ham'"]),

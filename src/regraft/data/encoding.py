@@ -152,7 +152,7 @@ def _not_utf8(head: bytes, path: Path) -> Problem:
     detected, text = _best_guess(head)
     start = next(i for i, byte in enumerate(head) if byte > 0x7F)
     line = head[:start].count(b"\n") + 1
-    sample = text[max(0, start - 30) : start + 30].replace("\n", " ")
+    sample = " ".join(text[max(0, start - 30) : start + 30].split())
     also = " (latin-1 reads the same)" if not any(0x80 <= byte <= 0x9F for byte in head) and detected == "cp1252" else ""
     return Problem(
         what=f"the file is not UTF-8; it looks like {detected}{also}",
