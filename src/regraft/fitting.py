@@ -8,6 +8,7 @@ import functools
 import itertools
 import json
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ SPLITS = ("train", "valid", "test")
 _CHUNK_ROWS = 1024
 _FORWARD_ROWS = 32
 _GOLDEN_POOL = 4096
+_SHOWN = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,11 +159,44 @@ def _raws(dataset: Dataset, split: str) -> Iterator[Sequence[Any]]:
 
 
 def check_targets(task: Task, dataset: Dataset) -> None:
-    """Refuse validation and test rows with a target that the training rows do not know.
+    """Refuse validation and test rows with a target that the training rows do not know, and classes of too few rows.
 
     Raises:
         DataError: One problem for each different cause, with the places of the first rows.
     """
+    problems = [*_unknown_targets(task, dataset), *_rare_targets(task, dataset)]
+    if problems:
+        raise DataError(problems)
+
+
+def _rare_targets(task: Task, dataset: Dataset) -> list[Problem]:
+    fewest = task.fewest_rows
+    if fewest < 2:
+        return []
+    counts = Counter(value for name in dataset.names for value in dataset.targets(name))
+    rare = {value: n for value, n in counts.items() if n < fewest}
+    if not rare:
+        return []
+    places: dict[Any, str] = {}
+    for name in dataset.names:
+        split = dataset.split(name)
+        for row, value in enumerate(split.targets()):
+            if value in rare:
+                places.setdefault(value, split.place(row))
+    several = f"{len(rare):,} classes have" if len(rare) > 1 else "a class has"
+    shown = ", ".join(f"{value!r} in {n} row{'s' if n > 1 else ''}" for value, n in list(rare.items())[:_SHOWN])
+    return [
+        Problem(
+            what=f"{several} fewer than {fewest} rows: too few to learn from some and be judged on others",
+            where=", ".join(f"{places[value]}, column '{dataset.target_column}'" for value in list(rare)[:3]),
+            got=shown + (f" and {len(rare) - _SHOWN:,} more" if len(rare) > _SHOWN else ""),
+            expected=f"at least {fewest} rows of every class",
+            fix="add rows of it, join it with another class, take the rows out, or allow it with --set task.min_rows=1",
+        )
+    ]
+
+
+def _unknown_targets(task: Task, dataset: Dataset) -> list[Problem]:
     found: dict[str, list[str]] = {}
     for name in dataset.names:
         split = dataset.split(name)
@@ -169,14 +204,11 @@ def check_targets(task: Task, dataset: Dataset) -> None:
             problem = task.target_problem(value)
             if problem:
                 found.setdefault(problem, []).append(split.place(row))
-    if found:
-        fix = "mend the label, add training rows that have it, or leave the row out"
-        raise DataError(
-            [
-                Problem(what=what, where="; ".join(places[:3]), got=f"{len(places)} such rows", fix=fix)
-                for what, places in list(found.items())[:20]
-            ]
-        )
+    fix = "mend the label, add training rows that have it, or leave the row out"
+    return [
+        Problem(what=what, where="; ".join(places[:3]), got=f"{len(places)} such rows", fix=fix)
+        for what, places in list(found.items())[:_SHOWN]
+    ]
 
 
 def network(plan: Plan, stages: Stages) -> Headed:

@@ -132,9 +132,7 @@ def predict_file(
         )
 
 
-def evaluate(
-    artifact: str | Path | Artifact | Predictor, data: Any, /, *, listen: Listener = ignore, **options: Any
-) -> Report:
+def evaluate(artifact: str | Path | Artifact | Predictor, data: Any, /, *, listen: Listener = ignore, **options: Any) -> Report:
     """Judge an artifact on labelled rows.
 
     Args:

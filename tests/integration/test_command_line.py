@@ -160,7 +160,11 @@ BAD: list[tuple[str, list[str], list[str]]] = [
     ("no such column", ["fit", "{mails}", "--target", "lable", "--out", "{out}"], ["did you mean 'label'?"]),
     ("no such text", ["fit", "{mails}", "--target", "label", "--text", "boddy", "--out", "{out}"], ["did you mean 'body'?"]),
     ("one class", ["fit", "{one}", "--target", "label", "--out", "{out}"], ["fewer than two classes", "one.csv, column 'label'", "'ham'"]),
-    ("no rows", ["fit", "{header}", "--target", "label", "--out", "{out}"], ["header.csv"]),
+    ("one row of a class", ["fit", "{rare}", "--target", "label", "--out", "{out}"], ["rare.csv, row 8, column 'label'", "'rare' in 1 row", "task.min_rows"]),
+    ("every row nested", ["fit", "{nested}", "--target", "label", "--out", "{out}"], ["not one row of the file can be read", "nested.jsonl, row 1, column 'meta'", "'meta_a'"]),
+    ("nested target", ["fit", "{nested_label}", "--target", "label", "--out", "{out}"], ["nested_label.jsonl, row 1, column 'label'"]),
+    ("too few to split", ["fit", "{few}", "--target", "label", "--text", "body", "--out", "{out}"], ["too few rows to draw a split", "few.csv, column 'label'"]),
+    ("no rows", ["fit", "{header}", "--target", "label", "--out", "{out}"], ["there are no rows", "header.csv"]),
     ("empty file", ["fit", "{empty}", "--target", "label", "--out", "{out}"], ["empty.csv", "empty"]),
     ("binary file", ["fit", "{binary}", "--target", "label", "--out", "{out}"], ["binary.csv"]),
     ("latin", ["fit", "{latin}", "--target", "label", "--out", "{out}"], ["latin.csv", "data.encoding"]),
@@ -191,6 +195,12 @@ def bad_files(tmp_path_factory: pytest.TempPathFactory, artifact: Artifact) -> d
     write_csv(folder / "unlabelled.csv", [{**row, "label": "" if i % 3 else row["label"]} for i, row in enumerate(rows)])
     write_csv(folder / "two.csv", [{**row, "more": row["body"][::-1]} for row in rows])
     write_csv(folder / "renamed.csv", [{"text": row["body"]} for row in rows])
+    write_csv(folder / "rare.csv", [*rows[:7], {**rows[7], "label": "rare"}, *rows[8:]])
+    write_csv(folder / "few.csv", [{**row, "label": str(i)} for i, row in enumerate(rows[:3])])
+    lines = [json.dumps({"meta": {"a": 1}, "body": row["body"], "label": row["label"]}) for row in rows]
+    (folder / "nested.jsonl").write_text("\n".join(lines))
+    lines = [json.dumps({"body": row["body"], "label": {"name": row["label"]}}) for row in rows]
+    (folder / "nested_label.jsonl").write_text("\n".join(lines))
     (folder / "header.csv").write_text("id,body,label\n")
     (folder / "empty.csv").write_bytes(b"")
     (folder / "binary.csv").write_bytes(bytes(range(256)) * 20)

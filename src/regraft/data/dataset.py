@@ -149,7 +149,8 @@ def load_dataset(
         stores = {name: store_rows(table, columns, (folder, name), options, ledger) for name, table in tables.items()}
         train = stores["train"]
         kind, kind_note = target_kind(train.targets, tables["train"].typed)
-        drawn, note = _draw(train, kind, [name for name in _HELD_OUT if name not in stores], options, seed)
+        where = f"{tables['train'].name}, column '{target}'"
+        drawn, note = _draw(train, kind, [name for name in _HELD_OUT if name not in stores], options, seed, where)
         splits = {name: Split(name, stores[name], np.arange(len(stores[name])), kind) for name in stores if name != "train"}
         splits |= {name: Split(name, train, rows, kind) for name, rows in drawn.items()}
         splits = {name: splits[name] for name in ("train", *_HELD_OUT) if name in splits and len(splits[name])}
@@ -236,8 +237,10 @@ def _find_roles(tables: Mapping[str, RowSource], target: str, inputs: Mapping[st
     return found
 
 
-def _draw(train: RowStore, kind: str, missing: list[str], options: DataOptions, seed: int) -> tuple[dict[str, Array], str]:
-    """Draw the splits that are not given from the training rows."""
+def _draw(
+    train: RowStore, kind: str, missing: list[str], options: DataOptions, seed: int, where: str
+) -> tuple[dict[str, Array], str]:
+    """Draw the splits that are not given from the training rows; `where` is what messages call these."""
     every = {"valid": options.valid_share, "test": options.test_share}
     shares = {name: every[name] for name in missing if every[name] > 0}
     if sum(shares.values()) >= 1.0:
@@ -253,6 +256,7 @@ def _draw(train: RowStore, kind: str, missing: list[str], options: DataOptions, 
         raise DataError(
             Problem(
                 what=f"too few rows to draw a split: no {' and no '.join(empty)} rows",
+                where=where,
                 got=f"{len(train):,} rows, {len(np.unique(train.keys_N)):,} different inputs, {len(train.targets):,} targets",
                 expected="a few different inputs for every target",
                 fix=f"give more rows, or rows of their own (--{empty[0]})" if empty[0] in shares else "give more rows",

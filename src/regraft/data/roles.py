@@ -16,6 +16,7 @@ Recogniser = Callable[[Sequence[Any]], bool]
 """Takes some values of a column, none missing; returns whether they look like one kind of input."""
 
 SAMPLE_ROWS = 1000
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,21 @@ def find_input(source: RowSource, target: str, inputs: Mapping[str, str | Recogn
     return _recognise(source, target, {name: f for name, f in inputs.items() if not isinstance(f, str)})
 
 
+def _readable_sample(source: RowSource) -> pa.RecordBatch:
+    """Return the first rows; without one that can be read, say that instead of something about empty columns."""
+    first = next(source.chunks(SAMPLE_ROWS), None)
+    if first is None or not first.rows.num_rows:
+        raise DataError(Problem(what="there are no rows", where=source.name, got="0 rows", fix="give at least one row"))
+    if len(first.bad) == first.rows.num_rows:
+        whole = "the file" if first.rows.num_rows < SAMPLE_ROWS else f"the first {SAMPLE_ROWS:,}"
+        fix = "correct the rows; the first of them follow" if len(first.bad) > 1 else "correct the row, see below"
+        head = Problem(what=f"not one row of {whole} can be read", where=source.name, got=f"{len(first.bad):,} rows", fix=fix)
+        raise DataError([head, *(first.bad[i] for i in sorted(first.bad)[:_SHOWN])])
+    return first.rows
+
+
 def _recognise(source: RowSource, target: str, recognisers: Mapping[str, Recogniser]) -> InputColumn:
-    sample = sample_rows(source)
+    sample = _readable_sample(source)
     values: dict[str, list[Any]] = {}
     for name in source.columns:
         if name != target:

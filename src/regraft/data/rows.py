@@ -131,7 +131,9 @@ def open_splits(source: object, options: DataOptions) -> dict[str, RowSource]:
         return {"": RowSource(path.name, [reader_for(path, DataOptions())], path.stat().st_size, [note])}
     if isinstance(source, str) and not source.strip():
         # An unset shell variable; as a path it would be the current folder and all that lies in it.
-        raise DataError(Problem(what="the name of the data is empty", got=repr(source), fix="name a file, a folder or a sample"))
+        raise DataError(
+            Problem(what="the name of the data is empty", got=repr(source), fix="name a file, a folder or a sample")
+        )
     path = Path(source).expanduser()
     if path.is_dir():
         return _open_folder(path, options)

@@ -43,6 +43,8 @@ class ColumnTypes:
             if (key, value.__class__) not in seen:
                 problem = self._unseen(key, value, number)
                 if problem is not None:
+                    for name in row:  # the row is bad, but its columns are there: nobody shall be told that one is missing
+                        self._order.setdefault(name)
                     return problem
         return None
 

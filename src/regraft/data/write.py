@@ -69,6 +69,9 @@ class TextWriter(_FileWriter):
         codec = compression_of(self.path)
         self._file: Any = stack.enter_context(_compressed(file, codec)) if codec else file
 
+    def _begin(self, schema: pa.Schema) -> None:
+        refuse_bytes(schema, self.path.name)
+
     def _put(self, text: str) -> None:
         self._file.write(text.encode())
 
@@ -107,6 +110,7 @@ class CsvWriter(TextWriter):
     delimiter: ClassVar[str] = ","
 
     def _begin(self, schema: pa.Schema) -> None:
+        super()._begin(schema)
         self._lines: list[str] = []
         # csv quotes a carriage return only if the line end holds one, so lines are made with both and end with "\n" on disk.
         self._csv = csv.writer(_Lines(self._lines), delimiter=self.delimiter, lineterminator="\r\n")
@@ -156,9 +160,6 @@ class JsonLinesWriter(TextWriter):
 
     suffixes = (".jsonl", ".ndjson")
 
-    def _begin(self, schema: pa.Schema) -> None:
-        pass
-
     def _append(self, rows: pa.RecordBatch) -> None:
         self._put("".join(json_line(row) for row in rows.to_pylist()))
 
@@ -175,17 +176,43 @@ class StreamWriter(Writer):
     def __init__(self, stream: TextIO | IO[str]) -> None:
         super().__init__(Path("-"))
         self._stream = stream
+        self._begun = False
 
     def __enter__(self) -> Self:
         return self
 
     def write(self, rows: pa.RecordBatch) -> None:
         """Append rows."""
+        if not self._begun:
+            refuse_bytes(rows.schema, "standard output")
+            self._begun = True
         self._stream.write("".join(json_line(row) for row in rows.to_pylist()))
         self._stream.flush()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Leave the stream open."""
+
+
+def refuse_bytes(schema: pa.Schema, where: str) -> None:
+    """Refuse columns of bytes, which a text format cannot hold, before a row is written.
+
+    Raises:
+        DataError: One problem for each such column.
+    """
+    fix = "leave the column out, or write Parquet"
+    problems = [
+        Problem(what="a text format cannot hold bytes", where=f"{where}, column '{field.name}'", got=str(field.type), fix=fix)
+        for field in schema
+        if _holds_bytes(field.type)
+    ]
+    if problems:
+        raise DataError(problems)
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_nested(kind):
+        return any(_holds_bytes(kind.field(i).type) for i in range(kind.num_fields))
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
 
 
 def json_line(row: dict[str, Any]) -> str:
@@ -203,7 +230,7 @@ def json_value(value: Any) -> Any:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):  # a tuple is a key and a value of an Arrow map
         return [json_value(part) for part in value]
     if isinstance(value, dict):
         return {str(name): json_value(part) for name, part in value.items()}

@@ -34,6 +34,9 @@ class ClassificationOptions:
     class_weights: Literal["none", "balanced"] | LabelWeights = "none"
     """Weight of a class in the loss: none, balanced (rows / (classes x its rows)), or label: weight (others weigh 1)."""
 
+    min_rows: Annotated[int, Field(ge=1)] = 2
+    """Fewest rows of a class, over all splits; a class with fewer can be learnt or judged, but never both, and is refused."""
+
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of each target that is spread evenly over all classes (Szegedy et al. 2016, arXiv:1512.00567, section 7)."""
 
@@ -76,6 +79,12 @@ class Classification(Task):
     def names(self) -> tuple[str, ...]:
         """Names of the labels in label order."""
         return self._names
+
+    @property
+    def fewest_rows(self) -> int:
+        """Fewest rows that every class must have, over all splits."""
+        fewest: int = self.options.min_rows
+        return fewest
 
     def learn(self, values: Sequence[Any], ledger: Ledger) -> None:
         """Take in the labels of the training rows, how often each occurs, and the weights of the classes.

@@ -50,6 +50,11 @@ class Task(ABC):
         """Names of the columns of `probabilities`, in order; empty where a task has none."""
         return ()
 
+    @property
+    def fewest_rows(self) -> int:
+        """Fewest rows that every different target must stand in, over all splits; 1 where targets are no classes."""
+        return 1
+
     @abstractmethod
     def learn(self, values: Sequence[Any], ledger: Ledger) -> None:
         """Take in what must be known from the training targets (labels, weights, scales).

@@ -84,9 +84,17 @@ def test_csv_spells_every_type(tmp_path):
 
 def test_json_has_no_nan_and_no_bytes(tmp_path):
     assert written(tmp_path / "a.jsonl", [{"p": math.nan, "q": "é"}]).read_text() == '{"p": null, "q": "é"}\n'
-    with pytest.raises(DataError, match=r"a text format cannot hold this value(.|\n)*bytes"):
+    with pytest.raises(DataError, match=r"a text format cannot hold bytes\n  where: b.jsonl, column 'p'"):
         written(tmp_path / "b.jsonl", [{"p": b"x"}])
     assert not (tmp_path / "b.jsonl").exists()
+    with pytest.raises(DataError, match=r"where: c.csv, column 'inside'"):
+        written(tmp_path / "c.csv", [{"inside": [{"deep": b"x"}]}])
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_maps_are_written_as_pairs(tmp_path, name):
+    table = pa.table({"m": pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int64()))})
+    assert '[["k", 1]]' in written(tmp_path / name, table).read_text().replace('""', '"')
 
 
 def test_parquet_keeps_types_and_is_zstd(tmp_path):
