@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import click
 
-from regraft.errors import InterruptedRunError, Problem, RegraftError, did_you_mean
+from regraft.errors import InterruptedRunError, MachineError, Problem, RegraftError, did_you_mean
 
 # Name -> (where the click command is, one line for `regraft --help`). Commands are imported when they are run.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -92,11 +92,9 @@ def _run(arguments: list[str]) -> int:
         _say(error.format_message(), arguments, hint=_usage(error))
         return 2
     except (KeyboardInterrupt, click.exceptions.Abort):
-        error = InterruptedRunError(
-            Problem(what="interrupted; nothing was left half-written", fix="run the same command again")
-        )
-        _report(error, arguments)
-        return error.exit_code
+        problem = Problem(what="interrupted; nothing was left half-written", fix="run the same command again")
+        _report(InterruptedRunError(problem), arguments)
+        return InterruptedRunError.exit_code
     except RegraftError as refusal:
         _report(refusal, arguments)
         return refusal.exit_code
@@ -104,6 +102,21 @@ def _run(arguments: list[str]) -> int:
         # The reader of our output went away (`regraft predict ... | head`): not an error, but nothing more can be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as failure:
+        # Rooms turn what they foresee into better words; a file taken away in the middle or a broken disk ends here.
+        got = failure.strerror or str(failure)
+        _report(
+            MachineError(
+                Problem(
+                    what="the machine refused",
+                    where=str(failure.filename or ""),
+                    got=got,
+                    fix="mend that, then run the command again",
+                )
+            ),
+            arguments,
+        )
+        return 1
     except MemoryError:
         problem = Problem(what="out of memory", fix="use a smaller batch (--set train.micro_batch_size=4) or shorter inputs")
         _report(RegraftError(problem), arguments)

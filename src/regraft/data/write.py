@@ -212,7 +212,7 @@ def refuse_bytes(schema: pa.Schema, where: str) -> None:
 def _holds_bytes(kind: pa.DataType) -> bool:
     if pa.types.is_nested(kind):
         return any(_holds_bytes(kind.field(i).type) for i in range(kind.num_fields))
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
 
 
 def json_line(row: dict[str, Any]) -> str:

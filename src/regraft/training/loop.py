@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +59,7 @@ def train(
     validation: Validation | None = None,
     seed: int = 0,
     pretrained: bool = True,
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Train a network in place and say what happens.
 
     The same seed on the same number of threads gives the same weights, bit for bit. While the generator is suspended, the
