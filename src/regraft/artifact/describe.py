@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from regraft.artifact.golden import Goldens
 from regraft.artifact.manifest import FORMAT
 from regraft.artifact.store import CARD, GOLDEN, REPORT, Artifact
 from regraft.options import JSON, to_json
@@ -22,7 +23,7 @@ def describe(artifact: Artifact) -> dict[str, JSON]:
     manifest = artifact.manifest
     listed = manifest.files
     report = artifact.json(REPORT) if REPORT in listed else {}
-    goldens = artifact.json(GOLDEN) if GOLDEN in listed else {"rows": []}
+    goldens = Goldens.from_json(artifact.json(GOLDEN)).rows if GOLDEN in listed else ()
     return {
         "path": str(artifact.path),
         "digest": manifest.digest,
@@ -43,6 +44,6 @@ def describe(artifact: Artifact) -> dict[str, JSON]:
         "fingerprints": manifest.fingerprints,
         "files": to_json(listed),
         "card": str(artifact.path / CARD) if CARD in listed else None,
-        "golden_rows": len(goldens["rows"]),
+        "golden_rows": len(goldens),
         "report": {name: report[name] for name in _FROM_REPORT if name in report},
     }

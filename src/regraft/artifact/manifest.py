@@ -18,9 +18,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from regraft.errors import ArtifactError, Problem
 from regraft.options import JSON, to_json
@@ -143,7 +143,7 @@ class ManifestBody(Entry):
     """
 
     task: TaskEntry
-    inputs: tuple[InputEntry, ...]
+    inputs: Annotated[tuple[InputEntry, ...], Field(min_length=1)]
     target: TargetEntry
     base: dict[str, Any]
     network: NetworkEntry

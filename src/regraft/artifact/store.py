@@ -76,20 +76,24 @@ class Artifact:
 
         return Report.from_json(self.json(REPORT))
 
-    def json(self, name: str) -> JSON:
-        """Return the content of one of the artifact's JSON files.
+    def json(self, name: str) -> dict[str, JSON]:
+        """Return the object that one of the artifact's JSON files holds.
 
         Raises:
-            ArtifactError: The manifest lists no such file, or it is not JSON.
+            ArtifactError: The manifest lists no such file, or it is not a JSON object.
         """
         if name not in self.manifest.files:
             fix = "fit it again with this version"
             raise ArtifactError(Problem(what=f"the artifact has no {name}", where=str(self.path), fix=fix))
+        fix = "get the artifact from its source"
         try:
-            return json.loads((self.path / name).read_bytes())
-        except ValueError as error:
-            fix = "get the artifact from its source"
+            content = json.loads((self.path / name).read_bytes())
+        except (ValueError, RecursionError) as error:
             raise ArtifactError(Problem(what=f"{name} is not JSON", where=str(self.path), got=str(error), fix=fix)) from None
+        if not isinstance(content, dict):
+            got = type(content).__name__
+            raise ArtifactError(Problem(what=f"{name} is not a JSON object", where=str(self.path), got=got, fix=fix))
+        return content
 
 
 def read_artifact(path: Path | str, *, contents: bool = True) -> Artifact:
@@ -138,6 +142,9 @@ def check_out(out: Path | str, *, need_bytes: int = 0) -> Path:
         UsageError: Something that is not ours stands there, or the folder above cannot be written to.
         MachineError: There is not enough free space.
     """
+    if not str(out).strip():
+        # An unset shell variable; as a path it would be the current folder.
+        raise UsageError(Problem(what="the name of the artifact is empty", where="--out", got=repr(out), fix="name a folder"))
     place = Path(out).expanduser().resolve()
     _recover(place)
     problem = _occupied(place)

@@ -153,9 +153,13 @@ def open_body(folder: Path) -> Body:
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-        except (RuntimeError, ValueError, OSError, KeyError, TypeError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # impossible numbers in a configuration end in whatever the architecture stumbles over
             fix = "check that config.json and the weights belong together"
-            problem = Problem(what="the base cannot be loaded", where=str(folder), got=str(error)[:500], fix=fix)
+            problem = Problem(
+                what="the base cannot be loaded", where=str(folder), got=str(error)[:500] or type(error).__name__, fix=fix
+            )
             raise BaseError(problem) from error
     missing = sorted(str(key) for key in info["missing_keys"])
     lost = [key for key in missing if not key.startswith(f"{_UNUSED}.")]

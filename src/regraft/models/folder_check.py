@@ -30,6 +30,7 @@ def check_folder(folder: Path) -> tuple[dict[str, JSON], Architecture]:
         raise BaseError(Problem(what="there is no config.json in the folder", where=str(folder), got=got, fix=fix))
     config = read_json(config_path)
     problems = [*link_problems(folder), *config_problems(config, str(config_path)), *_adapter_problems(folder)]
+    problems += _vocabulary_problems(config, str(config_path))
     architecture = None
     for check in (lambda: architecture_of(config, str(config_path)), lambda: _check_weights(folder)):
         try:
@@ -44,6 +45,16 @@ def check_folder(folder: Path) -> tuple[dict[str, JSON], Architecture]:
 def _check_weights(folder: Path) -> None:
     for path in weight_files(folder):
         check_safetensors_header(path)
+
+
+def _vocabulary_problems(config: dict[str, JSON], where: str) -> list[Problem]:
+    """Every later check of tokens against weights counts with this number."""
+    size = config.get("vocab_size", 1)
+    if type(size) is int and size > 0:
+        return []
+    what, expected = "the configuration has an impossible vocabulary size", "a whole number above 0"
+    fix = "fetch or save the folder again"
+    return [Problem(what=what, where=where, got=f"vocab_size = {size!r}"[:200], expected=expected, fix=fix)]
 
 
 def _adapter_problems(folder: Path) -> list[Problem]:

@@ -251,11 +251,12 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         names = read_json(index).get("weight_map")
-        shards = sorted(set(names.values())) if isinstance(names, dict) else []
-        wrong = [shard for shard in shards if not isinstance(shard, str) or Path(shard).name != shard]
+        listed = list(names.values()) if isinstance(names, dict) else []
+        wrong = [shard for shard in listed if not isinstance(shard, str) or Path(shard).name != shard]
+        shards = sorted({shard for shard in listed if isinstance(shard, str)})
         missing = [shard for shard in shards if shard not in wrong and not (folder / shard).is_file()]
         if not shards or wrong or missing:
-            got = ", ".join(map(str, wrong or missing)) or "an empty index"
+            got = ", ".join(map(str, (wrong or missing)[:5])) or "an empty index"
             what = "shards of the weights have wrong names" if wrong else "shards of the weights are missing"
             raise BaseError(Problem(what=what, where=str(index), got=got, fix="fetch the whole folder again"))
         return [folder / shard for shard in shards]

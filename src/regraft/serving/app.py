@@ -24,6 +24,7 @@ from regraft.version import __version__
 
 T = TypeVar("T")
 log = logging.getLogger("regraft.serving")
+_NO_BODY = 400
 
 
 class PredictRequest(BaseModel):
@@ -246,6 +247,8 @@ def _add_errors(app: Any) -> None:
 
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         where = f"{request.method} {request.url.path}"
+        if error.status_code == _NO_BODY:  # the framework's own words for a body that its parser gave up on
+            return say(_NO_BODY, [_unread(where="body", expected="JSON in UTF-8")])
         fix = "use POST /predict, GET /health, GET /info or GET /docs"
         return say(error.status_code, [Problem(what=str(error.detail), where=where, fix=fix)], error.headers)
 
@@ -262,10 +265,15 @@ def _add_errors(app: Any) -> None:
 
 def _invalid(item: Mapping[str, Any]) -> Problem:
     where = ".".join(str(part) for part in item["loc"])
+    broken = item.get("ctx", {}).get("error") if item["type"] == "json_invalid" else None
+    if broken:
+        return _unread(where=where, got=f"{broken} at character {item['loc'][-1]}", expected="JSON")
+    return _unread(where=where, got=repr(item.get("input"))[:80], expected=item["msg"])
+
+
+def _unread(*, where: str, got: str = "", expected: str) -> Problem:
     fix = 'send {"rows": ["...", ...]} with Content-Type: application/json'
-    return Problem(
-        what="the request cannot be read", where=where, got=repr(item.get("input"))[:80], expected=item["msg"], fix=fix
-    )
+    return Problem(what="the request cannot be read", where=where, got=got, expected=expected, fix=fix)
 
 
 def _failed() -> Problem:

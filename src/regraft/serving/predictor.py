@@ -258,9 +258,15 @@ def restore(artifact: Artifact) -> tuple[Modality, Task]:
     """Rebuild the preprocessing and the task of an artifact.
 
     Raises:
-        ArtifactError: A name is not registered here, or a state cannot be read.
+        ArtifactError: A name is not registered here, a state cannot be read, or the network was edited in an unknown way.
     """
     manifest: Manifest = artifact.manifest
+    if manifest.transforms:
+        # Leaving one out would answer with another network than the one that was judged.
+        what = "the artifact has edits of its network that this version of Regraft cannot install"
+        names = ", ".join(str(transform.get("name", transform)) for transform in manifest.transforms)[:200]
+        fix = f"use regraft {manifest.versions.get('regraft', 'as new as the artifact')}, which wrote it"
+        raise ArtifactError(Problem(what=what, where=str(artifact.path), got=names, expected="none", fix=fix))
     entry = manifest.inputs[0]
     try:
         modality = MODALITIES.get(entry.modality).load(artifact.path / entry.folder, entry.spec)

@@ -73,6 +73,11 @@ def test_a_newer_format_names_the_version_it_needs():
     assert "pip install 'regraft>=4.2.0'" in text
 
 
+def test_an_artifact_that_reads_nothing_is_refused():
+    with pytest.raises(ArtifactError, match=r"the manifest's field 'inputs' cannot be read(.|\n)*at least 1 item"):
+        m.from_json({**whole().to_json(), "inputs": []}, "manifest.json")
+
+
 @pytest.mark.parametrize("number", [None, "1", True, -1, 1.0])
 def test_a_format_that_is_no_number_is_damage(number):
     with pytest.raises(ArtifactError, match="edited or damaged"):

@@ -419,6 +419,33 @@ def test_reading_facts(tmp_path: Path):
         made.json("golden.json")
 
 
+@pytest.mark.parametrize("name", ["report.json", "golden.json"])
+@pytest.mark.parametrize("content", ["[]", "3", "{"])
+def test_facts_that_are_no_json_object_are_an_error_of_the_artifact(tmp_path: Path, name: str, content: str):
+    from regraft.artifact.describe import describe
+
+    def fill(folder: Path) -> ManifestBody:
+        made = fill_with("x")(folder)
+        (folder / name).write_text(content)
+        return made
+
+    with pytest.raises(ArtifactError, match=rf"{name} is not (JSON|a JSON object)\n  where: .*spam"):
+        describe(write_artifact(tmp_path / "spam", fill))
+
+
+@pytest.mark.parametrize("content", ["{}", '{"rows": 3}', '{"rows": [{}]}'])
+def test_golden_rows_that_cannot_be_read_are_an_error_of_the_artifact(tmp_path: Path, content: str):
+    from regraft.artifact.describe import describe
+
+    def fill(folder: Path) -> ManifestBody:
+        made = fill_with("x")(folder)
+        (folder / "golden.json").write_text(content)
+        return made
+
+    with pytest.raises(ArtifactError, match="the golden rows cannot be read"):
+        describe(write_artifact(tmp_path / "spam", fill))
+
+
 def test_the_body_of_a_manifest_is_kept(tmp_path: Path):
     made = write_artifact(tmp_path / "spam", fill_with("x"))
     assert made.manifest.inputs == body().inputs

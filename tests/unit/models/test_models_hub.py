@@ -161,6 +161,15 @@ def test_a_tokenizer_that_cannot_be_read(copied):
         base_of(copied).modality({}, nothing)
 
 
+@pytest.mark.parametrize("wrong", [{"hidden_size": 0}, {"pad_token_id": 5000}, {"num_attention_heads": 0}])
+def test_a_configuration_with_impossible_numbers(copied, wrong):
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**config, **wrong}))
+    base = base_of(copied)
+    with pytest.raises(BaseError, match=r"the (base cannot be loaded|configuration cannot be used)"):
+        base.backbone(base.modality({}, nothing), 0)
+
+
 def test_a_tokenizer_of_another_base(copied):
     tokenizer = json.loads((copied / "tokenizer.json").read_text())
     tokenizer["model"]["vocab"]["far"] = 900

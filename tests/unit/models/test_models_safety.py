@@ -175,6 +175,13 @@ def test_unknown_architectures(tmp_path, config, text):
         architecture_of({"model_type": "berrt"}, "config.json")
 
 
+@pytest.mark.parametrize("size", ["300", 0, -1, 3.5, True, [300]])
+def test_a_vocabulary_size_that_is_none_is_refused(tmp_path, size):
+    folder = folder_with(tmp_path, config__json={"model_type": "bert", "vocab_size": size})
+    write(folder / "model.safetensors", ONE)
+    assert f"vocab_size = {size!r}\n  expected: a whole number above 0" in refusal(folder)
+
+
 def test_every_problem_of_a_folder_is_reported_together(tmp_path):
     folder = folder_with(tmp_path, config__json={"model_type": "x", "auto_map": {"a": "b"}}, pytorch_model__bin=b"")
     (folder / "link").symlink_to("/etc/hostname")
@@ -221,6 +228,8 @@ def test_special_files_are_refused(tmp_path):
         ({"a": "../x.safetensors"}, "shards of the weights have wrong names"),
         ({"a": "/x.safetensors"}, "shards of the weights have wrong names"),
         ({"a": "gone.safetensors"}, "shards of the weights are missing"),
+        ({"a": ["one.safetensors"]}, "shards of the weights have wrong names"),
+        ({"a": None}, "shards of the weights have wrong names"),
         ({}, "an empty index"),
     ],
 )

@@ -120,6 +120,20 @@ def test_what_is_no_request_is_said(client, content, where):
     assert '{"rows": ["...", ...]}' in one["fix"]
 
 
+def test_a_body_that_is_not_json_is_said_with_its_place(client):
+    one = problem(client.post("/predict", content=b'{"rows": [}', headers={"content-type": "application/json"}))
+    assert one["expected"] == "JSON"
+    assert one["got"] == "Expecting value at character 10"
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe{", b'{"rows": ' + b"[" * 50_000, b'{"rows": [' + b"9" * 6000 + b"]}"])
+def test_a_body_that_no_parser_takes_is_said_in_the_same_words(client, content):
+    response = client.post("/predict", content=content, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert problem(response)["what"] == "the request cannot be read"
+    assert '{"rows": ["...", ...]}' in problem(response)["fix"]
+
+
 def test_too_many_rows_and_too_long_texts_are_refused(client):
     response = client.post("/predict", json={"rows": ["w1"] * 51})
     assert response.status_code == 422
