@@ -13,7 +13,7 @@ import numpy as np
 from regraft.data.reader import Chunk
 from regraft.data.rows import RowSource, open_rows
 from regraft.data.targets import as_kind, is_missing
-from regraft.errors import DataError, Problem, did_you_mean
+from regraft.errors import DataError, MissingExtraError, Problem, did_you_mean
 from regraft.registry import Registry
 from regraft.training.stages import Stages
 from regraft.types import Array, FloatArray, Ledger
@@ -79,7 +79,7 @@ def writer(out: str | Path | None, rows: RowSource) -> Writer:
 
     if out is None:
         return StreamWriter(sys.stdout)
-    if Path(out).exists() and rows.is_part(Path(out)):
+    if rows.is_part(Path(out)):
         problem = Problem(what="the answers would be written over the data", where=str(out), fix="give --out another name")
         raise DataError(problem)
     return writer_for(out)
@@ -277,8 +277,14 @@ def base_card(name: str) -> BaseCard | None:
 
 
 def summaries(registry: Registry[Any]) -> dict[str, str]:
-    """Return the names of a family with the first line of what stands behind each."""
-    return {name: (inspect.getdoc(registry.get(name)) or "").partition("\n")[0] for name in registry}
+    """Return the names of a family with the first line of what stands behind each, or why it cannot be loaded here."""
+    found = {}
+    for name in registry:
+        try:
+            found[name] = (inspect.getdoc(registry.get(name)) or "").partition("\n")[0]
+        except MissingExtraError as error:
+            found[name] = f"({error.problems[0].what})"
+    return found
 
 
 def compatible(names: Mapping[str, str], family: str, artifact: Path) -> dict[str, str]:
@@ -288,4 +294,11 @@ def compatible(names: Mapping[str, str], family: str, artifact: Path) -> dict[st
 
     provides = frozenset(read_artifact(artifact).manifest.network.backbone.get("provides", ()))
     registry = FAMILIES.get(family)
-    return {name: what for name, what in names.items() if getattr(registry.get(name), "needs", frozenset()) <= provides}
+    return {name: what for name, what in names.items() if _needs(registry, name) <= provides}
+
+
+def _needs(registry: Registry[Any], name: str) -> frozenset[str]:
+    try:
+        return getattr(registry.get(name), "needs", frozenset())
+    except MissingExtraError:
+        return frozenset()  # listed with the reason why it cannot be loaded

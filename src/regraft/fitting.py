@@ -174,7 +174,7 @@ def _rare_targets(task: Task, dataset: Dataset) -> list[Problem]:
     if fewest < 2:
         return []
     counts = Counter(value for name in dataset.names for value in dataset.targets(name))
-    rare = {value: n for value, n in counts.items() if n < fewest}
+    rare = {value: n for value, n in counts.items() if n < fewest and not task.target_problem(value)}
     if not rare:
         return []
     places: dict[Any, str] = {}

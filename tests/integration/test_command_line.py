@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import signal
@@ -157,9 +158,13 @@ BAD: list[tuple[str, list[str], list[str]]] = [
     ("no such task", ["fit", "{mails}", "--target", "label", "--out", "{out}", "--task", "clasification"], ["did you mean 'classification'"]),
     ("no such file", ["fit", "{folder}/mials.csv", "--target", "label", "--out", "{out}"], ["mials.csv", "mails.csv"]),
     ("no name at all", ["fit", "", "--target", "label", "--out", "{out}"], ["the name of the data is empty"]),
+    ("no name for the artifact", ["fit", "{mails}", "--target", "label", "--out", ""], ["the name of the artifact is empty"]),
+    ("a name no file can have", ["predict", "{artifact}", "{mails}", "--out", "{folder}/" + 300 * "n" + ".csv"], ["the file cannot be written", "too long"]),
+    ("data no file can hold", ["predict", "{artifact}", 300 * "n", "--out", "{out}.csv"], ["there is no file, folder or sample"]),
     ("no such column", ["fit", "{mails}", "--target", "lable", "--out", "{out}"], ["did you mean 'label'?"]),
     ("no such text", ["fit", "{mails}", "--target", "label", "--text", "boddy", "--out", "{out}"], ["did you mean 'body'?"]),
     ("one class", ["fit", "{one}", "--target", "label", "--out", "{out}"], ["fewer than two classes", "one.csv, column 'label'", "'ham'"]),
+    ("no test rows", ["fit", "{mails}", "--target", "label", "--out", "{out}", "--set", "data.test_share=0"], ["there are no test rows", "--test", "data.test_share"]),
     ("one row of a class", ["fit", "{rare}", "--target", "label", "--out", "{out}"], ["rare.csv, row 8, column 'label'", "'rare' in 1 row", "task.min_rows"]),
     ("every row nested", ["fit", "{nested}", "--target", "label", "--out", "{out}"], ["not one row of the file can be read", "nested.jsonl, row 1, column 'meta'", "'meta_a'"]),
     ("nested target", ["fit", "{nested_label}", "--target", "label", "--out", "{out}"], ["nested_label.jsonl, row 1, column 'label'"]),
@@ -225,6 +230,19 @@ def test_bad_input_is_a_clear_error_and_writes_nothing(
     for text in texts:
         assert text in stderr, stderr
     assert sorted(Path(bad_files["folder"]).iterdir()) == before
+
+
+def test_what_nobody_foresaw_of_the_disk_is_an_error_without_a_traceback(
+    call: Call, artifact: Artifact, mail_file: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle", "mails.csv")
+
+    monkeypatch.setattr("regraft.lifecycle.evaluate", fails)
+    code, stdout, stderr = call("evaluate", artifact.path, mail_file, "--json")
+    assert code == 1
+    assert "Stale file handle" in stderr
+    assert last_json(stdout)["problems"][0]["where"] == "mails.csv"
 
 
 def test_errors_are_json_too(call: Call, mail_file: Path, tmp_path: Path):

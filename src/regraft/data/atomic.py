@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from regraft.data.streams import stands
 from regraft.errors import DataError, MachineError, Problem
 
 _FULL = {errno.ENOSPC: "no space left", errno.EDQUOT: "disk quota exceeded", errno.EFBIG: "file size limit exceeded"}
+_FAILING = {errno.EIO, errno.EROFS}
 
 
 @contextmanager
@@ -31,7 +33,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     done = False
     try:
         with machine_errors(path):
-            with hidden.open("xb") as file:
+            with _opened(hidden, path) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -63,7 +65,7 @@ def machine_errors(path: Path, fix: str = "") -> Iterator[None]:
                     fix=fix or f"free some space where '{path.parent}' is, or write to another disk",
                 )
             ) from error
-        if error.errno in {errno.EIO, errno.EROFS}:
+        if error.errno in _FAILING:
             raise MachineError(
                 Problem(
                     what="the disk refuses to write",
@@ -75,10 +77,20 @@ def machine_errors(path: Path, fix: str = "") -> Iterator[None]:
         raise
 
 
+def _opened(hidden: Path, path: Path) -> BinaryIO:
+    try:
+        return hidden.open("xb")
+    except OSError as error:
+        if error.errno in _FULL or error.errno in _FAILING:
+            raise
+        got, fix = error.strerror or str(error), "choose another name or folder"
+        raise DataError(Problem(what="the file cannot be written", where=str(path), got=got, fix=fix)) from error
+
+
 def _require_place(path: Path) -> None:
-    if path.is_dir():
+    if stands(path) and path.is_dir():
         raise DataError(Problem(what="a folder stands where the file should go", where=str(path), fix="choose another name"))
-    if not path.parent.is_dir():
+    if not (stands(path.parent) and path.parent.is_dir()):
         fix = f"make it (mkdir -p '{path.parent}'), or choose another folder"
         raise DataError(Problem(what="the folder to write to does not exist", where=str(path.parent), fix=fix))
     if not os.access(path.parent, os.W_OK):

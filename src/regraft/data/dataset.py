@@ -81,9 +81,9 @@ class Dataset:
             DataError: There is no such split, or it has no rows.
         """
         if name not in self.splits:
-            raise DataError(
-                Problem(what=f"there are no {name} rows", got=", ".join(self.splits), fix=did_you_mean(name, self.names))
-            )
+            own = f"give rows of their own (--{name}), or a data.{name}_share above 0"
+            fix = own if name in _HELD_OUT else did_you_mean(name, self.names)
+            raise DataError(Problem(what=f"there are no {name} rows", got=", ".join(self.splits), fix=fix))
         return self.splits[name]
 
     def targets(self, split: str) -> list[Any]:

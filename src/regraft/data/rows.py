@@ -14,6 +14,7 @@ from regraft.data.formats import is_readable, reader_for
 from regraft.data.objects import Rows, rows_of_object
 from regraft.data.options import DataOptions
 from regraft.data.reader import Chunk, Reader
+from regraft.data.streams import stands
 from regraft.errors import DataError, Problem, did_you_mean, nearest
 from regraft.registry import missing_extra
 
@@ -57,7 +58,7 @@ class RowSource:
     def is_part(self, path: Path) -> bool:
         """Return whether a file is one of those that the rows come from."""
         files = [part.path for part in self._parts if isinstance(part, Reader)]
-        return path.exists() and any(path.samefile(file) for file in files)
+        return stands(path) and any(path.samefile(file) for file in files)
 
     def chunks(self, chunk_rows: int = 1024) -> Iterator[Chunk]:
         """Yield every row in order, at most `chunk_rows` at a time; a bad row stands in its place with nulls.
@@ -135,10 +136,10 @@ def open_splits(source: object, options: DataOptions) -> dict[str, RowSource]:
             Problem(what="the name of the data is empty", got=repr(source), fix="name a file, a folder or a sample")
         )
     path = Path(source).expanduser()
+    if not stands(path):
+        raise DataError(_missing(path))
     if path.is_dir():
         return _open_folder(path, options)
-    if not path.exists():
-        raise DataError(_missing(path))
     return {"": RowSource(path.name, [reader_for(path, options)], path.stat().st_size)}
 
 
@@ -257,7 +258,7 @@ def _joined_schema(parts: Sequence[Rows]) -> pa.Schema:
 
 
 def _missing(path: Path) -> Problem:
-    folder = path.parent if path.parent.is_dir() else None
+    folder = path.parent if stands(path.parent) and path.parent.is_dir() else None
     there = sorted(child.name for child in folder.iterdir() if child.is_dir() or is_readable(child)) if folder else []
     near = [str(path.parent / name) if path.parent != Path() else name for name in nearest(path.name, there)]
     near += [name for name in nearest(str(path), SAMPLES.names()) if name not in near]

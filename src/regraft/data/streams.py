@@ -53,6 +53,14 @@ def compression_of(path: Path) -> str | None:
     return COMPRESSIONS.get(path.suffix.lower())
 
 
+def stands(path: Path) -> bool:
+    """Return whether something stands at a path; a name that no file can have (too long) is no error."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def require_file(path: Path) -> None:
     """Refuse what is not a readable, non-empty, regular file.
 
