@@ -41,7 +41,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             done = True
             _sync_folder(path.parent)
     finally:
-        if not done:
+        if not done and stands(hidden):
             hidden.unlink(missing_ok=True)
 
 
