@@ -294,11 +294,12 @@ def compatible(names: Mapping[str, str], family: str, artifact: Path) -> dict[st
 
     provides = frozenset(read_artifact(artifact).manifest.network.backbone.get("provides", ()))
     registry = FAMILIES.get(family)
-    return {name: what for name, what in names.items() if _needs(registry, name) <= provides}
+    return {name: what for name, what in names.items() if declared(registry, name, "needs", frozenset()) <= provides}
 
 
-def _needs(registry: Registry[Any], name: str) -> frozenset[str]:
+def declared(registry: Registry[Any], name: str, attribute: str, otherwise: Any) -> Any:
+    """Return what a registered thing declares about itself; `otherwise` if nothing, or if it cannot be loaded here."""
     try:
-        return getattr(registry.get(name), "needs", frozenset())
+        return getattr(registry.get(name), attribute, otherwise)
     except MissingExtraError:
-        return frozenset()  # listed with the reason why it cannot be loaded
+        return otherwise  # it is listed with the reason

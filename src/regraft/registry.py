@@ -48,6 +48,7 @@ class Registry(Generic[T]):
         self._aliases = dict(aliases or {})
         self._extra = extra
         self._loaded: dict[str, T] = {}
+        self._outside: dict[str, str] = {}
         self._outside_seen = False
 
     def __contains__(self, name: object) -> bool:
@@ -88,17 +89,20 @@ class Registry(Generic[T]):
 
         Raises:
             UnknownNameError: There is no such name.
-            MissingExtraError: Its module needs a package that is not installed.
+            MissingExtraError: Its module needs a package that is not installed, or an outside package cannot be loaded.
         """
         target = self.target(name)
         canonical = self.canonical(name)
         if canonical not in self._loaded:
-            module_name, _, attribute = target.partition(":")
+            needed_by = f"'{canonical}' ({self.family})"
             try:
-                module = importlib.import_module(module_name)
-            except ModuleNotFoundError as error:
-                raise missing_extra(error, f"'{canonical}' ({self.family})", self._extra) from error
-            self._loaded[canonical] = cast(T, getattr(module, attribute))
+                self._loaded[canonical] = cast(T, _imported(target))
+            except Exception as error:  # an outside package may fail in any way
+                if canonical in self._outside:
+                    raise _broken(error, needed_by, self._outside[canonical]) from error
+                if isinstance(error, ModuleNotFoundError):
+                    raise missing_extra(error, needed_by, self._extra) from error
+                raise
         return self._loaded[canonical]
 
     def add(self, name: str, target: str) -> None:
@@ -128,8 +132,25 @@ class Registry(Generic[T]):
         if not self._outside_seen:
             self._outside_seen = True
             for point in metadata.entry_points(group=f"regraft.{self.family}"):
-                self._table.setdefault(point.name, point.value)
+                if point.name not in self._table:
+                    self._table[point.name] = point.value
+                    self._outside[point.name] = point.dist.name if point.dist else point.value
         return self._table
+
+
+def _imported(target: str) -> object:
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _broken(error: Exception, needed_by: str, package: str) -> MissingExtraError:
+    return MissingExtraError(
+        Problem(
+            what=f"{needed_by} of the package '{package}' cannot be loaded",
+            got=f"{type(error).__name__}: {error}"[:300],
+            fix=f"mend or update the package '{package}', or remove it",
+        )
+    )
 
 
 def missing_extra(error: ModuleNotFoundError, needed_by: str, extra: str) -> MissingExtraError:

@@ -3,8 +3,11 @@ from pathlib import Path
 
 import pytest
 
+from regraft.answering import summaries
 from regraft.errors import MissingExtraError, UnknownNameError
 from regraft.registry import Registry
+
+BROKEN = "('eight' (numbers) of the package 'broken' cannot be loaded)"
 
 
 def table() -> Registry[object]:
@@ -65,3 +68,29 @@ def test_entry_points_of_outside_packages_are_found(tmp_path: Path, monkeypatch:
     assert numbers.get("seven") == 7
     assert numbers.get("pi") == pytest.approx(3.14159, abs=1e-5), "an outside package must not replace a name of the house"
     sys.modules.pop("outside_numbers", None)
+
+
+@pytest.mark.parametrize(
+    ("code", "got"),
+    [
+        ("import a_package_that_is_not_there", "ModuleNotFoundError: No module named 'a_package_that_is_not_there'"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("other = 1", "AttributeError: module 'broken_numbers' has no attribute 'eight'"),
+        ("def (", "SyntaxError: invalid syntax"),
+    ],
+)
+def test_a_broken_outside_package_is_named_and_breaks_nothing_else(tmp_path, monkeypatch, code, got):
+    (tmp_path / "broken_numbers.py").write_text(code)
+    info = tmp_path / "broken-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[regraft.numbers]\neight = broken_numbers:eight\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "broken_numbers", raising=False)
+    numbers = table()
+    with pytest.raises(MissingExtraError) as caught:
+        numbers.get("eight")
+    assert "'eight' (numbers) of the package 'broken' cannot be loaded\n  got: " + got in str(caught.value)
+    assert "to do: mend or update the package 'broken', or remove it" in str(caught.value)
+    assert summaries(numbers) == {"pi": summaries(table())["pi"], "tau": summaries(table())["tau"], "eight": BROKEN}
+    sys.modules.pop("broken_numbers", None)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from regraft import lifecycle
+from regraft import answering, lifecycle
 from regraft.cli.console import people, results
 from regraft.cli.show import emit_json, megabytes, show_inspection
 from regraft.families import FAMILIES
@@ -54,7 +54,7 @@ def list_family(family: str, compatible: Path | None, as_json: bool) -> None:
     console = people() if as_json else results()
     for name, what in found.items():
         console.print(f"[bold]{name}[/bold]  {what}")
-        cls = getattr(FAMILIES.get(family).get(name), "Options", None)
+        cls = answering.declared(FAMILIES.get(family), name, "Options", None)
         for row in describe(cls) if cls else ():
             console.print(f"    {row.path}: {row.type} [{row.default}]  {row.help}", markup=False, style="dim")
     if as_json:
