@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import os
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -72,6 +73,17 @@ class Plan:
     task: Task
     rows: Mapping[str, EncodedRows]
     targets: Mapping[str, Array]
+
+
+def joined_splits(data: Any, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return data and options in which objects given as `valid` or `test` have become splits of the data.
+
+    Options are plain values that travel in the artifact; a DataFrame is not one.
+    """
+    objects = {name: options[name] for name in SPLITS[1:] if not isinstance(options.get(name), str | os.PathLike | None)}
+    if not objects:
+        return data, dict(options)
+    return {SPLITS[0]: data, **objects}, {name: value for name, value in options.items() if name not in objects}
 
 
 def open_base(wanted: FitOptions, stages: Stages) -> Base:

@@ -39,7 +39,7 @@ def fit(data: Any, /, *, listen: Listener = ignore, **options: Any) -> Artifact:
         data: A file, a folder, the name of a sample, a DataFrame, a `datasets` object, an Arrow table or a list of dicts;
             given by position, because `data={...}` among the options says how it is read.
         listen: Called with every event (`regraft.training.events`).
-        **options: The fields of `FitOptions`; `target` and `out` are required.
+        **options: The fields of `FitOptions`; `target` and `out` are required. `valid` and `test` take whatever `data` takes.
 
     Returns:
         The artifact; `artifact.report` holds metrics, ladder, verdict and ledger.
@@ -53,6 +53,7 @@ def fit(data: Any, /, *, listen: Listener = ignore, **options: Any) -> Artifact:
     """
     from regraft.artifact.store import check_out, write_artifact
 
+    data, options = fitting.joined_splits(data, options)
     wanted, stages = build(FitOptions, options), Stages(listen)
     check_out(wanted.out)
     base = fitting.open_base(wanted, stages)

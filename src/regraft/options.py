@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import os
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -139,6 +140,15 @@ def _with_default_names(cls: type[object], values: Mapping[str, JSON]) -> dict[s
     return filled
 
 
+def as_text(value: object) -> object:
+    """Return a path object as its text and anything else as it is, so that `Path("x")` may stand wherever "x" may."""
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+PathText = Annotated[str, pydantic.BeforeValidator(as_text)]
+"""A path in options: text, or any path object."""
+
+
 class HasOptions(Protocol):
     """What a registered class must offer to be picked by name: its options class."""
 
@@ -207,6 +217,7 @@ class Among:
 
 
 def _as_pick(value: object) -> Pick:
+    value = as_text(value)
     if isinstance(value, Pick):
         return value
     if isinstance(value, str):
@@ -271,6 +282,10 @@ def _merge_value(old: JSON, new: JSON) -> JSON:
         return merge([old, new])
     if isinstance(new, Mapping) and isinstance(old, str) and "name" not in new:
         return {"name": old, **new}
+    if isinstance(new, Mapping) and isinstance(old, int | float | list):
+        keys = ", ".join(str(key) for key in new)
+        problem = Problem(what="one option is given a value and options of its own", got=f"{old!r} and {keys}", fix="drop one")
+        raise OptionsError(problem)
     if isinstance(new, str) and isinstance(old, Mapping) and old.get("name", new) == new:
         return {**old, "name": new}
     return new
@@ -381,6 +396,7 @@ __all__ = [
     "Among",
     "HasOptions",
     "OptionHelp",
+    "PathText",
     "Pick",
     "build",
     "describe",

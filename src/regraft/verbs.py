@@ -12,7 +12,7 @@ from pydantic import Field
 
 from regraft.data.options import DataOptions
 from regraft.evaluation.options import JudgeOptions
-from regraft.options import Among, Pick, options
+from regraft.options import Among, PathText, Pick, options
 from regraft.training.options import MachineOptions, TrainOptions
 
 
@@ -23,7 +23,7 @@ class FitOptions:
     target: Annotated[str, Field(json_schema_extra={"flag": "--target"})]
     """Column to predict."""
 
-    out: Annotated[str, Field(json_schema_extra={"flag": "--out"})]
+    out: Annotated[PathText, Field(json_schema_extra={"flag": "--out"})]
     """Directory the artifact is written to; it appears whole or not at all, and takes the place of an older artifact."""
 
     text: Annotated[str | None, Field(json_schema_extra={"flag": "--text"})] = None
@@ -46,10 +46,10 @@ class FitOptions:
     objective: Annotated[Pick, Among("regraft.objectives:OBJECTIVES")] = Pick("supervised")
     """How the loss is made."""
 
-    valid: Annotated[str | None, Field(json_schema_extra={"flag": "--valid"})] = None
+    valid: Annotated[PathText | None, Field(json_schema_extra={"flag": "--valid"})] = None
     """Validation data (a file, a folder or a name); split off if not given."""
 
-    test: Annotated[str | None, Field(json_schema_extra={"flag": "--test"})] = None
+    test: Annotated[PathText | None, Field(json_schema_extra={"flag": "--test"})] = None
     """Test data (a file, a folder or a name); split off if not given."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63, json_schema_extra={"flag": "--seed"})] = 0

@@ -153,6 +153,8 @@ BAD: list[tuple[str, list[str], list[str]]] = [
     ("not a number", ["fit", "{mails}", "--target", "label", "--out", "{out}", "--epochs", "x"], ["valid integer"]),
     ("no target given", ["fit", "{mails}", "--out", "{out}"], ["the option 'target' is required"]),
     ("no out given", ["fit", "{mails}", "--target", "label"], ["the option 'out' is required"]),
+    ("a base that is a file", ["fit", "{mails}", "--target", "label", "--out", "{out}", "--base", "{mails}"], ["a folder, not a file"]),
+    ("a value over options", ["fit", "{mails}", "--target", "label", "--out", "{out}", "--set", "train=3", "--epochs", "1"], ["drop one"]),
     ("no such base", ["fit", "{mails}", "--target", "label", "--out", "{out}", "--base", "minillm"], ["did you mean 'minilm'?"]),
     ("no such tuning", ["fit", "{mails}", "--target", "label", "--out", "{out}", "--tuning", "heat"], ["did you mean 'head'?"]),
     ("no such task", ["fit", "{mails}", "--target", "label", "--out", "{out}", "--task", "clasification"], ["did you mean 'classification'"]),

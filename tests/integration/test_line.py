@@ -139,3 +139,14 @@ def test_events_tell_the_whole_story(fit_small: Callable[..., Artifact], tmp_pat
     kinds = [event.to_json()["event"] for event in events]
     assert {"stage", "note", "begin", "step", "valid", "end", "progress"} <= set(kinds)
     assert all(json.dumps(event.to_json()) for event in events)
+
+
+def test_objects_and_paths_stand_wherever_names_may(fit_small: Callable[..., Artifact], tmp_path: Path):
+    import pandas as pd
+
+    train, valid, test = (pd.DataFrame(mails(rows, seed=seed)) for rows, seed in [(60, 5), (20, 6), (30, 7)])
+    fitted = rg.fit(train, target="label", out=tmp_path / "model", valid=valid, test=test, base="mlp", train={"epochs": 1})
+    assert fitted.report.about["rows"] == {"train": 60, "valid": 20, "test": 30}
+    file = write_csv(tmp_path / "test.csv", mails(30, seed=7))
+    again = rg.fit(train, target="label", out=tmp_path / "model", valid=valid, test=file, base="mlp", train={"epochs": 1})
+    assert again.weights_digest == fitted.weights_digest

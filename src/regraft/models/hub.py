@@ -73,6 +73,9 @@ def as_base(pick: Pick) -> Pick | None:
         True
     """
     name = pick.name
+    if Path(name).expanduser().is_file():
+        problem = Problem(what="a base is a folder, not a file", where=name, fix="name the folder that holds its config.json")
+        raise BaseError(problem)
     looks_like_path = name.startswith(("/", "./", "../", "~", ".\\", "..\\")) or re.match(r"[A-Za-z]:[\\/]", name) is not None
     is_id = "/" in name and _ID.fullmatch(name) is not None
     if name.startswith(_PREFIX) or looks_like_path or is_id or (name and Path(name).expanduser().is_dir()):

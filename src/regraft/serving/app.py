@@ -1,4 +1,4 @@
-"""The HTTP application: POST /predict, GET /health, GET /info, and /docs for people.
+"""The HTTP application: POST /predict, GET /health, GET /info, and /openapi.json for programs.
 
 Rows are answered by one worker thread, off the event loop, so that /health answers while rows are computed. The queue before it
 is bounded: who finds it full is told to come again (503, Retry-After). Errors are JSON with what, where, got, expected and fix.
@@ -199,7 +199,9 @@ def create_app(
         opening.cancel()
         desk.close()
 
-    app = FastAPI(title="Regraft", version=__version__, lifespan=lifespan, description="Answers of one artifact.")
+    # The pages that FastAPI draws from the schema load scripts from other people's servers: blank offline, and not ours.
+    pages = {"docs_url": None, "redoc_url": None}
+    app = FastAPI(title="Regraft", version=__version__, lifespan=lifespan, description="Answers of one artifact.", **pages)
     app.state.desk = desk
     _add_routes(app, desk, info)
     _add_errors(app)
@@ -249,7 +251,7 @@ def _add_errors(app: Any) -> None:
         where = f"{request.method} {request.url.path}"
         if error.status_code == _NO_BODY:  # the framework's own words for a body that its parser gave up on
             return say(_NO_BODY, [_unread(where="body", expected="JSON in UTF-8")])
-        fix = "use POST /predict, GET /health, GET /info or GET /docs"
+        fix = "use POST /predict, GET /health, GET /info or GET /openapi.json"
         return say(error.status_code, [Problem(what=str(error.detail), where=where, fix=fix)], error.headers)
 
     async def failed(_: Request, error: Exception) -> JSONResponse:

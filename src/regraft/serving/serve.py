@@ -48,7 +48,7 @@ def serve(
         GateError: The artifact does not answer its golden rows as it did.
     """
     with _stoppable(), BackgroundServer(artifact, options or ServeOptions()) as server:
-        say(f"serving on {server.url} (POST /predict, GET /health, GET /info, GET /docs); Ctrl-C stops")
+        say(f"serving on {server.url} (POST /predict, GET /health, GET /info, GET /openapi.json); Ctrl-C stops")
         try:
             server.wait()
         except KeyboardInterrupt:
