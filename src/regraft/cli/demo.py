@@ -23,7 +23,7 @@ _FRESH = (
 _OPTIONS: dict[str, Any] = {
     "target": "label",
     "text": "text",
-    "modality": {"name": "text", "max_length": 48},
+    "modality": {"name": "text", "max_length": 32},
     "train": {"epochs": 1},
 }
 
