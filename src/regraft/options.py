@@ -364,9 +364,13 @@ def _problems(error: ValidationError, cls: type[object], owner: str) -> list[Pro
             inner = _class_at(cls, parents)
             known = [f.name for f in dataclasses.fields(inner)] if inner else []  # type: ignore[arg-type]
             where = ".".join(parents) or owner
-            problems.append(Problem(what=f"there is no option '{key}'", where=where, fix=did_you_mean(key, known)))
+            # An option of a part ("epochs") is often written as if it were one of the whole ("train.epochs").
+            deeper = [row.path for row in describe(inner) if row.path.endswith(f".{key}")] if inner else []
+            fix = f"did you mean '{deeper[0]}'?" if deeper else did_you_mean(key, known)
+            problems.append(Problem(what=f"there is no option '{key}'", where=where, fix=fix))
         elif item["type"] in {"missing", "missing_keyword_only_argument", "missing_argument"}:
-            problems.append(Problem(what=f"the option '{path}' is required", where=owner, fix=f"give '{path}' a value"))
+            fix = f"give '{path}' a value (on the command line --{path})"
+            problems.append(Problem(what=f"the option '{path}' is required", where=owner, fix=fix))
         else:
             expected = _expectation(item["msg"])
             got = repr(item["input"])[:200]

@@ -150,3 +150,14 @@ def test_objects_and_paths_stand_wherever_names_may(fit_small: Callable[..., Art
     file = write_csv(tmp_path / "test.csv", mails(30, seed=7))
     again = rg.fit(train, target="label", out=tmp_path / "model", valid=valid, test=file, base="mlp", train={"epochs": 1})
     assert again.weights_digest == fitted.weights_digest
+
+
+def test_a_table_of_rows_is_answered_row_by_row(artifact: Artifact):
+    import pandas as pd
+    import pyarrow as pa
+
+    rows = mails(5, seed=8)
+    expected = rg.predict(artifact, rows)
+    assert rg.predict(artifact, pd.DataFrame(rows)) == expected
+    assert rg.load(artifact).predict(pa.Table.from_pylist(rows)) == expected
+    assert rg.predict(artifact, pd.DataFrame(rows)["body"]) == expected

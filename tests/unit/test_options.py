@@ -183,3 +183,8 @@ def test_an_inherited_field_keeps_its_help_and_its_limits():
     assert (Below().width, Below().names, Below(names=["b"]).names) == (3, ["a"], ["b"])
     with pytest.raises(OptionsError, match="greater than or equal to 1"):
         Below(width=0)
+
+
+def test_an_option_of_a_part_is_found_when_written_as_one_of_the_whole():
+    with pytest.raises(OptionsError, match=r"did you mean 'train.epochs'"):
+        build(OuterOptions, {"target": "a", "epochs": 1})

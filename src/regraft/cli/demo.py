@@ -41,7 +41,7 @@ def demo(out: str, as_json: bool) -> None:
     console = people()
     with watcher(as_json) as watch:
         artifact = lifecycle.fit("spam", out=out, listen=watch, **_OPTIONS)
-    show_fit(artifact, artifact.report, console)
+    show_fit(artifact, artifact.report, time.monotonic() - began, console)
     with BackgroundServer(artifact.path) as server:
         console.print(f"\nAnswers over HTTP, {server.url}/predict:", markup=False)
         answers = _post(f"{server.url}/predict", {"rows": list(_FRESH)})["predictions"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 import click
@@ -20,9 +21,10 @@ from regraft.verbs import FitOptions
 @click.option("--json", "as_json", is_flag=True, help="Events as JSON lines on standard output; the last line is the report.")
 def fit(data: str, as_json: bool, values: dict[str, Any]) -> None:
     """Fit a base to DATA (a file, a folder or a sample's name), judge it, save it as an artifact."""
+    began = time.monotonic()
     with watcher(as_json) as watch:
         artifact = lifecycle.fit(data, listen=watch, **values)
     report = artifact.report
-    show_fit(artifact, report, people() if as_json or not sys.stdout.isatty() else None)
+    show_fit(artifact, report, time.monotonic() - began, people() if as_json or not sys.stdout.isatty() else None)
     if as_json:
         emit_json({**report.to_json(), "artifact": str(artifact.path), "digest": artifact.digest})

@@ -91,7 +91,7 @@ def _checked_assignment(text: str, rows: list[OptionHelp]) -> dict[str, JSON]:
         fix = (
             "did you mean " + " or ".join(f"'{path}'" for path in tails) + "?"
             if tails
-            else did_you_mean(full, [*known, *paths])
+            else did_you_mean(full, list(dict.fromkeys([*known, *paths])))
         )
         raise OptionsError(Problem(what=f"there is no option '{full}'", where=f"--set {text}", fix=fix))
     return values

@@ -27,20 +27,27 @@ def megabytes(size_bytes: int) -> str:
     return f"{size_bytes / 1e6:,.1f} MB"
 
 
-def show_fit(artifact: Artifact, report: Report, console: Console | None) -> None:
+def _show_ledger(report: Report, console: Console) -> None:
+    for why, loss in report.ledger.to_json().items():
+        console.print(render.ledger_line(why, loss), style="yellow", markup=False, soft_wrap=True)
+
+
+def show_fit(artifact: Artifact, report: Report, seconds: float, console: Console | None) -> None:
     """Show what `fit` made: verdict, ladder, where it is, what to do next."""
     console = console or results()
     if report.ladder:
         console.print(render.verdict_panel(report.ladder.verdict))
         console.print(render.ladder_table(report.ladder))
     console.print(render.metrics_table(report.judgement.metrics, report.judgement.confidence))
-    for why, loss in report.ledger.to_json().items():
-        console.print(f"lost: {why}: {loss['count']:,}", style="yellow", markup=False)
+    console.print(render.classes_table(report.judgement.per_class))
+    console.print(render.confusion_table(report.judgement.confusion))
+    _show_ledger(report, console)
     console.print(
-        f"\nArtifact {artifact.path}, {megabytes(artifact.size_bytes)} ({artifact.digest[:12]}), {report.seconds:.0f} s",
+        f"\nArtifact {artifact.path}, {megabytes(artifact.size_bytes)} ({artifact.digest[:12]}), {seconds:.0f} s in all",
         markup=False,
         soft_wrap=True,
     )
+    console.print(f"Next: regraft predict {artifact.path} FILE --out answers.csv", markup=False, soft_wrap=True)
 
 
 def show_report(report: Report, console: Console | None) -> None:
@@ -54,8 +61,7 @@ def show_comparison(report: Report, console: Console | None) -> None:
     if report.ladder:
         console.print(render.verdict_panel(report.ladder.verdict))
         console.print(render.ladder_table(report.ladder))
-    for why, loss in report.ledger.to_json().items():
-        console.print(f"lost: {why}: {loss['count']:,}", style="yellow", markup=False)
+    _show_ledger(report, console)
 
 
 def show_prediction_summary(summary: StreamSummary, console: Console) -> None:
@@ -65,7 +71,7 @@ def show_prediction_summary(summary: StreamSummary, console: Console) -> None:
     for note in summary.notes:
         console.print(f"  {note}", style="dim", markup=False)
     for why, loss in summary.ledger.to_json().items():
-        console.print(f"  lost: {why}: {loss['count']:,}  {'; '.join(loss['examples'])}", style="yellow", markup=False)
+        console.print(f"  {render.ledger_line(why, loss)}", style="yellow", markup=False)
 
 
 def show_inspection(facts: dict[str, Any], console: Console | None) -> None:

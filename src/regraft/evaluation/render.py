@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.cells import cell_len, set_cell_size
@@ -42,8 +43,14 @@ def draw(report: Report) -> Group:
     ]
     parts += [Text(f"note: {_clean(note)}", style="dim") for note in dict.fromkeys([*report.judgement.notes, *report.notes])]
     lost = report.ledger.to_json()
-    parts += [Text(f"lost: {_clean(why)}: {loss['count']:,}", style="yellow") for why, loss in lost.items()]
+    parts += [Text(ledger_line(why, loss), style="yellow") for why, loss in lost.items()]
     return Group(*(line for part in parts for line in ((part,) if isinstance(part, Text | Panel) else (part, Text("")))))
+
+
+def ledger_line(why: str, loss: Mapping[str, Any]) -> str:
+    """Return one entry of the ledger: what was lost or is odd, how often, where first."""
+    places = "; ".join(_clean(str(place)) for place in loss["examples"])
+    return f"ledger: {_clean(why)}: {loss['count']:,}" + (f" ({places})" if places else "")
 
 
 def plain(drawn: RenderableType, width: int = WIDTH) -> str:

@@ -19,6 +19,8 @@ import numpy as np
 from regraft.artifact.golden import Goldens
 from regraft.artifact.manifest import Manifest
 from regraft.artifact.store import GOLDEN, Artifact, read_artifact
+from regraft.data.objects import rows_of_object
+from regraft.data.options import DataOptions
 from regraft.errors import ArtifactError, DataError, Problem, UnknownNameError, UsageError, did_you_mean
 from regraft.modalities import MODALITIES, Modality
 from regraft.options import JSON, build
@@ -104,7 +106,8 @@ class Predictor:
         """Return one prediction a row, in order.
 
         Args:
-            rows: Raw values, or mappings from column name to value; other columns are ignored.
+            rows: Raw values, mappings from column name to value, or a table (a DataFrame, a `datasets` object, an Arrow table);
+                other columns are ignored.
             batch_size: Rows a forward pass, at least 1. Answers of different batch sizes differ by at most 1e-5.
             strict: Whether a row that cannot be answered is an error; otherwise its prediction says why in `error`.
 
@@ -251,7 +254,11 @@ class Predictor:
             raise UsageError(
                 Problem(what="the batch size is too small", got=str(batch_size), expected="at least 1", fix="use 32")
             )
-        return list(rows)
+        table = None if isinstance(rows, list | tuple) else rows_of_object(rows, DataOptions())
+        if table is None:
+            return list(rows)
+        # Iterating over a DataFrame gives the names of its columns, which would be answered as if they were rows.
+        return [row for chunk in table.chunks(WINDOW_ROWS) for row in chunk.rows.to_pylist()]
 
 
 def restore(artifact: Artifact) -> tuple[Modality, Task]:

@@ -209,7 +209,7 @@ def test_the_verdict_is_framed_and_drawn_first():
     drawn = draw(made)
     assert isinstance(drawn, Group)
     assert plain(drawn).startswith("╭")
-    assert "lost: rows without a label: 2" in plain(drawn)
+    assert "ledger: rows without a label: 2" in plain(drawn)
     assert "note: a note" in plain(drawn)
     assert "verdict" not in plain(draw(report(ladder=None)))
 
