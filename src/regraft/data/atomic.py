@@ -39,7 +39,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
                 os.fsync(file.fileno())
             hidden.replace(path)
             done = True
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
     finally:
         if not done and stands(hidden):
             hidden.unlink(missing_ok=True)
@@ -98,7 +98,8 @@ def _require_place(path: Path) -> None:
         raise DataError(Problem(what="the folder cannot be written to", where=str(path.parent), fix=fix))
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
     with contextlib.suppress(OSError):  # some file systems cannot sync a folder; the rename stands all the same
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -24,6 +24,7 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock, Timeout
 
+from regraft.data.kept import cache_folder
 from regraft.errors import BaseError, MachineError, Problem
 from regraft.models.safety import read_json
 from regraft.options import JSON
@@ -78,12 +79,6 @@ class Package:
     def archive(self) -> str:
         """How the archive's file name begins."""
         return f"{self.package.replace('-', '_')}-{self.version}-"
-
-
-def cache_folder() -> Path:
-    """Return the folder that bases are kept in; it need not exist."""
-    named = os.environ.get("REGRAFT_CACHE")
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "regraft"
 
 
 def offline() -> bool:
