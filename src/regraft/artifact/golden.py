@@ -9,10 +9,8 @@ must be the same unless the first two are that close.
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -225,14 +223,3 @@ def _gate(goldens: Goldens, row: int, now: Prediction, result: Replay, expected:
             fix="do not use this artifact here: install the versions in its manifest, or fit it again",
         )
     )
-
-
-def processor() -> str:
-    """Return the model of the processor, as the system calls it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

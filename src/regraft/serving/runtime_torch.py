@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from regraft.artifact.golden import processor
 from regraft.artifact.manifest import Manifest
 from regraft.errors import ArtifactError, BaseError, Problem
 from regraft.options import JSON
 from regraft.serving.runtime import Runtime
 from regraft.tasks.task import Task
 from regraft.training.device import choose_device
+from regraft.training.machine import processor
 from regraft.training.options import MachineOptions
 from regraft.training.threads import default_threads, with_threads
 from regraft.types import Batch, FloatArray

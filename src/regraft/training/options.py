@@ -39,7 +39,7 @@ class TrainOptions:
     """Peak rate of the head and of other new weights; by default 1e-3, or 1e-2 if nothing else learns."""
 
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
-    """Decoupled weight decay; never applied to norms and biases."""
+    """Decoupled weight decay; never applied to embeddings, norms and biases."""
 
     schedule: Annotated[Pick, Among("regraft.training:SCHEDULES")] = Pick("linear")
     """Registered name of the learning-rate schedule after warm-up, or a mapping with its name and options."""
@@ -72,3 +72,15 @@ class MachineOptions:
 
     threads: Count | None = None
     """Threads of the numeric libraries; the cores this process may use (cgroup and affinity counted) if not given."""
+
+
+@options
+class ComputeOptions:
+    """How the arithmetic of training is done; what is served is computed in float32 whatever stands here."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Type of the factors of matrix products in training. Auto measures on this machine and this network, keeps the answer, and
+    takes bf16 only where it gains; fp16 needs a GPU. Weights, optimiser and loss stay in float32."""
+
+    compile: bool = False
+    """Compile the layers with torch.compile before training; pays only in long runs, needs a C++ compiler on a processor."""
