@@ -66,10 +66,43 @@ class AdamW(OptimizerFactory):
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Return torch's AdamW in its fused form, one pass over each weight instead of a dozen."""
-        import torch
+        from regraft.training.fused import FusedAdamW
 
-        betas = (self.options.beta1, self.options.beta2)
-        return torch.optim.AdamW(groups, betas=betas, eps=self.options.epsilon, fused=True)
+        return FusedAdamW(groups, betas=(self.options.beta1, self.options.beta2), eps=self.options.epsilon)
+
+
+def gradient_norm(gradients: list[torch.Tensor]) -> float:
+    """Return the norm of all gradients together, which lie on one device; each is read once."""
+    import torch
+
+    norms = torch._foreach_norm(gradients)
+    return float(torch.linalg.vector_norm(torch.stack(norms)))
+
+
+def scale_gradients(optimizer: torch.optim.Optimizer, gradients: list[torch.Tensor], factor: float) -> None:
+    """Have the next step of an optimiser see its gradients multiplied by a factor.
+
+    Torch's fused optimisers divide by a scale inside their kernel, for their gradient scaler: that spares a pass over all
+    gradients. Any other optimiser gets them multiplied here. To be called before every step.
+
+    Args:
+        optimizer: Of any kind.
+        gradients: All gradients that it will see.
+        factor: A finite number above 0.
+    """
+    import torch
+
+    # The scale is a float32 number: gradients of double precision keep theirs by the ordinary way.
+    inside = getattr(optimizer, "_step_supports_amp_scaling", False) and all(g.dtype != torch.float64 for g in gradients)
+    scaled: Any = optimizer
+    if inside and factor == 1.0:
+        scaled.grad_scale = scaled.found_inf = None  # else the kernel would write every gradient back for nothing
+    elif inside:
+        if getattr(scaled, "grad_scale", None) is None:
+            scaled.grad_scale, scaled.found_inf = torch.ones((), device=gradients[0].device), None
+        scaled.grad_scale.fill_(1.0 / factor)
+    elif factor != 1.0:
+        torch._foreach_mul_(gradients, factor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +136,9 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Sort the weights that learn into up to four groups: of the backbone or new, with decay or without.
 
-    Norms and biases do not decay: pulling a scale to zero or a bias anywhere is no prior anyone holds.
+    Norms and biases do not decay: pulling a scale to zero or a bias anywhere is no prior anyone holds. Nor do embeddings: a row
+    that no batch touches must stay as it was pretrained instead of fading, and then only the rows in use need to be trained
+    (`regraft.training.compact`).
 
     Args:
         net: The network.
@@ -129,11 +164,14 @@ def parameter_groups(
 
 
 def _undecayed(net: nn.Module) -> set[str]:
+    from torch import nn
+
     names: set[str] = set()
     for path, module in net.named_modules():
         # The class name, because every architecture of the hub brings its own RMSNorm.
         is_norm = "norm" in type(module).__name__.lower() and not any(module.children())
+        whole = is_norm or isinstance(module, nn.Embedding)
         for name, parameter in module.named_parameters(prefix=path, recurse=False):
-            if is_norm or parameter.ndim < 2 or name.endswith("bias"):
+            if whole or parameter.ndim < 2 or name.endswith("bias"):
                 names.add(name)
     return names

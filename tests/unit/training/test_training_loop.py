@@ -47,7 +47,7 @@ def test_updates_are_those_of_a_loop_written_by_hand():
         {
             "params": [p],
             "lr": 3e-2 if n.startswith("head") else 1e-2,
-            "weight_decay": 0.0 if p.ndim < 2 or "bias" in n else 0.1,
+            "weight_decay": 0.0 if p.ndim < 2 or "words" in n else 0.1,
         }
         for n, p in used.items()
     ]

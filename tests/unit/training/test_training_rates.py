@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -13,7 +14,15 @@ from torch import nn
 from regraft.errors import OptionsError
 from regraft.options import Pick, build, to_json
 from regraft.training import OPTIMIZERS, SCHEDULES
-from regraft.training.optimizers import AdamW, AdamWOptions, parameter_groups, peak_rates
+from regraft.training.fused import FusedAdamW
+from regraft.training.optimizers import (
+    AdamW,
+    AdamWOptions,
+    gradient_norm,
+    parameter_groups,
+    peak_rates,
+    scale_gradients,
+)
 from regraft.training.options import TrainOptions
 from regraft.training.schedules import share_of_peak
 from regraft.tuning.parts import new_parameters
@@ -67,15 +76,15 @@ def test_every_update_has_a_rate_above_zero_and_not_above_the_peak(name, total, 
     assert 1.0 in shares
 
 
-def test_norms_and_biases_do_not_decay_and_new_weights_have_their_own_rate():
+def test_norms_biases_and_embeddings_do_not_decay_and_new_weights_have_their_own_rate():
     net = tiny_net()
     names = {id(parameter): name for name, parameter in net.named_parameters()}
     rates = peak_rates(build(TrainOptions, {"learning_rate": 0.1, "head_learning_rate": 0.2}), pretrained=True, only_new=False)
-    groups = parameter_groups(net, set(names.values()) - {"backbone.words.weight"}, new_parameters(net), rates, 0.5)
+    groups = parameter_groups(net, set(names.values()) - {"backbone.mix.1.weight"}, new_parameters(net), rates, 0.5)
     found = [({names[id(p)] for p in g["params"]}, g["peak"], g["weight_decay"]) for g in groups]
     assert found == [
         ({"backbone.mix.0.weight"}, 0.1, 0.5),
-        ({"backbone.mix.0.bias", "backbone.mix.1.weight", "backbone.mix.1.bias"}, 0.1, 0.0),
+        ({"backbone.words.weight", "backbone.mix.0.bias", "backbone.mix.1.bias"}, 0.1, 0.0),
         ({"head.linear.weight"}, 0.2, 0.5),
         ({"head.linear.bias"}, 0.2, 0.0),
     ]
@@ -154,3 +163,97 @@ def test_vectors_do_not_decay_whatever_they_are_called():
     assert {tuple(p.shape) for p in decaying["params"]} == {(16, 3), (16, 4)}
     assert {tuple(p.shape) for p in plain["params"]} == {(16,), (4,)}
     assert (decaying["weight_decay"], plain["weight_decay"]) == (0.5, 0.0)
+
+
+def three_weights(dtype=torch.float32):
+    """Two groups of three weights from a fixed start, and the gradients of six steps; the third has none in the first two."""
+    rng = np.random.default_rng(3)
+    weights = [nn.Parameter(torch.tensor(rng.normal(size=shape)).to(dtype)) for shape in ((5, 7), (7,), (2, 3))]
+    steps = [[torch.tensor(rng.normal(size=tuple(w.shape))).to(dtype) for w in weights] for _ in range(6)]
+    for step in steps[:2]:
+        step[2] = None
+    groups = [{"params": weights[:1], "lr": 0.1, "weight_decay": 0.3}, {"params": weights[1:], "lr": 0.2, "weight_decay": 0.0}]
+    return weights, steps, groups
+
+
+def follow(optimizer, weights, steps, factor=None):
+    for gradients in steps:
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = None if gradient is None else gradient.clone()
+        if factor is not None:
+            scale_gradients(optimizer, [weight.grad for weight in weights if weight.grad is not None], factor)
+        optimizer.step()
+    return [weight.detach().clone() for weight in weights]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_way_straight_to_the_kernel_is_torchs_own_bit_for_bit(dtype):
+    ours, steps, groups = three_weights(dtype)
+    theirs, _, same_groups = three_weights(dtype)
+    direct = FusedAdamW(groups, betas=(0.8, 0.95), eps=1e-6)
+    fused = torch.optim.AdamW(same_groups, betas=(0.8, 0.95), eps=1e-6, fused=True)
+    direct.step()  # no gradients yet: nothing to do
+    for left, right in zip(follow(direct, ours, steps), follow(fused, theirs, steps), strict=True):
+        assert torch.equal(left, right)
+    left, right = direct.state_dict(), fused.state_dict()
+    assert left["param_groups"] == right["param_groups"]
+    assert left["state"].keys() == right["state"].keys()
+    for number, state in left["state"].items():
+        assert all(torch.equal(value, right["state"][number][name]) for name, value in state.items())
+    resumed = FusedAdamW(three_weights(dtype)[2], betas=(0.8, 0.95), eps=1e-6)
+    resumed.load_state_dict(copy.deepcopy(right))
+    again = [parameter for group in resumed.param_groups for parameter in group["params"]]
+    with torch.no_grad():
+        for parameter, weight in zip(again, ours, strict=True):
+            parameter.copy_(weight)
+    for left, right in zip(follow(resumed, again, steps), follow(fused, theirs, steps), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_the_way_straight_to_the_kernel_goes_past_torchs_bookkeeping(monkeypatch):
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *_: pytest.fail("the long way was taken"))
+    weights, steps, groups = three_weights()
+    follow(FusedAdamW(groups, betas=(0.9, 0.999), eps=1e-8), weights, steps)
+
+
+OPTIMISERS = {
+    "ours": lambda groups: AdamW(AdamWOptions(epsilon=1e-2)).build(groups),
+    "fused": lambda groups: torch.optim.AdamW(groups, eps=1e-2, fused=True),
+    "foreach": lambda groups: torch.optim.AdamW(groups, eps=1e-2, foreach=True),
+    "fused sgd": lambda groups: torch.optim.SGD(groups, fused=True),
+    "plain sgd": lambda groups: torch.optim.SGD(groups, momentum=0.9),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_a_factor_reaches_every_optimiser_on_whichever_way(name, dtype):
+    """The reference multiplies the gradients beforehand; a large epsilon keeps AdamW from forgetting the scale."""
+    weights, steps, groups = three_weights(dtype)
+    expected, _, same_groups = three_weights(dtype)
+    found = follow(OPTIMISERS[name](groups), weights, steps, factor=0.37)
+    scaled = [[None if g is None else g * 0.37 for g in step] for step in steps]
+    for left, right in zip(found, follow(OPTIMISERS[name](same_groups), expected, scaled), strict=True):
+        assert torch.allclose(left, right, rtol=2e-6, atol=1e-6) if dtype == torch.float32 else torch.equal(left, right)
+
+
+def test_a_factor_is_for_one_step_and_one_is_no_factor():
+    weights, steps, groups = three_weights()
+    optimizer = OPTIMISERS["ours"](groups)
+    expected, _, same_groups = three_weights()
+    plain = OPTIMISERS["ours"](same_groups)
+    for number, factor in enumerate((0.5, 1.0, 4.0, 1.0)):
+        follow(optimizer, weights, steps[number : number + 1], factor=factor)
+        scaled = [None if g is None else g * factor for g in steps[number]]
+        follow(plain, expected, [scaled])
+    for left, right in zip(weights, expected, strict=True):
+        assert torch.equal(left, right)  # powers of two
+
+
+def test_the_norm_is_that_of_all_gradients_together():
+    rng = np.random.default_rng(0)
+    parts = [rng.normal(size=size) for size in (1, 7, 3000)]
+    tensors = [torch.tensor(part, dtype=torch.float32) for part in parts]
+    assert gradient_norm(tensors) == pytest.approx(np.linalg.norm(np.concatenate(parts)), rel=1e-6)
+    assert math.isnan(gradient_norm([*tensors, torch.tensor([math.nan])]))
+    assert math.isinf(gradient_norm([*tensors, torch.tensor([math.inf])]))
