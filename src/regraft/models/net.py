@@ -52,8 +52,9 @@ class Headed(nn.Module):
 
     def tensors(self, batch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Return the inputs and mask of a numpy batch as tensors where the weights are."""
-        inputs = {name: torch.from_numpy(array).to(self.device) for name, array in batch.inputs.items()}
-        return inputs, torch.from_numpy(batch.mask_BT).to(self.device)
+        device = self.device
+        inputs = {name: torch.from_numpy(array).to(device) for name, array in batch.inputs.items()}
+        return inputs, torch.from_numpy(batch.mask_BT).to(device)
 
 
 def outside_backbone_folder(net: Headed) -> dict[str, torch.Tensor]:

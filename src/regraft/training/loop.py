@@ -20,7 +20,7 @@ from regraft.errors import GateError, OptionsError, Problem, did_you_mean
 from regraft.training import OPTIMIZERS, SCHEDULES
 from regraft.training.events import BeginEvent, EndEvent, Event, StepEvent, ValidEvent
 from regraft.training.freeze import evaluating, learning, put_back, snapshot
-from regraft.training.optimizers import parameter_groups, peak_rates
+from regraft.training.optimizers import gradient_norm, parameter_groups, peak_rates, scale_gradients
 from regraft.training.schedules import share_of_peak
 from regraft.training.seed import network_randomness, row_generator
 from regraft.tuning.parts import new_parameters
@@ -103,6 +103,7 @@ class _Run:
         self.validation, self.seed = validation, seed
         self.began = time.perf_counter()
         self.weights = [parameter for parameter in net.parameters() if parameter.requires_grad]
+        self.device = net.device
         optimizer_class, optimizer_options = options.optimizer.resolve(OPTIMIZERS)
         new = new_parameters(net)
         rates = peak_rates(options, pretrained=pretrained, only_new=trainable <= new)
@@ -160,11 +161,12 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * share
         rate = self.optimizer.param_groups[0]["lr"]
-        with network_randomness(self.seed, self.step, self.net.device), torch.enable_grad():
+        with network_randomness(self.seed, self.step, self.device), torch.enable_grad():
             loss, weight, logs = self.gradients(micro_batches)
         norm = self.scale_gradients(weight, micro_batches)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.weights:
+            parameter.grad = None
         self.step += 1
         return StepEvent(
             **self.now(),
@@ -173,7 +175,7 @@ class _Run:
             learning_rate=rate,
             gradient_norm=norm,
             rows=sum(batch.size for batch in micro_batches),
-            positions=sum(int(batch.mask_BT.sum()) for batch in micro_batches),
+            positions=sum(int(np.count_nonzero(batch.mask_BT)) for batch in micro_batches),
             padded_positions=sum(batch.mask_BT.size for batch in micro_batches),
             logs=logs,
         )
@@ -197,15 +199,13 @@ class _Run:
         return total / weight, weight, logs
 
     def scale_gradients(self, weight: float, micro_batches: Sequence[Batch]) -> float:
-        import torch
-
         gradients = [parameter.grad for parameter in self.weights if parameter.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients)) / weight
+        norm = gradient_norm(gradients) / weight
         if not math.isfinite(norm):
             raise self.not_finite("gradient", norm, micro_batches)
         limit = self.options.clip_norm
         clip = 1.0 if limit is None or norm <= limit else limit / norm
-        torch._foreach_mul_(gradients, clip / weight)
+        scale_gradients(self.optimizer, gradients, clip / weight)
         return norm
 
     def not_finite(self, what: str, got: float, batches: Sequence[Batch]) -> GateError:

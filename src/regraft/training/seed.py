@@ -5,6 +5,7 @@ Nothing is carried over from step to step, so a fit that goes on at step 500 dra
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 _ROWS, _NETWORK = 0, 1  # streams that must not share draws
+_BLOCK = 256  # steps whose seeds are drawn together, because seeding costs as much as a small layer
 
 
 def row_generator(seed: int, epoch: int) -> np.random.Generator:
@@ -33,10 +35,17 @@ def network_randomness(seed: int, step: int, device: torch.device) -> Iterator[N
     """
     import torch
 
-    drawn = int(np.random.SeedSequence([seed, _NETWORK, step]).generate_state(1, np.uint64)[0] >> 1)
+    block, place = divmod(step, _BLOCK)
+    drawn = _network_seeds(seed, block)[place]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(drawn)
         if device.type == "cuda":
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(drawn)
         yield
+
+
+@functools.lru_cache(maxsize=8)
+def _network_seeds(seed: int, block: int) -> tuple[int, ...]:
+    drawn = np.random.SeedSequence([seed, _NETWORK, block]).generate_state(_BLOCK, np.uint64)
+    return tuple(int(number) >> 1 for number in drawn)
