@@ -7,6 +7,7 @@ from typing import Any
 
 from regraft.artifact.manifest import ManifestBody
 from regraft.options import JSON
+from regraft.training.cost import sentences
 
 
 def card(body: ManifestBody, report: Mapping[str, JSON], *, name: str, command: str) -> str:
@@ -25,6 +26,7 @@ def card(body: ManifestBody, report: Mapping[str, JSON], *, name: str, command: 
         "## Base and licence\n\n" + _base(body.base),
         "## How to use it\n\n" + _use(body, name),
         "## Limits\n\n" + _limits(body, report),
+        *_cost(report),
         f"## How to make it again\n\n```\n{command}\n```\n\nWeights digest: `{body.weights_digest}` "
         "(the same command on the same data, seed, versions and thread count gives the same).",
     ]
@@ -100,6 +102,11 @@ def _limits(body: ManifestBody, report: Mapping[str, JSON]) -> str:
         lines.append(f"- It reads at most {length} positions of an input; what is cut off is counted in every report.")
     lines += [f"- {note}" for note in report.get("notes") or [] if isinstance(note, str)]
     return "\n".join(lines)
+
+
+def _cost(report: Mapping[str, JSON]) -> list[str]:
+    lines = [f"- {line}" for line in sentences(report.get("cost") or {})]
+    return ["## What it cost\n\n" + "\n".join(lines)] if lines else []
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

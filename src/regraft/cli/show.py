@@ -42,6 +42,8 @@ def show_fit(artifact: Artifact, report: Report, seconds: float, console: Consol
     console.print(render.classes_table(report.judgement.per_class))
     console.print(render.confusion_table(report.judgement.confusion))
     _show_ledger(report, console)
+    for line in render.cost_lines(report):
+        console.print(line, style="dim", markup=False, soft_wrap=True)
     console.print(
         f"\nArtifact {artifact.path}, {megabytes(artifact.size_bytes)} ({artifact.digest[:12]}), {seconds:.0f} s in all",
         markup=False,

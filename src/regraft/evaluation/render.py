@@ -19,6 +19,7 @@ from regraft.evaluation.compare import Comparison
 from regraft.evaluation.judge import ClassRow, Confusion
 from regraft.evaluation.ladder import Ladder
 from regraft.evaluation.report import Report
+from regraft.training.cost import sentences
 from regraft.types import Label, Metric
 
 WIDTH = 80
@@ -42,9 +43,15 @@ def draw(report: Report) -> Group:
         confusion_table(report.judgement.confusion),
     ]
     parts += [Text(f"note: {_clean(note)}", style="dim") for note in dict.fromkeys([*report.judgement.notes, *report.notes])]
+    parts += [Text(line, style="dim") for line in cost_lines(report)]
     lost = report.ledger.to_json()
     parts += [Text(ledger_line(why, loss), style="yellow") for why, loss in lost.items()]
     return Group(*(line for part in parts for line in ((part,) if isinstance(part, Text | Panel) else (part, Text("")))))
+
+
+def cost_lines(report: Report) -> list[str]:
+    """Return what the run cost, one line a subject; nothing for reports that do not say."""
+    return [_clean(f"cost: {line}") for line in sentences(report.cost)]
 
 
 def ledger_line(why: str, loss: Mapping[str, Any]) -> str:

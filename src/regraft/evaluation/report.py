@@ -16,6 +16,7 @@ As JSON (strict: None where a number is undefined, with a note saying why):
     fingerprint       of the data, as the data room gives it
     seconds           in all
     seconds_by_stage  stage -> seconds
+    cost              rows and tokens a second, padding ratio, MFU, threads, memory (`regraft.training.cost.Cost`); may be {}
     notes             sentences a reader must know
     about             what was judged: whatever the verb states (artifact, base, task)
 """
@@ -47,6 +48,7 @@ class Report:
         fingerprint: Of the data, a JSON value.
         seconds: In all.
         seconds_by_stage: Stage -> seconds.
+        cost: Throughput, share of the machine's peak, memory, JSON values by name.
         notes: Sentences a reader must know, beside those of the judgement.
         about: What was judged, JSON values by name.
     """
@@ -58,6 +60,7 @@ class Report:
     fingerprint: JSON = None
     seconds: float = 0.0
     seconds_by_stage: Mapping[str, float] = field(default_factory=dict)
+    cost: Mapping[str, JSON] = field(default_factory=dict)
     notes: Sequence[str] = ()
     about: Mapping[str, JSON] = field(default_factory=dict)
 
@@ -83,6 +86,7 @@ class Report:
             "fingerprint": self.fingerprint,
             "seconds": self.seconds,
             "seconds_by_stage": dict(self.seconds_by_stage),
+            "cost": dict(self.cost),
             "notes": list(dict.fromkeys([*judged["notes"], *self.notes])),
             "about": dict(self.about),
         }
@@ -129,6 +133,7 @@ class Report:
             fingerprint=values["fingerprint"],
             seconds=values["seconds"],
             seconds_by_stage=values["seconds_by_stage"],
+            cost=dict(values.get("cost", {})),
             notes=tuple(values["notes"]),
             about=values["about"],
         )

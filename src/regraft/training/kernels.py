@@ -64,7 +64,7 @@ def compiled(net: Headed, loss: Callable[[Headed], torch.Tensor], trainable: Set
     for path in blocks.layers:
         layer = net.backbone.get_submodule(path)
         twin = with_children(layer, layer._modules)
-        twin.compile(dynamic=True)  # type: ignore[no-untyped-call]
+        twin.compile(dynamic=True)
         layers[f"backbone.{path}"] = twin
     fast = view(net, layers)
     try:

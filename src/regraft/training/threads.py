@@ -31,6 +31,17 @@ def default_threads() -> int:
     return int(wanted) if wanted.isdecimal() and int(wanted) > 0 else available_cores()
 
 
+def crowding(threads: int, cores: int) -> str:
+    """Return a warning where more threads are asked for than there are cores, else nothing.
+
+    Threads that wait for each other's core make matrix products several times slower, not faster.
+    """
+    if threads <= cores:
+        return ""
+    shared = f"{cores} core{'s' if cores > 1 else ''}"
+    return f"{threads} threads share {shared}, which is slower than {cores}: leave machine.threads and OMP_NUM_THREADS out"
+
+
 @contextmanager
 def with_threads(count: int | None) -> Iterator[int]:
     """Let torch use so many threads inside the block, and as many as before after it.

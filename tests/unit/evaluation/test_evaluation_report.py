@@ -32,6 +32,7 @@ KEYS = [
     "fingerprint",
     "seconds",
     "seconds_by_stage",
+    "cost",
     "notes",
     "about",
 ]
