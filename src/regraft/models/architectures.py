@@ -15,6 +15,7 @@ _IDS = ("input_ids",)
 _IDS_TYPES = ("input_ids", "token_type_ids")
 _T5_WORDS = ("shared", "encoder.embed_tokens")  # one table under two names
 _AUTO = "transformers:AutoModel"
+_PACKS = "regraft.models.packing:through_registry"
 _OURS = "regraft.models.scratch_networks:AutoModel"
 
 
@@ -31,6 +32,7 @@ class Architecture:
         inputs: What it takes beside the mask.
         causal: Whether a position sees only those before it.
         position_offset: Positions that a text may not use (RoBERTa counts from the padding token's number + 1).
+        packing: "module:function" that makes a body take all rows end to end; empty where it cannot be made to.
     """
 
     embeddings: tuple[str, ...]
@@ -41,14 +43,16 @@ class Architecture:
     inputs: tuple[str, ...] = _IDS
     causal: bool = False
     position_offset: int = 0
+    packing: str = ""
 
 
-def _bert(inputs: tuple[str, ...] = _IDS, offset: int = 0, extra: tuple[str, ...] = ()) -> Architecture:
-    return Architecture(("embeddings", *extra), "encoder.layer", pooling="cls", inputs=inputs, position_offset=offset)
+def _bert(inputs: tuple[str, ...] = _IDS, offset: int = 0, extra: tuple[str, ...] = (), packing: str = _PACKS) -> Architecture:
+    embeddings = ("embeddings", *extra)
+    return Architecture(embeddings, "encoder.layer", pooling="cls", inputs=inputs, position_offset=offset, packing=packing)
 
 
 def _decoder() -> Architecture:
-    return Architecture(("embed_tokens",), "layers", ("norm",), pooling="last", causal=True)
+    return Architecture(("embed_tokens",), "layers", ("norm",), pooling="last", causal=True, packing=_PACKS)
 
 
 def _t5(name: str) -> Architecture:
@@ -67,20 +71,24 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "roberta": _bert(offset=2),
     "xlm-roberta": _bert(offset=2),
     "camembert": _bert(offset=2),
-    "distilbert": Architecture(("embeddings",), "transformer.layer", pooling="cls"),
-    "modernbert": Architecture(("embeddings",), "layers", ("final_norm",), pooling="cls"),
+    "distilbert": Architecture(("embeddings",), "transformer.layer", pooling="cls", packing=_PACKS),
+    "modernbert": Architecture(("embeddings",), "layers", ("final_norm",), pooling="cls", packing=_PACKS),
     "electra": _bert(_IDS_TYPES, extra=("embeddings_project",)),
-    "deberta": _bert(extra=("encoder.rel_embeddings",)),
-    "deberta-v2": _bert(extra=("encoder.rel_embeddings", "encoder.LayerNorm", "encoder.conv")),
-    "mpnet": _bert(offset=2, extra=("encoder.relative_attention_bias",)),
+    "deberta": _bert(extra=("encoder.rel_embeddings",), packing=""),
+    "deberta-v2": _bert(extra=("encoder.rel_embeddings", "encoder.LayerNorm", "encoder.conv"), packing=""),
+    "mpnet": _bert(offset=2, extra=("encoder.relative_attention_bias",), packing="regraft.models.packing_mpnet:packed_mpnet"),
     "albert": Architecture(
-        ("embeddings", "encoder.embedding_hidden_mapping_in"), "encoder.albert_layer_groups", pooling="cls", inputs=_IDS_TYPES
+        ("embeddings", "encoder.embedding_hidden_mapping_in"),
+        "encoder.albert_layer_groups",
+        pooling="cls",
+        inputs=_IDS_TYPES,
+        packing=_PACKS,
     ),
     "t5": _t5("T5EncoderModel"),
     "mt5": _t5("MT5EncoderModel"),
     "umt5": _t5("UMT5EncoderModel"),
-    "gpt2": Architecture(("wte", "wpe"), "h", ("ln_f",), pooling="last", causal=True),
-    "gpt_neox": Architecture(("embed_in",), "layers", ("final_layer_norm",), pooling="last", causal=True),
+    "gpt2": Architecture(("wte", "wpe"), "h", ("ln_f",), pooling="last", causal=True, packing=_PACKS),
+    "gpt_neox": Architecture(("embed_in",), "layers", ("final_layer_norm",), pooling="last", causal=True, packing=_PACKS),
     "llama": _decoder(),
     "mistral": _decoder(),
     "qwen2": _decoder(),

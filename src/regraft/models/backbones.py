@@ -6,11 +6,12 @@ Shapes: B rows, T positions, D width.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import nn
@@ -20,6 +21,8 @@ from regraft.models import POOLINGS
 from regraft.models.architectures import Architecture, architecture_of
 from regraft.models.blocks import Blocks, find_blocks
 from regraft.models.folder_check import CONFIG_FILE, check_folder
+from regraft.models.layout import layout_of
+from regraft.models.packing import Packing, in_fixed_blocks, packing_of, run_packed, run_padded
 from regraft.options import JSON
 from regraft.types import Features
 
@@ -56,6 +59,20 @@ class Body:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Shapes:
+    """In what shapes rows are computed.
+
+    Args:
+        kind: "packed" computes real positions only, "padded" every position of the batch; in "fixed" every row is padded to
+            the same length and computed in blocks of the same number of rows, so that its bits do not depend on its batch.
+        length: Positions of a row in "fixed"; those of the batch if not given.
+    """
+
+    kind: Literal["packed", "padded", "fixed"] = "packed"
+    length: int | None = None
+
+
 class Backbone(nn.Module):
     """Give features of a batch: one vector a position and one a row.
 
@@ -76,6 +93,8 @@ class Backbone(nn.Module):
         self.pooling_reason = pooling.reason
         self.pooling = POOLINGS.get(pooling.name)(self.width)
         self.blocks: Blocks = find_blocks(body.model, body.architecture, "body")
+        self.packing: Packing = packing_of(body.model, body.architecture)
+        self.shapes = Shapes()
         self._unused = dict(body.unused)
 
     def forward(self, inputs: Mapping[str, torch.Tensor], mask_BT: torch.Tensor) -> Features:
@@ -85,11 +104,24 @@ class Backbone(nn.Module):
             inputs: "input_ids" (B, T) and whatever else the architecture takes.
             mask_BT: True where a position is real.
         """
-        taken: dict[str, Any] = {name: inputs[name] for name in self.architecture.inputs if name in inputs}
-        if self.architecture.causal:
-            taken["use_cache"] = False
-        sequence_BTD = self.body(**taken, attention_mask=mask_BT.long(), return_dict=True).last_hidden_state
+        sequence_BTD = self.sequence(inputs, mask_BT)
         return Features(sequence_BTD=sequence_BTD, mask_BT=mask_BT, pooled_BD=self.pooling(sequence_BTD, mask_BT))
+
+    def sequence(self, inputs: Mapping[str, torch.Tensor], mask_BT: torch.Tensor) -> torch.Tensor:
+        """Return one vector a position (B, T, D). Only real positions are computed where the body allows it.
+
+        Args:
+            inputs: "input_ids" (B, T) and whatever else the architecture takes.
+            mask_BT: True where a position is real; vectors elsewhere mean nothing.
+        """
+        if self.shapes.kind == "fixed":
+            return in_fixed_blocks(
+                functools.partial(run_padded, self.body, self.architecture), inputs, mask_BT, self.shapes.length
+            )
+        layout = layout_of(mask_BT) if self.packing.adapt and self.shapes.kind == "packed" else None
+        if layout is None or self.packing.adapt is None:
+            return run_padded(self.body, self.architecture, inputs, mask_BT)
+        return layout.unpack(run_packed(self.packing.adapt(self.body), self.architecture, inputs, layout))
 
     def spec(self) -> dict[str, JSON]:
         """Return what is not in the hub's folder, as JSON."""

@@ -1,0 +1,207 @@
+"""Attention over rows that lie end to end, as a function in the hub's own registry of attention functions.
+
+A model that uses it computes as before when it is given padded rows. Inside `packed_rows(layout)` it is given one row of all
+real positions, and attention is kept inside the rows of the layout: bucket by bucket, with the mask that the model itself asks
+for (none, causal, sliding window), which the hub hands over as a function of two positions.
+
+Shapes: N real positions of all rows, R rows of a bucket, L its longest row, H heads, D width of a head.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from regraft.models.layout import Bucket, Layout
+
+NAME = "regraft"
+_LAYOUT: ContextVar[Layout | None] = ContextVar("layout", default=None)
+
+
+@contextmanager
+def packed_rows(layout: Layout) -> Iterator[None]:
+    """Let attention inside the block run inside the rows of a layout."""
+    token = _LAYOUT.set(layout)
+    try:
+        yield
+    finally:
+        _LAYOUT.reset(token)
+
+
+def current_layout() -> Layout | None:
+    """Return the layout that attention runs in, or nothing where rows are padded."""
+    return _LAYOUT.get()
+
+
+@functools.cache
+def register() -> None:
+    """Put the attention function and its mask into the hub's registries."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(NAME, attention)
+    AttentionMaskInterface.register(NAME, mask)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Which positions of a bucket see each other.
+
+    Args:
+        mask: True where a query sees a key, broadcast to (R, H, L, L); nothing where each sees all, or `causal` says it.
+        causal: Whether each sees itself and those before it.
+    """
+
+    mask: torch.Tensor | None = None
+    causal: bool = False
+
+
+class RowMask:
+    """Which positions see each other, as the hub's function of two places; evaluated bucket by bucket, once for all layers.
+
+    Args:
+        function: (batch, head, query place, key place) -> True where the query sees the key.
+    """
+
+    def __init__(self, function: Callable[..., torch.Tensor]) -> None:
+        self.function = function
+        self.found: dict[int, Seen] = {}
+
+    def of(self, bucket: Bucket, device: torch.device) -> Seen:
+        """Return which positions of a bucket see each other."""
+        if bucket.start not in self.found:
+            self.found[bucket.start] = self._evaluate(bucket, device)
+        return self.found[bucket.start]
+
+    def _evaluate(self, bucket: Bucket, device: torch.device) -> Seen:
+        # The hub's functions look at places in the whole packed row; inside one of our rows only their difference counts, so
+        # the last row of a bucket, its longest, speaks for all.
+        places_L = torch.arange(bucket.stop - bucket.longest, bucket.stop, device=device)
+        zero = torch.zeros((), dtype=torch.long, device=device)
+        seen_LL = self.function(zero, zero, places_L[:, None], places_L[None, :])
+        if seen_LL.ndim < 2 or bool(seen_LL.all()):
+            return Seen(None if bucket.mask_RL is None else bucket.mask_RL[:, None, None, :])
+        if torch.equal(seen_LL, seen_LL.new_ones(seen_LL.shape).tril()):
+            return Seen(causal=True)  # also where rows are padded: what comes after a position is never seen
+        if bucket.mask_RL is None:
+            return Seen(seen_LL)
+        # A padded place must see something, or its softmax is not a number and the gradients of all others with it.
+        itself_LL = torch.eye(bucket.longest, dtype=torch.bool, device=device)
+        return Seen((seen_LL & bucket.mask_RL[:, None, None, :]) | itself_LL)
+
+
+def mask(*args: Any, **kwargs: Any) -> Any:
+    """Return what the attention function below takes as its mask; the hub's own mask where rows are padded."""
+    from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
+
+    if _LAYOUT.get() is None:
+        return sdpa_mask(*args, **kwargs)
+    return RowMask(kwargs.get("mask_function", bidirectional_mask_function))
+
+
+def attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: Any,
+    *,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Return softmax(q k' scaling) v, rows kept apart (Vaswani et al. 2017, arXiv:1706.03762, equation 1).
+
+    Args:
+        module: The hub's attention module.
+        query: (1, H, N, D), or (B, H, T, D) where rows are padded.
+        key: (1, H or a part of it, N, D).
+        value: (1, H or a part of it, N, D).
+        attention_mask: What `mask` gave.
+        dropout: Share of attention weights dropped.
+        scaling: Factor of the products; 1 / sqrt(D) if not given.
+        **kwargs: What else the hub's attention functions take.
+
+    Returns:
+        (1, N, H, D), and nothing in the place of attention weights.
+    """
+    layout = _LAYOUT.get()
+    if layout is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        padded: tuple[torch.Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return padded
+    if not isinstance(attention_mask, RowMask):
+        raise ValueError("attention over packed rows got a mask that was not made for them")
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    # From here (N, H, D): positions first, so that a bucket is a slice.
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    parts = [
+        in_bucket(q, k, v, bucket, attention_mask.of(bucket, q.device), dropout=dropout, scaling=scaling)
+        for bucket in layout.buckets
+    ]
+    return (parts[0] if len(parts) == 1 else torch.cat(parts)).unsqueeze(0), None
+
+
+def in_bucket(
+    q_NHD: torch.Tensor,
+    k_NHD: torch.Tensor,
+    v_NHD: torch.Tensor,
+    bucket: Bucket,
+    seen: Seen,
+    *,
+    dropout: float,
+    scaling: float | None = None,
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return attention inside the rows of a bucket (positions of the bucket, H, D).
+
+    Args:
+        q_NHD: Queries of all positions.
+        k_NHD: Keys of all positions.
+        v_NHD: Values of all positions.
+        bucket: Which positions, and how they become rows.
+        seen: Which positions see each other.
+        dropout: Share of attention weights dropped.
+        scaling: Factor of the products.
+        bias: Added to the products, broadcast to (R, H, L, L).
+    """
+    q, k, v = (_rows(tensor[bucket.start : bucket.stop], bucket).transpose(1, 2) for tensor in (q_NHD, k_NHD, v_NHD))
+    allowed, causal = seen.mask, seen.causal
+    if causal and (dropout or bias is not None):
+        allowed, causal = q.new_ones((bucket.longest, bucket.longest), dtype=torch.bool).tril(), False
+    if bias is not None:
+        allowed = bias if allowed is None else bias.masked_fill(~allowed, float("-inf"))
+    if dropout:
+        out = _with_dropout(q, k, v, allowed, dropout, scaling)
+    else:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=causal, scale=scaling)
+    flat = out.transpose(1, 2).flatten(0, 1)
+    return flat if bucket.index is None else flat.index_select(0, bucket.index)
+
+
+def _rows(part: torch.Tensor, bucket: Bucket) -> torch.Tensor:
+    """Return the positions of a bucket (P, H, D) as padded rows (R, L, H, D), zero where there is padding."""
+    if bucket.index is not None:
+        part = part.new_zeros((bucket.rows * bucket.longest, *part.shape[1:])).index_copy(0, bucket.index, part)
+    return part.view(bucket.rows, bucket.longest, *part.shape[1:])
+
+
+def _with_dropout(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, seen: torch.Tensor | None, dropout: float, scaling: float | None
+) -> torch.Tensor:
+    # torch's own kernel leaves its fast path as soon as weights are dropped; these are the same steps without its detours.
+    scores = torch.matmul(q * (q.shape[-1] ** -0.5 if scaling is None else scaling), k.transpose(-1, -2))
+    if seen is not None:
+        scores = scores.masked_fill(~seen, float("-inf")) if seen.dtype == torch.bool else scores + seen
+    return torch.matmul(F.dropout(scores.softmax(-1), dropout), v)

@@ -1,0 +1,279 @@
+"""A backbone in two: what lies below a cut, and what lies above it. One after the other they give the whole, bit for bit.
+
+What is frozen can so be computed once and kept. The lower half stops in front of a layer and returns what that layer would
+have been given; the upper half is a backbone like any other that takes this in the place of tokens, and holds only the weights
+above the cut (and what all layers share).
+
+Shapes: B rows, T positions, D width.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from regraft.errors import OptionsError, Problem
+from regraft.models.backbones import Backbone
+from regraft.models.layout import layout_of
+from regraft.models.packing import in_fixed_blocks, run_packed, run_padded
+from regraft.models.view import view, with_children
+
+HIDDEN = "hidden"
+"""Name of the input that the upper half takes in the place of tokens (B, T, D)."""
+
+_PROBE = 5
+_Kind = Callable[[Any], Any]  # from a module class to another
+_GIVEN: ContextVar[torch.Tensor | None] = ContextVar("hidden", default=None)
+
+
+@dataclass(frozen=True)
+class Halves:
+    """A backbone cut in two.
+
+    Args:
+        prefix: (inputs, mask) -> what enters the layer above the cut (B, T, D), zero where there is padding.
+        suffix: A backbone that takes `{HIDDEN: (B, T, D)}`; shares the weights above the cut and holds no others.
+        cut: Layers below the cut.
+    """
+
+    prefix: Callable[[Mapping[str, torch.Tensor], torch.Tensor], torch.Tensor]
+    suffix: Backbone
+    cut: int
+
+
+def halves(backbone: Backbone, cut: int) -> Halves:
+    """Cut a backbone in front of a layer.
+
+    Args:
+        backbone: The network; not changed.
+        cut: Layers below the cut, 0 (only the embeddings) to the number of layers (all of them).
+
+    Raises:
+        OptionsError: There are not so many layers, or the layers of this architecture share more than their hidden states.
+    """
+    layers = len(backbone.blocks.layers)
+    if not 0 <= cut <= layers:
+        got, expected = f"a cut above layer {cut}", f"0 to {layers}"
+        raise OptionsError(Problem(what="the base does not have so many layers", got=got, expected=expected))
+    lower, upper = _lower(backbone, cut), _upper(backbone, cut)
+    made = Halves(prefix=functools.partial(_prefix, lower), suffix=upper, cut=cut)
+    if not _is_whole(backbone, made):
+        what = f"the layers of {backbone.body.config.model_type} share more than their hidden states and cannot be cut here"
+        raise OptionsError(Problem(what=what, got=f"a cut above layer {cut}", fix="leave the cut out"))
+    return made
+
+
+class _ReachedError(Exception):
+    """The lower half has come to the cut."""
+
+    def __init__(self, hidden: torch.Tensor) -> None:
+        super().__init__()
+        self.hidden = hidden
+
+
+class CutBackbone(Backbone):
+    """The upper half of a backbone. Made by `halves`."""
+
+    def sequence(self, inputs: Mapping[str, torch.Tensor], mask_BT: torch.Tensor) -> torch.Tensor:
+        """Return one vector a position (B, T, D).
+
+        Args:
+            inputs: `HIDDEN` (B, T, D): what the lower half gave.
+            mask_BT: True where a position is real.
+        """
+        hidden_BTD = inputs[HIDDEN]
+        ids = {"input_ids": torch.zeros(mask_BT.shape, dtype=torch.long, device=mask_BT.device)}
+        if self.shapes.kind == "fixed":
+            return in_fixed_blocks(self._padded, {**ids, HIDDEN: hidden_BTD}, mask_BT, self.shapes.length)
+        layout = layout_of(mask_BT) if self.packing.adapt and self.shapes.kind == "packed" else None
+        if layout is None or self.packing.adapt is None:
+            return self._padded({**ids, HIDDEN: hidden_BTD}, mask_BT)
+        with _entering(layout.pack(hidden_BTD)):
+            return layout.unpack(run_packed(self.packing.adapt(self.body), self.architecture, ids, layout))
+
+    def _padded(self, inputs: Mapping[str, torch.Tensor], mask_BT: torch.Tensor) -> torch.Tensor:
+        with _entering(inputs[HIDDEN]):
+            return run_padded(self.body, self.architecture, inputs, mask_BT)
+
+
+def _given() -> torch.Tensor:
+    given = _GIVEN.get()
+    if given is None:
+        raise RuntimeError("the upper half of a backbone was run without what enters it")
+    return given
+
+
+@contextmanager
+def _entering(hidden: torch.Tensor) -> Iterator[None]:
+    token = _GIVEN.set(hidden)
+    try:
+        yield
+    finally:
+        _GIVEN.reset(token)
+
+
+def _lower(backbone: Backbone, cut: int) -> Backbone:
+    paths = backbone.blocks.layers
+    if cut < len(paths):
+        return view(backbone, {paths[cut]: _as(_stopping, backbone.get_submodule(paths[cut]))})
+    return view(backbone, {paths[-1]: _as(_leaving, backbone.get_submodule(paths[-1]))})
+
+
+def _upper(backbone: Backbone, cut: int) -> Backbone:
+    paths = backbone.blocks.layers
+    before, size = _looked_at(backbone)
+    replaced = {path: _without_weights(backbone.get_submodule(path), 0) for path in before}
+    replaced |= {path: _without_weights(backbone.get_submodule(path), size) for path in paths[:cut]}
+    if cut < len(paths):
+        replaced[paths[cut]] = _as(_entered, backbone.get_submodule(paths[cut]))
+    made = view(backbone, replaced)
+    made.__class__ = CutBackbone
+    return made
+
+
+def _as(kind: _Kind, layer: nn.Module) -> nn.Module:
+    """Return a copy of a module as another class; names, weights and everything else that others may ask it for stay."""
+    twin = with_children(layer, layer._modules)
+    twin.__class__ = kind(type(layer))
+    return twin
+
+
+def _without_weights(layer: nn.Module, size: int) -> nn.Module:
+    """Return a copy of a module that has no weights and gives what the cut was given."""
+    twin = _as(_giving(size), layer)
+    for table in ("_modules", "_parameters", "_buffers"):
+        twin.__dict__[table] = {}
+    return twin
+
+
+@functools.cache
+def _giving(size: int) -> _Kind:
+    """Return how a module class becomes one without weights that gives what the cut was given.
+
+    Args:
+        size: Values of the tuple in which the module gives it; 0 for none.
+    """
+
+    def forward(self: nn.Module, *_: Any, **__: Any) -> Any:
+        return (_given(), *([None] * (size - 1))) if size else _given()
+
+    return functools.cache(lambda cls: type(f"Given{cls.__name__}", (cls,), {"forward": forward}))
+
+
+@functools.cache
+def _entered(cls: type[nn.Module]) -> type[nn.Module]:
+    """Return a layer class that takes what the cut was given, whatever comes from below."""
+
+    def forward(self: nn.Module, _: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        return cls.forward(self, _given(), *args, **kwargs)
+
+    return type(f"Entered{cls.__name__}", (cls,), {"forward": forward})
+
+
+@functools.cache
+def _stopping(cls: type[nn.Module]) -> type[nn.Module]:
+    """Return a layer class in front of which the lower half ends."""
+
+    def forward(_: nn.Module, hidden: torch.Tensor, *__: Any, **___: Any) -> Any:
+        raise _ReachedError(hidden)
+
+    return type(f"Stopping{cls.__name__}", (cls,), {"forward": forward})
+
+
+@functools.cache
+def _leaving(cls: type[nn.Module]) -> type[nn.Module]:
+    """Return a layer class after which the lower half ends."""
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        out = cls.forward(self, *args, **kwargs)
+        raise _ReachedError(out[0] if isinstance(out, tuple) else out)
+
+    return type(f"Leaving{cls.__name__}", (cls,), {"forward": forward})
+
+
+def _prefix(lower: Backbone, inputs: Mapping[str, torch.Tensor], mask_BT: torch.Tensor) -> torch.Tensor:
+    def padded(inputs: Mapping[str, torch.Tensor], mask_BT: torch.Tensor) -> torch.Tensor:
+        return _until_cut(lambda: run_padded(lower.body, lower.architecture, inputs, mask_BT))
+
+    if lower.shapes.kind == "fixed":
+        hidden_BTD = in_fixed_blocks(padded, inputs, mask_BT, lower.shapes.length)
+        return hidden_BTD * mask_BT.unsqueeze(-1)
+    adapt = lower.packing.adapt
+    layout = layout_of(mask_BT) if adapt and lower.shapes.kind == "packed" else None
+    if layout is None or adapt is None:
+        return padded(inputs, mask_BT) * mask_BT.unsqueeze(-1)
+    return layout.unpack(_until_cut(lambda: run_packed(adapt(lower.body), lower.architecture, inputs, layout)))
+
+
+def _until_cut(run: Callable[[], torch.Tensor]) -> torch.Tensor:
+    try:
+        run()
+    except _ReachedError as reached:
+        return reached.hidden
+    raise RuntimeError("the layer at which the backbone was cut was never reached")
+
+
+def _looked_at(backbone: Backbone) -> tuple[list[str], int]:
+    """Run one short row; return which modules before the layers give one vector a position, and how many values layers give."""
+    before: list[str] = []
+    sizes: list[int] = []
+
+    def measure(_m: nn.Module, _i: Any, out: Any) -> None:
+        sizes.append(len(out) if isinstance(out, tuple) else 0)
+
+    hooks = [backbone.get_submodule(backbone.blocks.layers[0]).register_forward_hook(measure)]
+    for path in backbone.blocks.embeddings:
+
+        def note(_m: nn.Module, _i: Any, out: Any, path: str = path) -> None:
+            if isinstance(out, torch.Tensor) and out.shape[:2] == (1, _PROBE):
+                before.append(path)
+
+        hooks.append(backbone.get_submodule(path).register_forward_hook(note))
+    try:
+        inputs, mask_BT = _probe(backbone, (_PROBE,))
+        with _quietly(backbone):
+            run_padded(backbone.body, backbone.architecture, inputs, mask_BT)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return list(dict.fromkeys(before)), max(sizes)
+
+
+def _is_whole(backbone: Backbone, made: Halves) -> bool:
+    """Return whether the halves give the same bits as the whole on a few short rows."""
+    inputs, mask_BT = _probe(backbone, (1, 3, _PROBE))
+    try:
+        with _quietly(backbone):
+            whole = backbone.sequence(inputs, mask_BT)
+            both = made.suffix.sequence({HIDDEN: made.prefix(inputs, mask_BT)}, mask_BT)
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError):
+        return False
+    return torch.equal(whole[mask_BT], both[mask_BT])
+
+
+def _probe(backbone: Backbone, lengths: tuple[int, ...]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    device = next(backbone.parameters()).device
+    mask_BT = torch.arange(max(lengths), device=device) < torch.tensor(lengths, device=device)[:, None]
+    last = int(backbone.body.config.vocab_size) - 1
+    ids_BT = (torch.arange(mask_BT.numel(), device=device) % max(1, last - 3) + 3).clamp(max=last).view(mask_BT.shape)
+    return {"input_ids": ids_BT, "token_type_ids": torch.zeros_like(ids_BT)}, mask_BT
+
+
+@contextmanager
+def _quietly(backbone: nn.Module) -> Iterator[None]:
+    """Run without gradients and without dropout, and leave every module in its mode."""
+    modes = [(module, module.training) for module in backbone.modules()]
+    backbone.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
