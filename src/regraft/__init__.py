@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from regraft.evaluation.report import Report as Report
     from regraft.families import FAMILIES as FAMILIES
     from regraft.lifecycle import bases as bases
+    from regraft.lifecycle import cache as cache
     from regraft.lifecycle import compare as compare
     from regraft.lifecycle import evaluate as evaluate
     from regraft.lifecycle import fit as fit
@@ -44,6 +45,7 @@ _PUBLIC = {
     "Report": "regraft.evaluation.report",
     "__version__": "regraft.version",
     "bases": "regraft.lifecycle",
+    "cache": "regraft.lifecycle",
     "compare": "regraft.lifecycle",
     "evaluate": "regraft.lifecycle",
     "fit": "regraft.lifecycle",

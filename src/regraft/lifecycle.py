@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from regraft.models import BaseCard
     from regraft.serving.predictor import Predictor
     from regraft.serving.stream import StreamSummary
+    from regraft.training.cache.listing import CacheListing
 
 
 def fit(data: Any, /, *, listen: Listener = ignore, **options: Any) -> Artifact:
@@ -196,6 +197,21 @@ def bases(name: str | None = None, *, fetch: bool = False, say: Callable[[str], 
     return [base.card()]
 
 
+def cache(**options: Any) -> CacheListing:
+    """Say what is kept of earlier work (features of frozen layers, encoded rows), and remove what is asked for.
+
+    Args:
+        **options: The fields of `PruneOptions`; without `prune=True` nothing is removed.
+
+    Returns:
+        What is there, by key, the last used first; what was removed.
+    """
+    from regraft.training.cache.listing import listing
+    from regraft.training.cache.options import PruneOptions
+
+    return listing(build(PruneOptions, options))
+
+
 def serve(
     artifact: str | Path | Artifact,
     *,
@@ -234,6 +250,7 @@ def list_family(family: str, *, compatible: str | Path | None = None) -> dict[st
 
 __all__ = [
     "bases",
+    "cache",
     "compare",
     "evaluate",
     "fit",

@@ -59,6 +59,7 @@ PUBLIC = [
     "Report",
     "__version__",
     "bases",
+    "cache",
     "compare",
     "evaluate",
     "fit",

@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("regraft.cli.look:inspect", "Verify an artifact and show what is in it."),
     "bases": ("regraft.cli.look:bases", "List the base models; fetch one."),
     "list": ("regraft.cli.look:list_family", "List what can be chosen: tasks, bases, tunings, ..."),
+    "cache": ("regraft.cli.cache:cache", "Show what is kept of earlier work; make room."),
     "serve": ("regraft.cli.answer:serve", "Answer over HTTP on this machine."),
 }
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import tempfile
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import IO, Any
 
 import numpy as np
 
 from regraft.errors import MachineError, Problem
+from regraft.modalities.digests import DIGEST_BYTES, row_digests
+from regraft.modalities.encoded_store import EncodedStore, StoredRows
 from regraft.modalities.modality import Modality, padded
 from regraft.types import Array, Batch
 
@@ -67,30 +69,43 @@ class EncodedRows:
 
     Args:
         modality: Encodes and pads.
-        chunks: The raw values, in chunks; none has a `problem`.
+        chunks: The raw values, in chunks; none has a `problem`. With a store, a function that gives them whenever it is called.
         memory_bytes: Budget before the arrays move to disk.
+        store: Where rows that are worth it are kept between runs.
+
+    Attributes:
+        digests: The digest of each raw value (N, 16), uint8.
+        lengths: Positions of each row (N,).
+        dropped: Positions that were cut off.
+        truncated_rows: Rows that were cut.
 
     Raises:
         MachineError: The disk is full.
     """
 
-    def __init__(self, modality: Modality, chunks: Iterable[Sequence[Any]], memory_bytes: int = _MEMORY_BYTES) -> None:
+    digests: Array
+    lengths: Array
+    _flat: Mapping[str, Array]
+
+    def __init__(
+        self,
+        modality: Modality,
+        chunks: Iterable[Sequence[Any]] | Callable[[], Iterable[Sequence[Any]]],
+        memory_bytes: int = _MEMORY_BYTES,
+        store: EncodedStore | None = None,
+    ) -> None:
         self.modality = modality
         self.dropped = 0
         self.truncated_rows = 0
         self._columns: dict[str, _Column] = {}
-        lengths = [np.zeros(0, dtype=np.int64)]
-        held = 0
-        for chunk in chunks:
-            chunk_lengths, added = self._take(chunk)
-            lengths.append(chunk_lengths)
-            held += added
-            if held > memory_bytes:
-                self._spill()
-                held = 0
-        self.lengths: Array = np.concatenate(lengths)
+        self._mapped = False
+        if store is None:
+            self._encode(chunks() if callable(chunks) else chunks, memory_bytes)
+        elif callable(chunks):
+            self._encode_or_recall(chunks, memory_bytes, store)
+        else:
+            raise TypeError("with a store, chunks are a function: they are looked at once for their digests and once to encode")
         self._starts = np.cumsum(self.lengths) - self.lengths
-        self._flat = {name: column.joined() for name, column in self._columns.items()}
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -102,8 +117,8 @@ class EncodedRows:
 
     @property
     def on_disk(self) -> bool:
-        """Whether the rows outgrew their budget and lie in a temporary file."""
-        return any(column.file is not None for column in self._columns.values())
+        """Whether the rows outgrew their budget and lie in a temporary file, or were found in a store and lie there."""
+        return self._mapped or any(column.file is not None for column in self._columns.values())
 
     def batch(self, rows: Array, targets: Array | None = None) -> Batch:
         """Return the rows with these positions as one padded batch.
@@ -115,6 +130,34 @@ class EncodedRows:
         rows = np.asarray(rows, dtype=np.int64)
         inputs, mask_BT = padded(self._flat, self._starts[rows], self.lengths[rows], self.modality.padding)
         return Batch(inputs=inputs, mask_BT=mask_BT, targets=None if targets is None else targets[rows], rows_B=rows)
+
+    def _encode_or_recall(self, chunks: Callable[[], Iterable[Sequence[Any]]], memory_bytes: int, store: EncodedStore) -> None:
+        digests = _joined([row_digests(chunk) for chunk in chunks()])
+        stored = store.open(digests) if store.pays(len(digests)) else None
+        if stored is None:
+            self._encode(chunks(), memory_bytes, digests)
+            if store.pays(len(digests)):
+                store.keep(digests, StoredRows(self.lengths, self._flat, self.dropped, self.truncated_rows))
+            return
+        self.digests, self.lengths, self._flat = digests, stored.lengths, stored.flat
+        self.dropped, self.truncated_rows, self._mapped = stored.dropped, stored.truncated_rows, True
+
+    def _encode(self, chunks: Iterable[Sequence[Any]], memory_bytes: int, digests: Array | None = None) -> None:
+        lengths = [np.zeros(0, dtype=np.int64)]
+        found: list[Array] = []
+        held = 0
+        for chunk in chunks:
+            chunk_lengths, added = self._take(chunk)
+            lengths.append(chunk_lengths)
+            if digests is None:
+                found.append(row_digests(chunk))
+            held += added
+            if held > memory_bytes:
+                self._spill()
+                held = 0
+        self.digests = _joined(found) if digests is None else digests
+        self.lengths = np.concatenate(lengths)
+        self._flat = {name: column.joined() for name, column in self._columns.items()}
 
     def _take(self, chunk: Sequence[Any]) -> tuple[Array, int]:
         encoded = self.modality.encode(chunk, spans=False)
@@ -139,3 +182,7 @@ class EncodedRows:
             where = tempfile.gettempdir()
             fix = "free some space, or name a folder on a larger disk in the environment variable TMPDIR"
             raise MachineError(Problem(what="the disk is full", where=where, got=str(error), fix=fix)) from error
+
+
+def _joined(parts: list[Array]) -> Array:
+    return np.concatenate(parts) if parts else np.zeros((0, DIGEST_BYTES), dtype=np.uint8)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from regraft.data.kept import cache_folder
+from regraft.data.kept import MB, cache_folder
 from regraft.options import PathText, options
 
 FORMAT = 1
@@ -40,6 +40,31 @@ class CacheOptions:
     def place(self) -> Path:
         """The folder below which "features" and "tokens" lie."""
         return Path(self.folder).expanduser() if self.folder else cache_folder()
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes that may lie there; 0 where nothing is kept."""
+        return self.disk_mb * MB if self.enabled else 0
+
+
+@options
+class PruneOptions:
+    """What of the cache is shown, and removed."""
+
+    prune: Annotated[bool, Field(json_schema_extra={"flag": "--prune"})] = False
+    """Remove the least recently used files until the rest fits, and what killed runs have left; safe beside running fits."""
+
+    max_mb: Annotated[int | None, Field(ge=0, json_schema_extra={"flag": "--max-mb"})] = None
+    """With --prune: what may stay, in megabytes; the default of cache.disk_mb if nothing else is said."""
+
+    older_than_days: Annotated[float | None, Field(ge=0.0, json_schema_extra={"flag": "--older-than-days"})] = None
+    """With --prune: remove what was not used for so many days."""
+
+    all: Annotated[bool, Field(json_schema_extra={"flag": "--all"})] = False
+    """With --prune: remove all features and tokens (bases stay)."""
+
+    folder: Annotated[PathText | None, Field(json_schema_extra={"flag": "--folder"})] = None
+    """The cache folder, where it is not the usual one (the option cache.folder of a fit)."""
 
 
 @dataclass(frozen=True, kw_only=True)

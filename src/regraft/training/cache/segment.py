@@ -114,6 +114,17 @@ def open_segment(path: Path, position_bytes: int) -> Segment:
     return Segment(path, file, digests_R16, lengths_R, checks_R, starts_R, size)
 
 
+def rows_in(path: Path) -> int:
+    """Return how many rows a file says it holds; 0 where it does not say."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-_TAIL.size, os.SEEK_END)
+            magic, _, _, rows, *_ = _TAIL.unpack(file.read(_TAIL.size))
+    except (OSError, struct.error):
+        return 0
+    return int(rows) if magic == _TAIL_MAGIC else 0
+
+
 def _index(file: FileIO, size: int, position_bytes: int) -> tuple[int, int, bytes]:
     head = file.read(_HEAD.size) or b""
     if len(head) < _HEAD.size or not head.startswith(_HEAD_MAGIC):
