@@ -85,7 +85,7 @@ class Use:
     device: torch.device | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Passes:
     """Work with the arithmetic it takes.
 

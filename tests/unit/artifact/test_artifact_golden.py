@@ -193,6 +193,7 @@ def test_the_card_says_what_on_what_evidence_and_how():
         ],
         "ledger": {"truncated tokens": {"count": 1234, "examples": []}},
         "notes": ["'text' is the text column"],
+        "cost": {"rows_per_s": 25.0, "tokens_per_s": 500.0, "threads": 2, "cores": 2},
     }
     text = card(body(), report, name="spam", command="regraft fit mails.csv --target label --out spam")
     for expected in (
@@ -206,6 +207,7 @@ def test_the_card_says_what_on_what_evidence_and_how():
         "- licence: Apache-2.0",
         "regraft predict spam FILE",
         "at most 64 positions",
+        "## What it cost\n\n- training: 25 rows/s, 500 real tokens/s\n- machine: 2 threads on 2 cores",
         "'text' is the text column",
         "regraft fit mails.csv --target label --out spam",
         "0" * 64,
@@ -218,5 +220,6 @@ def test_the_card_of_a_run_without_a_report_invents_nothing():
 
     text = card(body(base={}, fingerprints={}), {}, name="spam", command="x")
     assert "Nothing was measured." in text
+    assert "cost" not in text
     assert "licence: not recorded" in text
     assert "No fingerprint was recorded." in text

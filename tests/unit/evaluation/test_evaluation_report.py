@@ -93,6 +93,30 @@ def test_strict_json_there_and_back(one_class):
         assert math.isnan(again.judgement.metrics["roc-auc"].value)
 
 
+COST = {"rows_per_s": 812.4, "tokens_per_s": 10100.0, "padding_ratio": 2.31, "mfu": 0.481, "peak_flops": 1.09e11}
+COST |= {"precision": "fp32", "threads": 1, "cores": 2, "peak_memory_mb": 1203.0, "seconds_by_stage": {"train": 12.0}}
+
+
+def test_the_cost_is_kept_and_drawn():
+    made = report(cost=COST | {"mfu_note": math.nan})
+    written = made.to_json()
+    assert written["cost"] == COST | {"mfu_note": None}
+    again = Report.from_json(json.loads(json.dumps(written, allow_nan=False)))
+    assert again.to_json() == written
+    text = " ".join(plain(draw(again)).split())
+    assert "cost: training: 812 rows/s, 10,100 real tokens/s, padding ratio 2.31, MFU 0.48 of 109 GFLOP/s in fp32" in text
+    assert "cost: time: train 12.0 s" in text
+    assert "cost: machine: 1 thread on 2 cores, at most 1,203 MB of memory" in text
+
+
+def test_reports_from_before_there_was_a_cost_are_read():
+    written = report(cost=COST).to_json()
+    del written["cost"]
+    again = Report.from_json(written)
+    assert again.cost == {}
+    assert "cost" not in plain(draw(again))
+
+
 def test_what_json_cannot_hold_becomes_none_anywhere():
     made = report(seconds=math.nan, about={"deep": [1.0, {"x": math.inf}]}, seconds_by_stage={"read": -math.inf})
     written = json.loads(json.dumps(made.to_json(), allow_nan=False))

@@ -1,0 +1,126 @@
+"""Channels-last and compiled layers: the same answers, the same names, and a note where it does not work."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from tiny_net import TinyBackbone, TinyHead, tiny_net, tiny_objective
+from torch import nn
+
+from regraft.models.blocks import Blocks
+from regraft.models.net import Headed, weights_digest
+from regraft.training import kernels
+from regraft.training.kernels import compiled, memory_format
+from regraft.training.loop import train
+from regraft.training.options import TrainOptions
+from regraft.training.precision import Precision
+from regraft.tuning.full import Full, FullOptions
+
+
+def conv_net():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+
+
+def test_convolutions_are_laid_out_channels_last_and_answer_the_same():
+    net = conv_net()
+    plain, x = copy.deepcopy(net), torch.randn(2, 3, 9, 7)
+    assert memory_format(net)
+    assert net[0].weight.stride() == (27, 1, 9, 3)
+    assert weights_digest(net) == weights_digest(plain)
+    fast = net(x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(fast, plain(x), rtol=1e-5, atol=1e-6)
+    fast.square().sum().backward()
+    plain(x).square().sum().backward()
+    torch.testing.assert_close(net[0].weight.grad, plain[0].weight.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_networks_without_pictures_stay_as_they_are():
+    net = nn.Sequential(nn.Conv1d(3, 8, 3), nn.Linear(4, 4))
+    before = [parameter.data_ptr() for parameter in net.parameters()]
+    assert not memory_format(net)
+    assert [parameter.data_ptr() for parameter in net.parameters()] == before
+
+
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear, self.norm = nn.Linear(8, 8), nn.LayerNorm(8)
+
+    def forward(self, x):
+        return self.norm(x + nn.functional.gelu(self.linear(x)))
+
+
+class Layered(TinyBackbone):
+    """Two layers that can be compiled one by one."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Sequential(Layer(), Layer())
+        self.blocks = Blocks(embeddings=("words",), layers=("mix.0", "mix.1"), final=())
+
+
+def layered_net():
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return Headed(Layered(), TinyHead(8, 2, 0.0))
+
+
+def loss_of(objective):
+    (batch,) = next(objective.batches(0, 8, 8, np.random.default_rng(0)))
+    return lambda net: objective.loss(net, batch)[0].total
+
+
+def names(net):
+    return {name for name, _ in net.named_parameters()}
+
+
+def test_no_layers_no_compiler_and_a_failing_compiler_leave_the_network_as_it_is(monkeypatch):
+    loss, notes = loss_of(tiny_objective()), []
+    tiny, net = tiny_net(), layered_net()
+    assert compiled(tiny, loss, names(tiny), notes.append) is tiny
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert compiled(net, loss, names(net), notes.append) is net
+    monkeypatch.setattr(kernels, "_compiler", lambda: "g++")
+    monkeypatch.setattr(torch, "compile", lambda *given, **named: broken)
+    assert compiled(net, loss, names(net), notes.append) is net
+    assert notes == [
+        "not compiled: the base has no layers that could be compiled one by one",
+        "not compiled: there is no C++ compiler (g++, clang++ or the one that CXX names)",
+        "not compiled: RuntimeError: the linker is missing",
+    ]
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert net(*net.tensors(next(tiny_objective().batches(0, 8, 8, np.random.default_rng(0)))[0])).shape == (8, 2)
+
+
+def broken(*_given, **_named):
+    raise RuntimeError("the linker\n  is missing")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler uses what its own dependencies have deprecated
+@pytest.mark.parametrize("name", ["fp32", "bf16"])
+def test_compiled_layers_train_to_the_same_weights(name):
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    objective, precision, notes = tiny_objective(), Precision(name), []
+    options = TrainOptions(epochs=2, batch_size=8, learning_rate=1e-2)
+    ends = []
+    for fast in (False, True):
+        net = layered_net()
+        ready = compiled(net, loss_of(objective), names(net), notes.append) if fast else net
+        assert (ready is net) is not fast
+        list(train(precision.network(ready), objective, Full(FullOptions()), options, seed=3))
+        assert names(ready) == names(net)
+        ends.append(torch.cat([parameter.detach().flatten() for parameter in net.parameters()]))
+    assert notes == ["compiled 2 layers"]
+    assert 1 <= counters["stats"]["unique_graphs"] <= 4  # layers of a kind share what was compiled, whatever the length
+    assert not counters["graph_break"]
+    torch.testing.assert_close(*ends, rtol=1e-4, atol=1e-4 if name == "fp32" else 2e-2)
