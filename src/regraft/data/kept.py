@@ -126,7 +126,7 @@ class NewFile:
         with contextlib.suppress(OSError):
             self.file.close()
         with contextlib.suppress(OSError):  # it held nothing else
-            if not any(entry.name != ABOUT for entry in os.scandir(self.folder)):
+            if all(entry.name == ABOUT for entry in _entries(self.folder)):
                 (self.folder / ABOUT).unlink(missing_ok=True)
                 self.folder.rmdir()
 
@@ -134,11 +134,15 @@ class NewFile:
 def write_about(folder: Path, content: bytes) -> None:
     """Write what a key stands for beside its files, if it does not stand there; files are found without it."""
     with contextlib.suppress(OSError):
-        if not (folder / ABOUT).exists():
-            new = NewFile(folder)
+        if (folder / ABOUT).exists():
+            return
+        new = NewFile(folder)
+        try:
             new.write(content)
             new.publish(ABOUT)
-            new.file.close()
+        except OSError:
+            new.discard()
+        new.file.close()
 
 
 def touch(path: Path) -> None:
@@ -215,11 +219,11 @@ def free_disk_bytes(folder: Path) -> int:
     return max(0, usage.free - min(_RESERVE_BYTES, int(usage.total * _RESERVE_SHARE)))
 
 
-def read_about(content: bytes) -> Mapping[str, JSON]:
-    """Return what `key.json` says; nothing where it cannot be read."""
+def read_about(folder: Path) -> Mapping[str, JSON]:
+    """Return what `key.json` of a key says; nothing where it cannot be read."""
     try:
-        about = json.loads(content)
-    except ValueError:
+        about = json.loads((folder / ABOUT).read_bytes())
+    except (OSError, ValueError):
         return {}
     return about if isinstance(about, dict) else {}
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from regraft.data.kept import ABOUT, MB, Kept, cache_folder, kept_files, prune, read_about
+from regraft.data.kept import MB, Kept, cache_folder, kept_files, prune, read_about
 from regraft.errors import OptionsError, Problem
 from regraft.training.cache.options import CacheOptions, PruneOptions
 from regraft.training.cache.segment import SUFFIX, rows_in
@@ -93,10 +93,7 @@ def entries(folder: Path) -> list[CacheEntry]:
 
 
 def _entry(kind: str, place: Path, files: list[Kept]) -> CacheEntry:
-    try:
-        about = read_about((place / ABOUT).read_bytes())
-    except OSError:
-        about = {}
+    about = read_about(place)
     words = [str(about[name]) for name in ("about", "kind", "cut", "dtype") if about.get(name) and about[name] != kind]
     in_files = sum(rows_in(kept.path) for kept in files if kept.path.suffix == SUFFIX)
     rows = about.get("rows")
