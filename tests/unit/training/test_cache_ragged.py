@@ -37,9 +37,8 @@ def test_values_come_back_in_any_order_now_and_in_the_next_run(rows, memory_mb):
         rows.check(again)
     assert len(rows.files()) == 1
     assert rows.files(".part") == []
-    assert [note.split(": ")[1] for note in rows.notes] == ["0 of 40 rows are there; " + where(memory_mb)] + [
-        "40 of 40 rows are there; " + where(memory_mb)
-    ]
+    told = [note.split(": ")[1] for note in rows.notes]
+    assert told == [f"{there} of 40 rows are there; {where(memory_mb)}" for there in (0, 40)]
 
 
 def where(memory_mb):
@@ -211,10 +210,6 @@ def flip(path, place):
     path.write_bytes(content)
 
 
-def tail(size, back):
-    return size - back
-
-
 @pytest.mark.parametrize(
     ("damage", "why", "stays"),
     [
@@ -277,9 +272,9 @@ def test_closing_without_finishing_leaves_nothing(rows, memory_mb):
     assert len(rows.files(".part")) == 1
     ragged.close()
     assert list(rows.folder.rglob("*.*")) == []
-    with pytest.raises(KeyError), rows.open(memory_mb=memory_mb) as ragged:
+    with pytest.raises(IndexError), rows.open(memory_mb=memory_mb) as ragged:
         rows.fill(ragged)
-        raise KeyError
+        ragged.put(np.array([40]), rows.values([]))
     assert list(rows.folder.rglob("*.*")) == []
     ragged = rows.open(memory_mb=memory_mb)
     rows.fill(ragged)

@@ -112,11 +112,13 @@ def _check(options: PruneOptions) -> None:
     limits = {"all": options.all, "max_mb": options.max_mb is not None, "older_than_days": options.older_than_days is not None}
     given = [name for name, is_given in limits.items() if is_given]
     if given and not options.prune:
-        what = f"{' and '.join(given)} says what to remove, but nothing is to be removed"
+        says = "say" if len(given) > 1 else "says"
+        what = f"{' and '.join(given)} {says} what to remove, but nothing is to be removed"
         raise OptionsError(Problem(what=what, where="regraft cache", fix="add --prune, or leave it out"))
     if options.all and len(given) > 1:
         others = " and ".join(name for name in given if name != "all")
-        what = f"all is to be removed, and {others} says what may stay"
+        says = "say" if len(given) > 2 else "says"
+        what = f"all is to be removed, and {others} {says} what may stay"
         raise OptionsError(Problem(what=what, where="regraft cache", fix=f"leave out all, or {others}"))
 
 
