@@ -104,6 +104,7 @@ def broken(*_given, **_named):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler uses what its own dependencies have deprecated
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # it looks at the gradient of what comes into a layer
 @pytest.mark.parametrize("name", ["fp32", "bf16"])
 def test_compiled_layers_train_to_the_same_weights(name):
     from torch._dynamo.utils import counters
