@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from regraft.models.dropout import dropout as drop
 from regraft.models.layout import Bucket, Layout
 
 NAME = "regraft"
@@ -204,4 +205,4 @@ def _with_dropout(
     scores = torch.matmul(q * (q.shape[-1] ** -0.5 if scaling is None else scaling), k.transpose(-1, -2))
     if seen is not None:
         scores = scores.masked_fill(~seen, float("-inf")) if seen.dtype == torch.bool else scores + seen
-    return torch.matmul(F.dropout(scores.softmax(-1), dropout), v)
+    return torch.matmul(drop(scores.softmax(-1), dropout), v)
