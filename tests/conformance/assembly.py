@@ -23,15 +23,15 @@ from regraft.training.options import TrainOptions
 from regraft.tuning import TUNINGS
 from regraft.types import Ledger
 
-TINY = {"width": 16, "layers": 1, "heads": 2, "kernel": 3, "vocabulary_size": 300, "positions": 64, "dropout": 0.0}
+TINY = {"width": 16, "heads": 2, "kernel": 3, "vocabulary_size": 300, "positions": 64, "dropout": 0.0}
 
 
-def tiny_base(name: str) -> Any:
+def tiny_base(name: str, layers: int = 1) -> Any:
     """Return a base with the smallest sizes that its options allow, or nothing if it needs options that are not known here."""
-    cls = BASES.get(name)
+    cls, sizes = BASES.get(name), {**TINY, "layers": layers}
     names = {field.name for field in dataclasses.fields(cls.Options)}
     try:
-        return cls(name, build(cls.Options, {key: value for key, value in TINY.items() if key in names}))
+        return cls(name, build(cls.Options, {key: value for key, value in sizes.items() if key in names}))
     except OptionsError:
         return None
 
@@ -89,7 +89,7 @@ def task_example(name: str, n: int = 96, seed: int = 0) -> tuple[Any, np.ndarray
 def assemble(task_name: str, base_name: str = "mlp", seed: int = 0, n: int = 96) -> Assembly:
     """Return a tiny network for the task's own example, as the base's modality renders it."""
     task, signal, values = task_example(task_name, n, seed=0)
-    base = tiny_base(base_name)
+    base = tiny_base(base_name, layers=2)  # as many as any tuning asks for by itself
     raws = MODALITIES.get(base.modality_name).example(signal, 0)
     modality = base.modality({}, lambda: iter([raws]))
     backbone = base.backbone(modality, seed)

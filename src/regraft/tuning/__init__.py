@@ -3,6 +3,13 @@
 from regraft.registry import Registry
 from regraft.tuning.tuning import Tuning
 
-TUNINGS: Registry[type[Tuning]] = Registry("tunings", {"full": "regraft.tuning.full:Full", "head": "regraft.tuning.head:Head"})
+TUNINGS: Registry[type[Tuning]] = Registry(
+    "tunings",
+    {
+        "full": "regraft.tuning.full:Full",
+        "head": "regraft.tuning.head:Head",
+        "top-k": "regraft.tuning.top_k:TopK",
+    },
+)
 
 __all__ = ["TUNINGS", "Tuning"]
