@@ -1,6 +1,7 @@
 """Files kept between runs: whole or not at all, pruned by use, and nothing else is ever touched."""
 
 import os
+import resource
 import time
 
 import pytest
@@ -40,6 +41,18 @@ def test_a_file_is_seen_whole_or_not_at_all(tmp_path):
     path.unlink()
     NewFile(folder).discard()
     assert not folder.exists()
+
+
+def test_bytes_that_the_disk_takes_only_in_part_are_an_error(tmp_path):
+    new = NewFile(tmp_path / "features" / KEY)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            new.write(bytes(1500))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    new.discard()
 
 
 def test_names_sort_by_when_they_were_made():

@@ -16,6 +16,7 @@ from regraft.modalities.digests import modality_digest
 from regraft.modalities.encoded import EncodedRows
 from regraft.modalities.encoded_store import EncodedStore
 from regraft.modalities.text import Text, TextOptions
+from regraft.training.cache import CacheOptions, encoded_store
 
 
 @pytest.fixture
@@ -117,3 +118,10 @@ def test_files_that_cannot_be_read_are_listed_all_the_same(folder):
         ("features", "", 0),
         ("tokens", "", 0),
     ]
+
+
+def test_the_store_of_encoded_rows_shares_folder_and_budget(tmp_path):
+    made = encoded_store("p", CacheOptions(folder=str(tmp_path), disk_mb=3), print)
+    assert (made.folder, made.budget_bytes) == (tmp_path, 3_000_000)
+    assert encoded_store("p", CacheOptions(folder=str(tmp_path), disk_mb=0), print) is None
+    assert encoded_store("p", CacheOptions(folder=str(tmp_path), enabled=False), print) is None

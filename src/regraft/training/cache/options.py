@@ -55,7 +55,7 @@ class PruneOptions:
     """Remove the least recently used files until the rest fits, and what killed runs have left; safe beside running fits."""
 
     max_mb: Annotated[int | None, Field(ge=0, json_schema_extra={"flag": "--max-mb"})] = None
-    """With --prune: what may stay, in megabytes; the default of cache.disk_mb if nothing else is said."""
+    """With --prune: what may stay, in megabytes; the default of machine.cache.disk_mb if nothing else is said."""
 
     older_than_days: Annotated[float | None, Field(ge=0.0, json_schema_extra={"flag": "--older-than-days"})] = None
     """With --prune: remove what was not used for so many days."""
@@ -64,7 +64,7 @@ class PruneOptions:
     """With --prune: remove all features and tokens (bases stay)."""
 
     folder: Annotated[PathText | None, Field(json_schema_extra={"flag": "--folder"})] = None
-    """The cache folder, where it is not the usual one (the option cache.folder of a fit)."""
+    """The cache folder, where it is not the usual one (the option machine.cache.folder of a fit)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,7 +77,7 @@ def open_ragged(
     """
     name = f"cache of {key.kind} features ({key.about}, {key.cut})"
     if not options.enabled:
-        note(f"{name}: off: switched off by cache.enabled")
+        note(f"{name}: off: switched off by machine.cache.enabled")
         return None
     rows = wanted(digests_N16, lengths_N)
     form = Form(tuple(shape), _DTYPES[key.dtype])
