@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from regraft.models.net import Headed
 
 INPUT = "input_ids"
+# With gradient and two moments a compact table takes V + 4U rows of memory against 4V: even at three quarters. Time falls with U,
+# tenfold where a fifth is used, threefold at 0.6 and hardly above that.
 _PAYS_BELOW = 0.6
 _SCANNED_ROWS = 256
 

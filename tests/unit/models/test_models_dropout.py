@@ -141,3 +141,21 @@ def test_a_view_takes_fast_dropout_in_place_of_torchs_and_the_network_keeps_its_
     assert type(other[1]) is FastDropout
     assert type(net[1]) is nn.Dropout
     assert other[0] is net[0]
+
+
+def test_a_hub_model_drops_through_a_view_as_often_as_by_itself():
+    """Same answers in evaluation mode; in training mode the outputs spread alike around the same mean."""
+    from transformers import BertConfig, BertModel
+
+    sizes = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    model = BertModel(BertConfig(**sizes, hidden_dropout_prob=0.3), add_pooling_layer=False)
+    other = view(model, fast_dropouts(model))
+    assert sum(isinstance(module, FastDropout) for module in other.modules()) == 4
+    ids = torch.arange(6)[None]
+    with torch.no_grad():
+        assert torch.equal(other.eval()(ids).last_hidden_state, model.eval()(ids).last_hidden_state)
+        many = ids.expand(4000, 6)
+        theirs, ours = (one.train()(many).last_hidden_state.flatten(1).double() for one in (model, other))
+    error = (theirs.var(0) / 4000 + ours.var(0) / 4000).sqrt()
+    assert ((theirs.mean(0) - ours.mean(0)).abs() < 5 * error).all()
+    assert torch.allclose(theirs.var(0), ours.var(0), rtol=0.2)
