@@ -22,7 +22,9 @@ _SHOWN = 300
 def memory_format(net: nn.Module) -> bool:
     """Lay the weights of convolutions over pictures out channels-last, in place, where a network has any.
 
-    Values, names and what is saved are the same: only the order in memory changes, which spares each convolution a reordering.
+    Values, names and what is saved are the same: only the order in memory changes, which spares the kernels of GPUs a
+    reordering. On a processor it is no gain for every network (four 3 x 3 convolutions in float32, one core with AVX2: 1.09
+    times as fast without gradients, 0.87 times with them), so it is for the caller to decide where.
 
     Args:
         net: The network.
@@ -45,7 +47,8 @@ def compiled(net: Headed, loss: Callable[[Headed], torch.Tensor], trainable: Set
 
     A layer is compiled once for all of its kind and for all lengths (regional compilation: a whole network takes minutes);
     torch keeps what it compiled in its own cache between runs (TORCHINDUCTOR_CACHE_DIR). Sums may be taken in another order:
-    answers are equal to rounding, not to the bit.
+    answers are equal to rounding, not to the bit. A layer that asks for the value of a tensor is compiled in pieces, and the
+    first step takes minutes: it pays in long runs only.
 
     Args:
         net: The network; not changed. All weights and their names are shared with what is returned.

@@ -104,7 +104,7 @@ def test_a_real_network_by_hand(bert):
 MODELS = {
     "distilbert": lambda: DistilBertModel(DistilBertConfig(dim=W, hidden_dim=F, n_layers=L, n_heads=2, vocab_size=50)),
     "gpt2": lambda: GPT2Model(GPT2Config(n_embd=W, n_layer=L, n_head=2, n_inner=F, vocab_size=50, n_positions=16)),
-    "t5": lambda: T5EncoderModel(T5Config(d_model=W, d_ff=F, num_layers=L, num_heads=2, d_kv=5, vocab_size=50)),
+    "t5": lambda: T5EncoderModel(T5Config(d_model=W, d_ff=F, num_layers=L, num_heads=2, d_kv=40, vocab_size=50)),
 }
 
 

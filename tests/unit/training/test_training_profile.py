@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from filelock import FileLock
 
 from regraft.training import machine
 from regraft.training.machine import Profile, best_rate, bf16_in_hardware, peak_flops, processor
@@ -50,6 +51,17 @@ def test_many_processes_at_once_lose_nothing(tmp_path):
     found = profile(tmp_path)
     assert all(found.recall("k", f"{name}-{i}") == i for name in "ab" for i in range(20))
     assert not [path for path in (tmp_path / "machine").iterdir() if path.suffix not in {".json", ".lock"}]
+
+
+def test_who_cannot_get_the_lock_does_not_write(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "_LOCK_S", 0.05)
+    found = profile(tmp_path)
+    found.remember("k", "a", 1)
+    with FileLock(found.path.with_suffix(".lock")):
+        assert found.remember("k", "b", 2) == 2
+    assert (found.recall("k", "b"), profile(tmp_path).recall("k", "b")) == (2, None)
+    found.remember("k", "c", 3)
+    assert profile(tmp_path).recall("k", "b") == 2  # said to the disk as soon as it listens
 
 
 @pytest.mark.parametrize(
