@@ -31,7 +31,7 @@ class Work:
     Args:
         rows: Rows.
         tokens: Real positions.
-        padded_tokens: Positions as they would be with every batch padded to its longest row.
+        padded_tokens: Positions as they would be with every batch padded to its longest row; 0 where nobody counted.
         seconds: Time the passes took, without reading, validation and the like.
     """
 
@@ -182,7 +182,7 @@ def rates(passes: Passes, peak: float | None) -> dict[str, JSON]:
     return {
         "rows_per_s": work.rows / work.seconds,
         "tokens_per_s": work.tokens / work.seconds,
-        "padding_ratio": work.padded_tokens / work.tokens if work.tokens else None,
+        "padding_ratio": work.padded_tokens / work.tokens if work.tokens and work.padded_tokens else None,
         "precision": passes.precision,
         "flops_per_token": per_token,
         "peak_flops": peak,

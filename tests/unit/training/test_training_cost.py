@@ -210,6 +210,7 @@ def test_nothing_done_is_no_rate():
     assert rates(Passes(Work(), Flops(per_token=1.0)), 1.0) == {}
     assert rates(Passes(Work(rows=3), Flops(per_token=1.0)), 1.0) == {}
     assert rates(Passes(Work(rows=3, seconds=1.0), Flops(per_token=1.0)), 1.0)["padding_ratio"] is None
+    assert rates(Passes(Work(rows=3, tokens=9, seconds=1.0), Flops(per_token=1.0)), 1.0)["padding_ratio"] is None
 
 
 @pytest.fixture
