@@ -24,6 +24,7 @@ from figures import Round
 
 CONTESTANTS = Path(__file__).parent / "contestants"
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+_LONG = ("real",)
 _QUIET = {
     "OMP_WAIT_POLICY": "PASSIVE",  # a thread that waits shall not burn the core of the other contestant
     "TOKENIZERS_PARALLELISM": "false",
@@ -48,6 +49,7 @@ class Form:
         scale: By what the numbers of rows are multiplied.
         mixes: Which length mixes.
         core: The core that all contestants share.
+        load_before: Processes that wanted a core in the minute before.
     """
 
     full: bool
@@ -56,19 +58,23 @@ class Form:
     scale: float
     mixes: tuple[str, ...]
     core: int
+    load_before: float = 0.0
 
-    def rows(self, short: int, full: int) -> int:
-        """Return how many rows are worked on, from the size of each form."""
-        return max(8, round(self.scale * (full if self.full else short)))
+    def rows(self, mix: str, short: int, full: int) -> int:
+        """Return how many rows of a mix are worked on, from the size of each form; half as many where texts are long."""
+        share = self.scale * (0.5 if mix in _LONG else 1.0)
+        return max(8, round(share * (full if self.full else short)))
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry of the JSON."""
-        return {**asdict(self), "mixes": list(self.mixes)}
+        return {**asdict(self), "mixes": list(self.mixes), "threads": 1}
 
     def describe(self) -> str:
         """Return one line for the head of a table."""
         kind = "full form" if self.full else "SHORT FORM: few rounds, small sizes, a look and not a claim"
-        return f"{kind}; {self.rounds} rounds after {self.warm_ups}, core {self.core}, one thread"
+        return (
+            f"{kind}; {self.rounds} rounds after {self.warm_ups}, core {self.core}, one thread, load before {self.load_before}"
+        )
 
 
 def form_from_arguments(mixes: tuple[str, ...], what: str | None) -> Form:
@@ -91,6 +97,7 @@ def form_from_arguments(mixes: tuple[str, ...], what: str | None) -> Form:
         scale=given.scale,
         mixes=chosen,
         core=given.core,
+        load_before=round(os.getloadavg()[0], 2),
     )
 
 

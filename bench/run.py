@@ -1,22 +1,39 @@
-"""Run the bench scripts one after another; each writes its output beside itself. `python bench/run.py [NAME ...]`."""
+"""Run the bench scripts one after another; each writes its output beside itself.
+
+    python bench/run.py [--full] [NAME ...]
+
+The short form takes under 15 minutes on two idle cores and is a look; `--full` takes hours and is what may be claimed.
+"""
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-SCRIPTS = ("startup", "demo", "predict_memory")
+ONE_FORM = ("startup", "demo")
+TWO_FORMS = ("predict_memory", "loop_overhead", "predict", "fit_full", "fit_frozen", "fit_memory")
 
 
 def main() -> int:
-    """Run the named scripts, or all."""
-    for name in sys.argv[1:] or SCRIPTS:
+    """Run the named scripts, or all; those that have only one form are run as they are."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else None)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(ONE_FORM + TWO_FORMS))
+    parser.add_argument("--full", action="store_true", help="nine rounds at larger sizes: hours")
+    given = parser.parse_args()
+    if unknown := set(given.names) - {*ONE_FORM, *TWO_FORMS}:
+        parser.error(f"unknown script {', '.join(sorted(unknown))}")
+    for name in given.names or ONE_FORM + TWO_FORMS:
         sys.stdout.write(f"--- {name}\n")
         sys.stdout.flush()
-        code = subprocess.run([sys.executable, str(Path(__file__).parent / f"{name}.py")], check=False).returncode
+        command = [sys.executable, str(Path(__file__).parent / f"{name}.py")]
+        began = time.perf_counter()
+        code = subprocess.run(command + (["--full"] if given.full and name in TWO_FORMS else []), check=False).returncode
         if code:
             return code
+        sys.stdout.write(f"    took {time.perf_counter() - began:.0f} s\n")
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,12 @@ class Standing:
         if self.figure is not None:
             unit, (median, low, high) = self.bar.unit, (self.figure.median, self.figure.low, self.figure.high)
             figure = f"{median:6.2f}{unit} [{low:.2f}, {high:.2f}] of {self.figure.n} (dropped {self.dropped})"
-        shown = {"padding_ratio": "padding {:.2f}", "mfu": "MFU {:.2f}", "train_only": "training alone {:.2f}x"}
+        shown = {
+            "padding_ratio": "padding {:.2f}",
+            "mfu": "MFU {:.2f}",
+            "train_only": "training alone {:.2f}x",
+            "by_cpu_time": "by processor time {:.2f}",
+        }
         about = ", ".join(text.format(self.about[name]) for name, text in shown.items() if self.about.get(name) is not None)
         times = f"{self.ours_s:.2f} s against {self.peer_s:.2f} s"
         head = f"{self.bar.name:<4} {self.mix:<10} {figure:<44} {self.verdict:<16}"
@@ -126,6 +131,8 @@ def standing(
     kept = undisturbed(*pair)
     about["train_only"] = _stage_ratio(kept, "train")
     ours, peer = pair
+    # Says something, but not the truth, where the core was shared: the other process also empties the caches.
+    about["by_cpu_time"] = round(statistics.median(figure(*map(_by_cpu, rounds)) for rounds in zip(ours, peer, strict=True)), 3)
     return Standing(
         bar=bar,
         mix=mix,
@@ -136,6 +143,10 @@ def standing(
         peer_s=statistics.median(round_.wall_s for round_ in peer),
         about=about | {"ours_stages_s": median_stages(ours), "peer_stages_s": median_stages(peer)},
     )
+
+
+def _by_cpu(round_: Round) -> Round:
+    return replace(round_, wall_s=round_.cpu_s)
 
 
 def _stage_ratio(kept: Sequence[tuple[Round, Round]], stage: str) -> float | None:
