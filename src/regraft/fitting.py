@@ -23,13 +23,18 @@ from regraft.evaluation import METRICS
 from regraft.evaluation.rung import Rows
 from regraft.evaluation.sample import stratified
 from regraft.modalities import MODALITIES
+from regraft.modalities.digests import modality_digest
 from regraft.modalities.encoded import EncodedRows
+from regraft.modalities.encoded_store import EncodedStore
 from regraft.models import BASES
 from regraft.objectives import OBJECTIVES
 from regraft.options import Pick, to_json
 from regraft.tasks import TASKS
+from regraft.training.events import BeginEvent, Event
 from regraft.training.stages import Stages
+from regraft.training.threads import available_cores, crowding, default_threads
 from regraft.tuning import TUNINGS
+from regraft.tuning.parts import Decided
 from regraft.types import Array
 from regraft.verbs import FitOptions
 
@@ -39,9 +44,13 @@ if TYPE_CHECKING:
     from regraft.modalities.modality import Modality
     from regraft.models.base import Base
     from regraft.models.net import Headed
+    from regraft.objectives.objective import Objective
     from regraft.serving.predictor import Predictor
     from regraft.tasks.task import Task
+    from regraft.training.cost import Passes
+    from regraft.training.frozen import Learner, Setting
     from regraft.training.loop import Validation
+    from regraft.training.precision import Precision
 
 SPLITS = ("train", "valid", "test")
 _CHUNK_ROWS = 1024
@@ -60,6 +69,7 @@ class Plan:
         dataset: The rows and their splits.
         base: The model to start from.
         modality: Raw values to arrays.
+        preprocessing: Digest of the modality: same digest, same arrays.
         task: What is predicted; has learnt the training targets.
         rows: Split -> its encoded rows.
         targets: Split -> its targets.
@@ -70,6 +80,7 @@ class Plan:
     dataset: Dataset
     base: Base
     modality: Modality
+    preprocessing: str
     task: Task
     rows: Mapping[str, EncodedRows]
     targets: Mapping[str, Array]
@@ -127,6 +138,8 @@ def read(data: Any, wanted: FitOptions, stages: Stages) -> Dataset:
             options=wanted.data,
         )
     stages.notes(dataset.notes)
+    if crowded := crowding(wanted.machine.threads or default_threads(), available_cores()):
+        stages.note(crowded, "warning")
     for name in ("train", "test"):
         dataset.split(name)  # neither fitting nor judging can do without
     return dataset
@@ -146,7 +159,9 @@ def plan(data: Any, dataset: Dataset, base: Base, wanted: FitOptions, stages: St
     check_targets(task, dataset)
     with stages("tokenise", sum(len(dataset.split(split)) for split in dataset.names)):
         modality = base.modality(wanted.modality.options, lambda: _raws(dataset, "train"))
-        rows = {split: EncodedRows(modality, _raws(dataset, split)) for split in SPLITS}
+        preprocessing, cache = modality_digest(modality), wanted.machine.cache
+        store = EncodedStore(cache.place, cache.disk_bytes, preprocessing, stages.note, about=base.name)
+        rows = {split: EncodedRows(modality, functools.partial(_raws, dataset, split), store=store) for split in SPLITS}
     for split, encoded in rows.items():
         if encoded.dropped:
             where = f"{split}: {encoded.truncated_rows:,} of {len(encoded):,} rows"
@@ -158,6 +173,7 @@ def plan(data: Any, dataset: Dataset, base: Base, wanted: FitOptions, stages: St
         dataset=dataset,
         base=base,
         modality=modality,
+        preprocessing=preprocessing,
         task=task,
         rows=rows,
         targets=targets,
@@ -231,21 +247,57 @@ def network(plan: Plan, stages: Stages) -> Headed:
     """
     wanted = plan.wanted
     with stages("open the network"):
+        from regraft.models.backbones import Shapes
         from regraft.models.net import Headed
         from regraft.training.device import choose_device
+        from regraft.training.precision import check_precision
 
+        device = choose_device(wanted.machine)
+        check_precision(wanted.machine.precision, device)
         backbone = plan.base.backbone(plan.modality, wanted.seed)
+        backbone.shapes = Shapes(wanted.machine.shapes, plan.modality.longest)
+        if backbone.packing.reason and wanted.machine.shapes == "packed":
+            stages.note(f"rows are padded and sorted by length: {backbone.packing.reason}")
     missing = plan.task.needs - backbone.provides
     if missing:
         what = f"the base '{plan.base.name}' does not provide {', '.join(sorted(missing))}, which the task needs"
         raise DataError(Problem(what=what, fix="choose another base: regraft list bases"))
     head = plan.task.head(backbone.width, wanted.train.dropout, wanted.seed)
-    return Headed(backbone, head).to(choose_device(wanted.machine))
+    return Headed(backbone, head).to(device)
 
 
-def features_before(net: Headed, plan: Plan, stages: Stages) -> dict[str, Rows]:
+@contextlib.contextmanager
+def learner(net: Headed, plan: Plan, stages: Stages) -> Iterator[Learner]:
+    """Give the part of the network that is trained; what is frozen below it is computed once a row, and kept."""
+    from regraft.training.frozen import learner as made
+
+    tuning_class, tuning_options = plan.wanted.tuning.resolve(TUNINGS)
+    trainable = tuning_class(tuning_options).trainable(net)
+    used = {split: plan.rows[split] for split in SPLITS[:2]}
+    with contextlib.ExitStack() as stack:
+        with stages("compute what is frozen", sum(map(len, used.values()))):
+            setting = _setting(plan, stages)
+            found = stack.enter_context(made(net, trainable, plan.task.needs, used, setting, stages.progress))
+        yield found
+
+
+def _setting(plan: Plan, stages: Stages) -> Setting:
+    from regraft.training.frozen import Setting
+
+    machine = plan.wanted.machine
+    return Setting(
+        cache=machine.cache,
+        preprocessing=plan.preprocessing,
+        about=plan.base.name,
+        threads=machine.threads or default_threads(),
+        note=stages.note,
+    )
+
+
+def features_before(net: Headed, learner: Learner, plan: Plan, stages: Stages) -> dict[str, Rows]:
     """Return what the baselines learn from and are tested on: pooled features of the base as it is, and targets."""
     from regraft.models.forward import pooled
+    from regraft.training.frozen import kept_pooled
 
     index = {name: np.arange(len(plan.rows[name])) for name in SPLITS}
     index["train"] = stratified(plan.targets["train"], plan.wanted.judge.probe_rows, plan.wanted.seed)
@@ -254,36 +306,90 @@ def features_before(net: Headed, plan: Plan, stages: Stages) -> dict[str, Rows]:
         done = 0
         for name, positions in index.items():
             progress = functools.partial(lambda n, before: stages.progress(before + n), before=done)
-            features = pooled(net, plan.rows[name], positions, _FORWARD_ROWS, progress)
+            if learner.cut is not None and name in learner.rows:
+                features = pooled(learner.net, learner.rows[name], positions, _FORWARD_ROWS, progress)
+            else:
+                features = kept_pooled(net, plan.rows[name], positions, _setting(plan, stages), progress)
             found[name] = Rows(features, plan.targets[name][positions])
             done += len(positions)
     return found
 
 
-def train(net: Headed, plan: Plan, stages: Stages) -> None:
-    """Train the network in place; the best weights by the validation metric are left in it."""
+def train(net: Headed, learner: Learner, plan: Plan, stages: Stages) -> Passes:
+    """Train the network in place; the best weights by the validation metric are left in it.
+
+    Returns:
+        What went through the network in training, for the report.
+    """
+    from regraft.models.dropout import fast_dropouts
+    from regraft.models.view import view
+    from regraft.training.arithmetic import training_flops
+    from regraft.training.compact import Compacted, compacted, used_ids
+    from regraft.training.cost import Meter, Passes
     from regraft.training.loop import train as loop
 
-    wanted = plan.wanted
+    wanted, meter = plan.wanted, Meter(stages.listen)
     objective_class, objective_options = wanted.objective.resolve(OBJECTIVES)
-    objective = objective_class(objective_options).attach(plan.rows["train"], plan.targets["train"], plan.task)
-    tuning_class, tuning_options = wanted.tuning.resolve(TUNINGS)
-    with stages("train"):
+    objective = objective_class(objective_options).attach(learner.rows["train"], plan.targets["train"], plan.task)
+    with contextlib.ExitStack() as stack, stages("train"):
+        compact = Compacted(learner.net)
+        if wanted.machine.compact:
+            used = functools.partial(used_ids, plan.rows["train"])
+            compact = stack.enter_context(compacted(learner.net, learner.trainable, used))
+        stages.notes(compact.notes)
+        learning = view(compact.net, fast_dropouts(compact.net))
+        learning, precision = _arithmetic(learning, objective, learner, plan, stages)
         events = loop(
-            net,
+            precision.network(learning),
             objective,
-            tuning_class(tuning_options),
+            Decided(learner.trainable),
             wanted.train,
-            validation=_validation(net, plan),
+            validation=_validation(learning, learner, plan),
             seed=wanted.seed,
             pretrained=plan.base.pretrained,
         )
-        with contextlib.closing(events):
-            for event in events:
-                stages.listen(event)
+        for event in stack.enter_context(contextlib.closing(events)):
+            meter(_whole(event, net))
+    if learner.pooled:
+        meter.training.tokens = 0  # the head sees rows
+    flops = training_flops(net, learner.trainable, plan.rows["train"].lengths, learner.cut)
+    return Passes(meter.training, flops, precision.name)
 
 
-def _validation(net: Headed, plan: Plan) -> Validation | None:
+def _arithmetic(net: Headed, objective: Objective, learner: Learner, plan: Plan, stages: Stages) -> tuple[Headed, Precision]:
+    """Return the network as it is trained fastest here, and its number format."""
+    from regraft.training.kernels import compiled
+    from regraft.training.machine import Profile
+    from regraft.training.precision import Workload, choose
+    from regraft.training.seed import row_generator
+
+    wanted = plan.wanted
+    size = wanted.train.batch_size
+    micro_size = min(wanted.train.micro_batch_size or size, size)
+    batch = next(objective.batches(0, size, micro_size, row_generator(wanted.seed, 0)))[0]
+    names = learner.trainable & {name for name, _ in net.named_parameters()}
+    steps = wanted.train.epochs * objective.steps_per_epoch(size)
+    workload = Workload(
+        loss=lambda tried: objective.loss(tried, batch)[0].total,
+        trainable=names,
+        passes=min(steps, wanted.train.max_steps or steps) * -(-size // micro_size),
+        positions=int(np.count_nonzero(batch.mask_BT)),
+        threads=wanted.machine.threads or default_threads(),
+    )
+    precision = choose(net, wanted.machine.precision, workload, Profile.load(), stages.note)
+    if wanted.machine.compile:
+        net = compiled(net, workload.loss, names, stages.note)
+    return net, precision
+
+
+def _whole(event: Event, net: Headed) -> Event:
+    """Return an event that counts the weights of the whole network, of which the loop may have seen only a part."""
+    if not isinstance(event, BeginEvent):
+        return event
+    return dataclasses.replace(event, parameters=sum(parameter.numel() for parameter in net.parameters()))
+
+
+def _validation(net: Headed, learner: Learner, plan: Plan) -> Validation | None:
     """Return how the network is judged while it learns, or nothing where there are no validation rows."""
     from regraft.models.forward import outputs
     from regraft.training.loop import Validation
@@ -294,7 +400,7 @@ def _validation(net: Headed, plan: Plan) -> Validation | None:
     measures = {name: METRICS.get(name)() for name in names}
 
     def run() -> dict[str, float]:
-        judged = plan.task.probabilities(outputs(net, plan.rows["valid"], _FORWARD_ROWS))
+        judged = plan.task.probabilities(outputs(net, learner.rows["valid"], _FORWARD_ROWS))
         return {name: measure.value(plan.targets["valid"], judged) for name, measure in measures.items()}
 
     return Validation(run=run, metric=names[0], higher_is_better=measures[names[0]].higher_is_better)
@@ -309,7 +415,7 @@ def predictor(net: Headed, plan: Plan) -> Predictor:
     return Predictor(plan.modality, plan.task, runtime, column=plan.dataset.input_column)
 
 
-def judge(net: Headed, plan: Plan, before: Mapping[str, Rows], stages: Stages) -> Report:
+def judge(net: Headed, plan: Plan, before: Mapping[str, Rows], trained: Passes, stages: Stages) -> Report:
     """Hold the fitted network against the baselines on the test rows, through the door that serves it later."""
     from regraft.evaluation.judge import judge as judged
     from regraft.evaluation.ladder import Contender, LadderRows, build_ladder
@@ -317,9 +423,10 @@ def judge(net: Headed, plan: Plan, before: Mapping[str, Rows], stages: Stages) -
 
     wanted, task = plan.wanted, plan.task
     options, seed = wanted.judge, wanted.seed
-    with stages("judge", len(plan.rows["test"])):
+    with stages("answer the test rows", len(plan.rows["test"])):
         door = predictor(net, plan)
         parts = [door.probabilities(chunk) for chunk in _raws(plan.dataset, "test")]
+    with stages("judge"):
         fitted = Contender(name="fitted", probabilities_NC=np.concatenate(parts), seconds=stages.seconds.get("train", 0.0))
         counts_C = np.bincount(plan.targets["train"], minlength=len(task.names))
         rows = LadderRows(
@@ -336,8 +443,23 @@ def judge(net: Headed, plan: Plan, before: Mapping[str, Rows], stages: Stages) -
         seconds=stages.total,
         seconds_by_stage=stages.seconds,
         notes=plan.dataset.notes,
+        cost=_cost(net, plan, trained, stages),
         about={"base": plan.base.name, "tuning": wanted.tuning.name, "task": wanted.task.name, "rows": _row_counts(plan)},
     )
+
+
+def _cost(net: Headed, plan: Plan, trained: Passes, stages: Stages) -> dict[str, Any]:
+    from regraft.training.arithmetic import inference_flops
+    from regraft.training.cost import Passes, Use, Work, cost_of
+
+    machine, lengths = plan.wanted.machine, plan.rows["test"].lengths
+    answered = Work(rows=len(lengths), tokens=int(lengths.sum()), seconds=stages.seconds["answer the test rows"])
+    return cost_of(
+        Use(threads=machine.threads or default_threads(), cores=available_cores(), device=net.device),
+        stages.seconds,
+        training=trained,
+        answering=Passes(answered, inference_flops(net, lengths)),
+    ).to_json()
 
 
 def _row_counts(plan: Plan) -> dict[str, int]:
@@ -430,6 +552,5 @@ def gate(staged: Path, net: Headed, wanted: FitOptions) -> None:
         GateError: An answer moved, a tensor changed, or the process died.
     """
     from regraft.serving.replay import replay_in_fresh_process
-    from regraft.training.threads import default_threads
 
     replay_in_fresh_process(staged, threads=wanted.machine.threads or default_threads(), device=net.device.type)

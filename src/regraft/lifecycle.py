@@ -61,9 +61,10 @@ def fit(data: Any, /, *, listen: Listener = ignore, **options: Any) -> Artifact:
     with with_threads(wanted.machine.threads), fitting.read(data, wanted, stages) as dataset:
         plan = fitting.plan(data, dataset, base, wanted, stages)
         net = fitting.network(plan, stages)
-        before = fitting.features_before(net, plan, stages)
-        fitting.train(net, plan, stages)
-        report = fitting.judge(net, plan, before, stages)
+        with fitting.learner(net, plan, stages) as learner:
+            before = fitting.features_before(net, learner, plan, stages)
+            trained = fitting.train(net, learner, plan, stages)
+        report = fitting.judge(net, plan, before, trained, stages)
         with stages("save and replay in a fresh process"):
             fill = functools.partial(fitting.fill, net=net, plan=plan, report=report)
             return write_artifact(wanted.out, fill, functools.partial(fitting.gate, net=net, wanted=wanted))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +63,19 @@ class Batch:
     def size(self) -> int:
         """Number of rows."""
         return len(self.mask_BT)
+
+
+class BatchRows(Protocol):
+    """Rows of a split, ready to be handed out as batches: encoded rows, or what was made of them further up the network."""
+
+    lengths: Array
+    """Positions of each row (N,)."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    def batch(self, rows: Array, targets: Array | None = None) -> Batch:
+        """Return the rows with these positions as one padded batch, with their part of the targets of the whole split."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from pydantic import Field
 from regraft.data.options import DataOptions
 from regraft.evaluation.options import JudgeOptions
 from regraft.options import Among, PathText, Pick, options
-from regraft.training.options import MachineOptions, TrainOptions
+from regraft.training.options import ComputeOptions, MachineOptions, TrainOptions
 
 
 @options
@@ -64,8 +64,8 @@ class FitOptions:
     judge: JudgeOptions = Field(default_factory=JudgeOptions)
     """How the result is judged."""
 
-    machine: MachineOptions = Field(default_factory=MachineOptions)
-    """What of the machine is used."""
+    machine: ComputeOptions = Field(default_factory=ComputeOptions)
+    """What of the machine is used, and how its arithmetic is done."""
 
 
 @options

@@ -30,6 +30,11 @@ class Modality(ABC):
     def padding(self) -> Mapping[str, float]:
         """Input name -> the value that fills positions after the end of a row."""
 
+    @property
+    def longest(self) -> int | None:
+        """Most positions that a row can have; None where there is no limit."""
+        return None
+
     @abstractmethod
     def problem(self, raw: object) -> str:
         """Return why a raw value cannot be encoded, or an empty string."""

@@ -112,6 +112,11 @@ class Text(Modality):
         return {name: self.pad_id if name == "input_ids" else 0 for name in self.inputs}
 
     @property
+    def longest(self) -> int:
+        """Most tokens that a text can have, special tokens included."""
+        return int(self.options.max_length)
+
+    @property
     def largest_id(self) -> int:
         """Largest token number that can come out."""
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=0)

@@ -106,16 +106,9 @@ def mask(*args: Any, **kwargs: Any) -> Any:
     return RowMask(kwargs.get("mask_function", bidirectional_mask_function))
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # how rows lie is decided anew for every batch
 def attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: Any,
-    *,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    **kwargs: Any,
+    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **kwargs: Any
 ) -> tuple[torch.Tensor, None]:
     """Return softmax(q k' scaling) v, rows kept apart (Vaswani et al. 2017, arXiv:1706.03762, equation 1).
 
@@ -125,9 +118,8 @@ def attention(
         key: (1, H or a part of it, N, D).
         value: (1, H or a part of it, N, D).
         attention_mask: What `mask` gave.
-        dropout: Share of attention weights dropped.
-        scaling: Factor of the products; 1 / sqrt(D) if not given.
-        **kwargs: What else the hub's attention functions take.
+        **kwargs: What else the hub's attention functions take; of these "dropout", the share of attention weights dropped, and
+            "scaling", the factor of the products, 1 / sqrt(D) if not given.
 
     Returns:
         (1, N, H, D), and nothing in the place of attention weights.
@@ -136,57 +128,60 @@ def attention(
     if layout is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-        padded: tuple[torch.Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
+        padded: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return padded
     if not isinstance(attention_mask, RowMask):
         raise ValueError("attention over packed rows got a mask that was not made for them")
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    # From here (N, H, D): positions first, so that a bucket is a slice.
+    # Positions first, so that a bucket is a slice.
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    parts = [
-        in_bucket(q, k, v, bucket, attention_mask.of(bucket, q.device), dropout=dropout, scaling=scaling)
-        for bucket in layout.buckets
-    ]
+    heads = Heads(q, k, v, kwargs.get("scaling"))
+    dropout = kwargs.get("dropout", 0.0)
+    parts = [in_bucket(heads, bucket, attention_mask.of(bucket, query.device), dropout) for bucket in layout.buckets]
     return (parts[0] if len(parts) == 1 else torch.cat(parts)).unsqueeze(0), None
 
 
-def in_bucket(
-    q_NHD: torch.Tensor,
-    k_NHD: torch.Tensor,
-    v_NHD: torch.Tensor,
-    bucket: Bucket,
-    seen: Seen,
-    *,
-    dropout: float,
-    scaling: float | None = None,
-    bias: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Return attention inside the rows of a bucket (positions of the bucket, H, D).
+@dataclass(frozen=True)
+class Heads:
+    """What attends to what.
 
     Args:
         q_NHD: Queries of all positions.
         k_NHD: Keys of all positions.
         v_NHD: Values of all positions.
-        bucket: Which positions, and how they become rows.
+        scaling: Factor of the products; 1 / sqrt(D) if not given.
+    """
+
+    q_NHD: torch.Tensor
+    k_NHD: torch.Tensor
+    v_NHD: torch.Tensor
+    scaling: float | None = None
+
+
+def in_bucket(heads: Heads, bucket: Bucket, seen: Seen, dropout: float = 0.0, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """Return attention inside the rows of a bucket (positions of the bucket, H, D).
+
+    Args:
+        heads: Of all positions.
+        bucket: Which of them, and how they become rows.
         seen: Which positions see each other.
         dropout: Share of attention weights dropped.
-        scaling: Factor of the products.
         bias: Added to the products, broadcast to (R, H, L, L).
     """
-    q, k, v = (_rows(tensor[bucket.start : bucket.stop], bucket).transpose(1, 2) for tensor in (q_NHD, k_NHD, v_NHD))
+    of_bucket = (tensor[bucket.start : bucket.stop] for tensor in (heads.q_NHD, heads.k_NHD, heads.v_NHD))
+    q, k, v = (_rows(part, bucket).transpose(1, 2) for part in of_bucket)
     allowed, causal = seen.mask, seen.causal
     if causal and (dropout or bias is not None):
-        allowed, causal = q.new_ones((bucket.longest, bucket.longest), dtype=torch.bool).tril(), False
+        allowed, causal = torch.ones((bucket.longest, bucket.longest), dtype=torch.bool, device=q.device).tril(), False
     if bias is not None:
         allowed = bias if allowed is None else bias.masked_fill(~allowed, float("-inf"))
     if dropout:
-        out = _with_dropout(q, k, v, allowed, dropout, scaling)
+        scaling = q.shape[-1] ** -0.5 if heads.scaling is None else heads.scaling
+        out = _with_dropout(q * scaling, k, v, allowed, dropout)
     else:
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=causal, scale=scaling)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=causal, scale=heads.scaling)
     flat = out.transpose(1, 2).flatten(0, 1)
     return flat if bucket.index is None else flat.index_select(0, bucket.index)
 
@@ -199,10 +194,10 @@ def _rows(part: torch.Tensor, bucket: Bucket) -> torch.Tensor:
 
 
 def _with_dropout(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, seen: torch.Tensor | None, dropout: float, scaling: float | None
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, allowed: torch.Tensor | None, dropout: float
 ) -> torch.Tensor:
     # torch's own kernel leaves its fast path as soon as weights are dropped; these are the same steps without its detours.
-    scores = torch.matmul(q * (q.shape[-1] ** -0.5 if scaling is None else scaling), k.transpose(-1, -2))
-    if seen is not None:
-        scores = scores.masked_fill(~seen, float("-inf")) if seen.dtype == torch.bool else scores + seen
+    scores = torch.matmul(q, k.transpose(-1, -2))
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, float("-inf")) if allowed.dtype == torch.bool else scores + allowed
     return torch.matmul(drop(scores.softmax(-1), dropout), v)

@@ -27,6 +27,7 @@ from regraft.options import JSON
 from regraft.types import Features
 
 _UNUSED = "pooler"
+_ALIGNMENT_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -205,9 +206,17 @@ def open_body(folder: Path) -> Body:
                 fix="check that config.json and the weights belong together",
             )
         )
+    align(model)
     body = Body(model.eval(), architecture, notes=_notes(sorted(str(key) for key in info["unexpected_keys"])))
     body.unused = detach_pooler(model, keep=not missing)
     return body
+
+
+def align(net: nn.Module) -> None:
+    """Copy weights that were mapped from a file at an odd address: matrix kernels may sum in another order there."""
+    for tensor in [*net.parameters(), *net.buffers()]:
+        if tensor.data_ptr() % _ALIGNMENT_BYTES:
+            tensor.data = tensor.data.clone()
 
 
 def make_config(values: Mapping[str, JSON], where: str) -> Any:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 
-from regraft.modalities.encoded import EncodedRows
 from regraft.models.net import Headed
-from regraft.types import Array, FloatArray
+from regraft.types import Array, BatchRows, FloatArray
 
 
 def length_batches(lengths: Array, batch_size: int) -> Iterator[Array]:
@@ -24,7 +24,7 @@ def length_batches(lengths: Array, batch_size: int) -> Iterator[Array]:
         yield order[start : start + batch_size]
 
 
-def outputs(net: Headed, rows: EncodedRows, batch_size: int, progress: Callable[[int], None] = lambda _: None) -> FloatArray:
+def outputs(net: Headed, rows: BatchRows, batch_size: int, progress: Callable[[int], None] = lambda _: None) -> FloatArray:
     """Return the head's output for every row, in row order, float32 (N, ...).
 
     Args:
@@ -37,7 +37,7 @@ def outputs(net: Headed, rows: EncodedRows, batch_size: int, progress: Callable[
 
 
 def pooled(
-    net: Headed, rows: EncodedRows, positions: Array, batch_size: int, progress: Callable[[int], None] = lambda _: None
+    net: Headed, rows: BatchRows, positions: Array, batch_size: int, progress: Callable[[int], None] = lambda _: None
 ) -> FloatArray:
     """Return the backbone's pooled features for some rows, in the order of `positions`, float32 (N, D).
 
@@ -54,24 +54,32 @@ def pooled(
 def _over_rows(
     net: Headed,
     function: Callable[[dict[str, torch.Tensor], torch.Tensor], torch.Tensor],
-    rows: EncodedRows,
+    rows: BatchRows,
     positions: Array,
     batch_size: int,
     progress: Callable[[int], None],
 ) -> FloatArray:
-    was_training = net.training
-    net.eval()
     result: FloatArray | None = None
     done = 0
+    with without_gradients(net):
+        for index in length_batches(rows.lengths[positions], batch_size):
+            values = function(*net.tensors(rows.batch(positions[index]))).float().cpu().numpy()
+            if result is None:
+                result = np.empty((len(positions), *values.shape[1:]), dtype=np.float32)
+            result[index] = values
+            done += len(index)
+            progress(done)
+    return np.empty((0, 0), dtype=np.float32) if result is None else result
+
+
+@contextmanager
+def without_gradients(net: Headed) -> Iterator[None]:
+    """Run the block with a network in evaluation mode and without gradients; every module gets back its own mode."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
     try:
         with torch.inference_mode():
-            for index in length_batches(rows.lengths[positions], batch_size):
-                values = function(*net.tensors(rows.batch(positions[index]))).float().cpu().numpy()
-                if result is None:
-                    result = np.empty((len(positions), *values.shape[1:]), dtype=np.float32)
-                result[index] = values
-                done += len(index)
-                progress(done)
+            yield
     finally:
-        net.train(was_training)
-    return np.empty((0, 0), dtype=np.float32) if result is None else result
+        for module, mode in modes:
+            module.training = mode

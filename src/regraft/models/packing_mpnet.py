@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from regraft.models.attention import NAME, RowMask, current_layout, in_bucket
+from regraft.models.attention import NAME, Heads, RowMask, current_layout, in_bucket
 from regraft.models.view import view, with_children
 
 
@@ -53,17 +53,15 @@ class _PackedAttention(nn.Module):
         if layout is None:
             raise ValueError("packed attention was called without a layout of its rows")
         shape = (-1, attention.num_attention_heads, attention.attention_head_size)
-        q, k, v = (linear(hidden_1ND[0]).view(shape) for linear in (attention.q, attention.k, attention.v))
+        heads = Heads(*(linear(hidden_1ND[0]).view(shape) for linear in (attention.q, attention.k, attention.v)))
         dropout = attention.dropout.p if attention.training else 0.0
         parts = [
             in_bucket(
-                q,
-                k,
-                v,
+                heads,
                 bucket,
-                attention_mask.of(bucket, q.device),
-                dropout=dropout,
-                bias=position_bias_1HLL[:, :, : bucket.longest, : bucket.longest],
+                attention_mask.of(bucket, hidden_1ND.device),
+                dropout,
+                position_bias_1HLL[:, :, : bucket.longest, : bucket.longest],
             )
             for bucket in layout.buckets
         ]

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from regraft.types import Array, Batch
+from regraft.types import Array, Batch, BatchRows
 
 if TYPE_CHECKING:
-    from regraft.modalities.encoded import EncodedRows
     from regraft.models.net import Headed
     from regraft.tasks.task import Loss, Task
 
@@ -31,7 +30,7 @@ class Objective(ABC):
         self.options = options
 
     @abstractmethod
-    def attach(self, rows: EncodedRows, targets: Array | None, task: Task) -> Self:
+    def attach(self, rows: BatchRows, targets: Array | None, task: Task) -> Self:
         """Take the training rows and return itself.
 
         Args:

@@ -10,10 +10,9 @@ import numpy as np
 from regraft.errors import DataError, Problem
 from regraft.objectives.objective import Objective
 from regraft.options import options
-from regraft.types import Array, Batch
+from regraft.types import Array, Batch, BatchRows
 
 if TYPE_CHECKING:
-    from regraft.modalities.encoded import EncodedRows
     from regraft.models.net import Headed
     from regraft.tasks.task import Loss, Task
 
@@ -34,11 +33,11 @@ class Supervised(Objective):
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)
-        self._rows: EncodedRows
+        self._rows: BatchRows
         self._targets: Array
         self._task: Task
 
-    def attach(self, rows: EncodedRows, targets: Array | None, task: Task) -> Self:
+    def attach(self, rows: BatchRows, targets: Array | None, task: Task) -> Self:
         """Take the training rows with their targets and the task that makes the loss.
 
         Raises:

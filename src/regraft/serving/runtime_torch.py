@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from regraft.models.net import Headed
 
-_ALIGNMENT_BYTES = 64
-
 
 class TorchRuntime(Runtime):
     """Run a headed network in evaluation mode.
@@ -48,7 +46,7 @@ class TorchRuntime(Runtime):
         """Open the network of an artifact: build it, fill it strictly, put it on its device."""
         import torch
 
-        from regraft.models.backbones import Backbone
+        from regraft.models.backbones import Backbone, align
         from regraft.models.net import BACKBONE_FOLDER, WEIGHTS_FILE, Headed, load_outside
 
         device = choose_device(options)
@@ -57,7 +55,7 @@ class TorchRuntime(Runtime):
             net = Headed(backbone, task.head(manifest.network.head.width, manifest.network.head.dropout))
             load_outside(net, folder / WEIGHTS_FILE)
             _refuse_strangers(net, folder / BACKBONE_FOLDER)
-        _align(net)
+        align(net)
         return cls(net.to(device).eval(), options)
 
     def outputs(self, batch: Batch) -> FloatArray:
@@ -90,13 +88,6 @@ def _refuse_strangers(net: Headed, folder: Path) -> None:
         what = "there are unexpected tensors in the backbone's folder"
         fix = "restore the artifact from its source, or fit it again"
         raise ArtifactError(Problem(what=what, where=str(folder), got="; ".join(net.backbone.notes), expected="none", fix=fix))
-
-
-def _align(net: torch.nn.Module) -> None:
-    """Copy weights that were mapped from a file at an odd address: matrix kernels may sum in another order there."""
-    for tensor in [*net.parameters(), *net.buffers()]:
-        if tensor.data_ptr() % _ALIGNMENT_BYTES:
-            tensor.data = tensor.data.clone()
 
 
 @contextmanager

@@ -170,7 +170,7 @@ def _token_table(net: Headed) -> tuple[nn.Module, list[str]] | None:
     find = getattr(body, "get_input_embeddings", None)
     try:
         table = find() if callable(find) else None
-    except NotImplementedError:  # the hub's way of saying that there is none
+    except (NotImplementedError, AttributeError):  # the hub's way of saying that there is none; a network above a cut has none
         return None
     weight = getattr(table, "weight", None)
     if not isinstance(table, nn.Module) or not isinstance(weight, nn.Parameter):

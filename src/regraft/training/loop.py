@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from regraft.models.net import Headed
     from regraft.objectives.objective import Objective
     from regraft.training.options import TrainOptions
+    from regraft.training.precision import Precision
     from regraft.tuning.tuning import Tuning
     from regraft.types import Batch
 
@@ -68,7 +69,7 @@ def train(
     after an `EndEvent`.
 
     Args:
-        net: The network; its trainable weights change.
+        net: The network; its trainable weights change. What `Precision.network` gave trains in that number format.
         objective: Makes batches and their loss; has its rows attached.
         tuning: Says which weights learn.
         options: Steps, rates, schedule, clipping, early stopping.
@@ -99,11 +100,14 @@ class _Run:
         seed: int,
         pretrained: bool,
     ) -> None:
+        from regraft.training.precision import Precision
+
         self.net, self.objective, self.options, self.trainable = net, objective, options, trainable
         self.validation, self.seed = validation, seed
         self.began = time.perf_counter()
         self.weights = [parameter for parameter in net.parameters() if parameter.requires_grad]
         self.device = net.device
+        self.precision: Precision = getattr(net, "precision", None) or Precision()
         optimizer_class, optimizer_options = options.optimizer.resolve(OPTIMIZERS)
         new = new_parameters(net)
         rates = peak_rates(options, pretrained=pretrained, only_new=trainable <= new)
@@ -165,8 +169,7 @@ class _Run:
             loss, weight, logs = self.gradients(micro_batches)
         norm = self.scale_gradients(weight, micro_batches)
         self.optimizer.step()
-        for parameter in self.weights:
-            parameter.grad = None
+        self.drop_gradients()
         self.step += 1
         return StepEvent(
             **self.now(),
@@ -180,7 +183,20 @@ class _Run:
             logs=logs,
         )
 
+    def drop_gradients(self) -> None:
+        for parameter in self.weights:
+            parameter.grad = None
+
     def gradients(self, micro_batches: Sequence[Batch]) -> tuple[float, float, dict[str, float]]:
+        # A format whose gradients overflow at the present scale takes the same step again at a smaller one.
+        while True:
+            scale = self.precision.scale
+            found = self.scaled_gradients(micro_batches, scale)
+            if self.precision.settled(self.weights):
+                return found[0], found[1] * scale, found[2]
+            self.drop_gradients()
+
+    def scaled_gradients(self, micro_batches: Sequence[Batch], scale: float) -> tuple[float, float, dict[str, float]]:
         # Gradients of totals add up over micro-batches; dividing them by the weight of the whole batch comes after.
         total = weight = 0.0
         logs: dict[str, float] = {}
@@ -190,7 +206,7 @@ class _Run:
             total_part = float(part.total.detach())
             if not math.isfinite(total_part):
                 raise self.not_finite("loss", total_part, [batch])
-            part.total.backward()  # type: ignore[no-untyped-call]
+            (part.total * scale if scale != 1.0 else part.total).backward()  # type: ignore[no-untyped-call]
             total, weight = total + total_part, weight + float(part.weight.detach())
             for name, value in part_logs.items():
                 logs[name] = logs.get(name, 0.0) + value * batch.size / rows

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from regraft.options import Among, Pick, options
+from regraft.training.cache.options import CacheOptions
 
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -75,12 +76,22 @@ class MachineOptions:
 
 
 @options
-class ComputeOptions:
-    """How the arithmetic of training is done; what is served is computed in float32 whatever stands here."""
+class ComputeOptions(MachineOptions):
+    """What of the machine a fit uses, and how its arithmetic is done."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Type of the factors of matrix products in training. Auto measures on this machine and this network, keeps the answer, and
-    takes bf16 only where it gains; fp16 needs a GPU. Weights, optimiser and loss stay in float32."""
+    takes bf16 only where it gains; fp16 needs a GPU. Weights, optimiser, loss and all answers stay in float32."""
+
+    shapes: Literal["packed", "padded", "fixed"] = "packed"
+    """How rows are computed: only real positions (packed), every position of a batch (padded), or every row at the longest
+    length in blocks of the same size (fixed: slow, but a row has the same bits in every batch)."""
+
+    compact: bool = True
+    """Train only the rows of the token table that training rows use; the others cannot change either way."""
 
     compile: bool = False
     """Compile the layers with torch.compile before training; pays only in long runs, needs a C++ compiler on a processor."""
+
+    cache: CacheOptions = Field(default_factory=CacheOptions)
+    """What is kept of work that would only be done again."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import TYPE_CHECKING
+
+from regraft.tuning.tuning import Tuning
 
 if TYPE_CHECKING:
     from regraft.models.net import Headed
@@ -13,3 +16,19 @@ _NEW = ("head.", "backbone.pooling.")
 def new_parameters(net: Headed) -> set[str]:
     """Return the names of the parameters that did not come with the base: the head, and a pooling that learns."""
     return {name for name, _ in net.named_parameters() if name.startswith(_NEW)}
+
+
+class Decided(Tuning):
+    """What a tuning has decided on the whole network, for a part of it.
+
+    Args:
+        trainable: Names of the weights of the whole network that learn.
+    """
+
+    def __init__(self, trainable: Set[str]) -> None:
+        super().__init__(None)
+        self._trainable = trainable
+
+    def trainable(self, net: Headed) -> set[str]:
+        """Return the names of those weights that the part has."""
+        return {name for name, _ in net.named_parameters() if name in self._trainable}
