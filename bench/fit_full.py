@@ -111,7 +111,7 @@ def main() -> None:
             judged = FULL_JUDGED if form.full else SHORT_JUDGED
             found += contest(hall, write_texts(mix, form.rows(mix, SHORT_ROWS, FULL_ROWS), judged, *where), form)
         if form.full:
-            texts = write_texts("lognormal", round(form.scale * BAR_ROWS), BAR_JUDGED, *where)
+            texts = write_texts("lognormal", round(form.scale * BAR_ROWS), round(form.scale * BAR_JUDGED), *where)
             once = contest(hall, texts, replace(form, rounds=1, warm_ups=0), BAR_EPOCHS)
         versions = {"ours": ours.ask("facts")["versions"], "trainer": trainer.ask("facts")["versions"]}
     notes = [f"at the bar's own size, one run:\n{standing_.line()}" for standing_ in once]

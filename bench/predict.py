@@ -1,8 +1,9 @@
 """B4: batch prediction against the hub's pipeline and against ONNX Runtime and OpenVINO, all in fp32, one artifact.
 
 Inside the clock on all sides: texts in, probabilities out, tokenising counted. Outside: opening the model. The peers' batch
-sizes, and for the pipeline whether texts are sorted first, are chosen by measuring; so is which of the two graph runtimes is
-the faster one. The gate: every probability of every round within 1e-4 of ours.
+sizes are chosen by measuring, and so is which of the two graph runtimes is the faster one; these get the texts sorted by
+length. The pipeline gets them as they come, as its documentation has it; beside the bar stands what it does with texts that its
+user has sorted. The gate: every probability of every round within 1e-4 of ours.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,16 @@ import numpy as np
 
 import measure
 from environments import environment
-from figures import Bar, Gate, same_answers
+from figures import Bar, Gate, interval, same_answers, undisturbed
 from fits import BASE, open_base
 from harness import Contestant, ContestantError, Form, Rounds, Turn, compete, form_from_arguments, say
 from rows import MAX_LENGTH, MIXES, Texts, write_texts
-from standings import Standing, Work, about_texts, needed_gflop, standing, table
+from standings import Standing, Work, about_texts, needed_gflop, standing, table, times_faster
 
 TOLERANCE = 1e-4
 BATCH = 32
 MADE_FROM, SHORT_ROWS, FULL_ROWS, BAR_ROWS, SHORT_TUNED, FULL_TUNED = 200, 96, 1000, 10_000, 48, 128
-PIPELINE, GRAPH = "pipeline", "graph runtime"
+PIPELINE, SORTED, GRAPH = "pipeline", "pipeline, sorted", "graph runtime"
 BARS = {
     PIPELINE: Bar(name="B4a", what="batch prediction; transformers pipeline fp32", goal=3.0, floor=2.0),
     GRAPH: Bar(name="B4b", what="batch prediction; the best of ONNX Runtime and OpenVINO fp32", goal=1.15, floor=1.0),
@@ -77,40 +78,63 @@ def gate(hall: Hall, peer: str) -> Gate:
     return same_answers(np.load(hall.answers("ours")), np.load(hall.answers(peer)), TOLERANCE)
 
 
+def ways_of(hall: Hall, texts: Texts) -> tuple[dict[str, dict[str, Any]], dict[str, str], dict[str, Any]]:
+    """Find out by measuring how each peer is fastest: arguments of a round, a name for it, and what was tried."""
+    file = str(texts.train)
+    pipeline = hall.contestants[PIPELINE].ask("tune", file=file, batch_sizes=PIPELINE_BATCHES)
+    graph = hall.contestants[GRAPH].ask("tune", file=file, batch_sizes=GRAPH_BATCHES)
+    chosen = {PIPELINE: pipeline["as they come"], SORTED: pipeline["sorted"], GRAPH: graph}
+    ways = {"ours": {"batch_size": BATCH}, **{name: found["best"] for name, found in chosen.items()}}
+    return ways, {name: found["name"] for name, found in chosen.items()}, {PIPELINE: pipeline["tried"], GRAPH: graph["tried"]}
+
+
 def contest(hall: Hall, mix: str, rows: int, form: Form) -> list[Standing]:
     """Let all take turns on one mix and return where both bars stand."""
-    few, texts = hall.texts(mix, FULL_TUNED if form.full else SHORT_TUNED, 1), hall.texts(mix, rows, 2)
-    sizes = {PIPELINE: PIPELINE_BATCHES, GRAPH: GRAPH_BATCHES}
-    tried = {name: hall.contestants[name].ask("tune", file=str(few.train), batch_sizes=sizes[name]) for name in sizes}
-    ways: dict[str, dict[str, Any]] = {"ours": {"batch_size": BATCH}, **{name: tried[name]["best"] for name in sizes}}
-    say(f"{mix}: {len(texts.lengths)} rows; pipeline {tried[PIPELINE]['name']}; {tried[GRAPH]['name']}")
+    texts = hall.texts(mix, rows, 2)
+    ways, names, tried = ways_of(hall, hall.texts(mix, FULL_TUNED if form.full else SHORT_TUNED, 1))
+    say(f"{mix}: {len(texts.lengths)} rows; {'; '.join(names.values())}")
 
     def turn(name: str) -> Turn:
+        contestant = hall.contestants[PIPELINE if name == SORTED else name]
         given = {"file": str(texts.train), "answers_to": str(hall.answers(name)), **ways[name]}
-        return lambda _: hall.contestants[name].round(**given)
+        return lambda _: contestant.round(**given)
 
-    gates: dict[str, list[Gate]] = {name: [] for name in BARS}
+    gates: dict[str, list[Gate]] = {name: [] for name in names}
 
     def check(_: Rounds) -> None:
-        for name in BARS:
+        for name in names:
             gates[name].append(gate(hall, name))
-        if all(gates[name][-1].state == "void" for name in BARS):
+        if all(found[-1].state == "void" for found in gates.values()):
             raise ContestantError(f"nobody agrees with ours: {gates[PIPELINE][-1].text}")
 
-    rounds = compete({name: turn(name) for name in ("ours", *BARS)}, form, check)
+    rounds = compete({name: turn(name) for name in ways}, form, check)
     gflop = needed_gflop(hall.base / "config.json", texts.lengths, epochs=0, learnt_layers=None)
     found = []
     for name, bar in BARS.items():
         worst = next((one for one in gates[name] if one.state == "void"), gates[name][-1])
         one = standing(bar, mix, (rounds["ours"], rounds[name]), worst, **about_texts(texts, BATCH))
         share = Work(gflop=gflop, peak_gflops=hall.peak_gflops).share_of_peak(one.ours_s)
-        speeds = {
-            "ours_rows_per_s": round(len(texts.lengths) / one.ours_s),
-            "peer_rows_per_s": round(len(texts.lengths) / one.peer_s),
-        }
-        one.about.update(mfu=round(share, 3), peer=tried[name]["name"], peer_tried_s=tried[name]["tried"], **speeds)
+        one.about.update(mfu=round(share, 3), peer=names[name], peer_tried_s=tried[name])
+        one.about.update(
+            ours_rows_per_s=round(len(texts.lengths) / one.ours_s), peer_rows_per_s=round(len(texts.lengths) / one.peer_s)
+        )
         found.append(one)
+    beside = interval([times_faster(*pair) for pair in undisturbed(rounds["ours"], rounds[SORTED])])
+    found[0].about[SORTED] = (
+        None if beside is None else {**asdict(beside), "way": names[SORTED], "gate": gates[SORTED][-1].state}
+    )
     return found
+
+
+def note(standing_: Standing) -> str:
+    """Return a line on how the peer was asked."""
+    about = standing_.about
+    speeds = f"{about['peer_rows_per_s']} rows/s; ours {about['ours_rows_per_s']}"
+    text = f"{standing_.bar.name} {standing_.mix}: {about['peer']}, {speeds}"
+    beside = about.get(SORTED)
+    if beside:
+        text += f"; with sorted texts ({beside['way']}) {beside['median']:.2f}x [{beside['low']:.2f}, {beside['high']:.2f}]"
+    return text
 
 
 def main() -> None:
@@ -137,10 +161,7 @@ def main() -> None:
         )
         versions = {name: contestant.ask("facts")["versions"] for name, contestant in contestants.items()}
     notes = [f"at the bar's own size:\n{standing_.line()}" for standing_ in once]
-    notes += [
-        f"{one.mix}: {one.about['peer']} {one.about['peer_rows_per_s']} rows/s, ours {one.about['ours_rows_per_s']}"
-        for one in found
-    ]
+    notes += [note(one) for one in found]
     notes.append(f"matrix-product peak, GFLOP/s: {peak}; MFU is ours, tokenising included")
     figures = {"standings": [one.to_json() for one in found], "bar_size": [one.to_json() for one in once], "versions": versions}
     measure.report("predict", {"form": form.to_json()} | figures, table(form, found, *notes), full=form.full)

@@ -5,7 +5,6 @@ The ladder of baselines, judging and saving are no part of a peer's work and sta
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 import time
 from typing import Any
@@ -54,13 +53,8 @@ def fit(
     with tempfile.TemporaryDirectory() as cache:
         asked = {"base": base, "text": "text", "target": "label", "out": "unused", "test": few, "seed": seed, **options}
         asked["data"] = {"valid_share": 0.0}
-        sections = {field.name for field in dataclasses.fields(FitOptions)}
         # What a round computes, the next must not find.
-        asked |= {
-            name: value
-            for name, value in {"cache": {"folder": cache}, "compute": {"precision": precision}}.items()
-            if name in sections
-        }
+        asked["machine"] = {"threads": 1, "precision": precision, "cache": {"folder": cache}}
         with watch("open and read"), with_threads(1):
             wanted, stages = build(FitOptions, asked), Stages(listen)
             opened = fitting.open_base(wanted, stages)
@@ -69,9 +63,14 @@ def fit(
             plan = fitting.plan(train, dataset, opened, wanted, stages)
         with watch("open the network"), with_threads(1):
             net = fitting.network(plan, stages)
-        with watch("train"), with_threads(1):
-            fitting.train(net, plan, stages)
-        facts = {"steps": len(steps), "notes": notes, "peak_mb": peak_memory_mb(), "loss": steps[-1].loss if steps else None}
+        with watch("train"), with_threads(1), fitting.learner(net, plan, stages) as learner:
+            fitting.train(net, learner, plan, stages)
+        facts: dict[str, Any] = {
+            "steps": len(steps),
+            "notes": notes,
+            "peak_mb": peak_memory_mb(),
+            "loss": steps[-1].loss if steps else None,
+        }
         if judged is not None:
             facts["accuracy"] = accuracy(fitting.predictor(net, plan), judged)
         dataset.close()

@@ -22,7 +22,7 @@ def fit(*, base: str, train: str, judged: str | None, max_length: int, batch_siz
         texts, labels = read_rows(train)
         model = SentenceTransformer(base, device="cpu")
         model.max_seq_length = max_length
-    with watch("encode"):
+    with watch("train"):
         features = model.encode(texts, batch_size=batch_size, show_progress_bar=False)
     with watch("train"):
         head = LogisticRegression(max_iter=1000, random_state=seed).fit(features, labels)
