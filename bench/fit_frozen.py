@@ -117,7 +117,7 @@ def main() -> None:
             found += contest(hall, write_texts(mix, form.rows(mix, SHORT_ROWS, FULL_ROWS), judged, *where), form)
         if form.full:
             texts = write_texts("lognormal", round(form.scale * BAR_ROWS), round(form.scale * BAR_JUDGED), *where)
-            once = contest(hall, texts, replace(form, rounds=1, warm_ups=0))
+            once = contest(hall, texts, form.once())
         versions = {name: contestant.ask("facts")["versions"] for name, contestant in contestants.items()}
     notes = [f"at the bar's own size, one run:\n{standing_.line()}" for standing_ in once]
     notes.append(f"matrix-product peak, GFLOP/s: {hall.peak_gflops}; MFU is ours, of training alone, what is frozen once a row")

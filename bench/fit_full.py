@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,7 @@ def main() -> None:
             found += contest(hall, write_texts(mix, form.rows(mix, SHORT_ROWS, FULL_ROWS), judged, *where), form)
         if form.full:
             texts = write_texts("lognormal", round(form.scale * BAR_ROWS), round(form.scale * BAR_JUDGED), *where)
-            once = contest(hall, texts, replace(form, rounds=1, warm_ups=0), BAR_EPOCHS)
+            once = contest(hall, texts, form.once(), BAR_EPOCHS)
         versions = {"ours": ours.ask("facts")["versions"], "trainer": trainer.ask("facts")["versions"]}
     notes = [f"at the bar's own size, one run:\n{standing_.line()}" for standing_ in once]
     notes.append(f"matrix-product peak, GFLOP/s: {dict(hall.peak)}; MFU is ours, of training alone")

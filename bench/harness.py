@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -50,6 +50,7 @@ class Form:
         mixes: Which length mixes.
         core: The core that all contestants share.
         load_before: Processes that wanted a core in the minute before.
+        tries: Most rounds are taken, as a multiple of those that count, when rounds are disturbed.
     """
 
     full: bool
@@ -59,6 +60,11 @@ class Form:
     mixes: tuple[str, ...]
     core: int
     load_before: float = 0.0
+    tries: int = 2
+
+    def once(self) -> Form:
+        """Return a single round that is taken as it comes, for sizes that take many minutes."""
+        return replace(self, rounds=1, warm_ups=0, tries=1)
 
     def rows(self, mix: str, short: int, full: int) -> int:
         """Return how many rows of a mix are worked on, from the size of each form; half as many where texts are long."""
@@ -180,8 +186,8 @@ def compete(turns: Mapping[str, Turn], form: Form, check: Callable[[Rounds], Non
         check: Called with the rounds after each one, the first warm-up included; raises where answers are not the same.
 
     Returns:
-        Name -> its rounds after the warm-ups, the same number for all: until `form.rounds` are undisturbed, at most twice as
-        many.
+        Name -> its rounds after the warm-ups, the same number for all: until `form.rounds` are undisturbed, at most
+        `form.tries` times as many.
     """
     rounds: Rounds = {name: [] for name in turns}
     for number in _numbers(form, rounds):
@@ -196,7 +202,7 @@ def compete(turns: Mapping[str, Turn], form: Form, check: Callable[[Rounds], Non
 
 def _numbers(form: Form, rounds: Rounds) -> Iterator[int]:
     yield from range(-form.warm_ups, 0)
-    for number in range(2 * form.rounds):
+    for number in range(form.tries * form.rounds):
         counted = sum(not any(round_.disturbed for round_ in taken) for taken in zip(*rounds.values(), strict=True))
         if counted >= form.rounds:
             return

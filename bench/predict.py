@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -156,9 +156,7 @@ def main() -> None:
         hall = Hall(contestants, base, Path(folder), peak)
         prepare(hall)
         found = [one for mix in form.mixes for one in contest(hall, mix, form.rows(mix, SHORT_ROWS, FULL_ROWS), form)]
-        once = (
-            contest(hall, "lognormal", round(form.scale * BAR_ROWS), replace(form, rounds=1, warm_ups=0)) if form.full else []
-        )
+        once = contest(hall, "lognormal", round(form.scale * BAR_ROWS), form.once()) if form.full else []
         versions = {name: contestant.ask("facts")["versions"] for name, contestant in contestants.items()}
     notes = [f"at the bar's own size:\n{standing_.line()}" for standing_ in once]
     notes += [note(one) for one in found]

@@ -142,6 +142,7 @@ def test_rounds_interleave_and_disturbed_ones_are_made_up_for():
 def test_a_machine_that_is_never_calm_ends_the_rounds_all_the_same():
     found = harness.compete({"a": lambda _: Round(wall_s=1.0, cpu_s=0.1), "b": lambda _: calm(1.0)}, form(rounds=3))
     assert len(found["a"]) == 6
+    assert len(harness.compete({"a": lambda _: Round(wall_s=1.0, cpu_s=0.1)}, form(rounds=3).once())["a"]) == 1
     assert standings.standing(BAR, "a", (found["a"], found["b"]), PASSED).verdict == "too disturbed"
 
 
