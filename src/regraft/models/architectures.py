@@ -24,7 +24,7 @@ class Architecture:
     """How one family is built, fed and cut.
 
     Args:
-        embeddings: Modules that run before the first layer, and what all layers share.
+        embeddings: Modules that run before the first layer (dropout there too), and what all layers share.
         layers: The list of layers.
         final: Modules that run after the last layer.
         pooling: Registered name of the pooling that suits the family when the base itself does not say.
@@ -60,7 +60,7 @@ def _t5(name: str) -> Architecture:
 
 
 def _scratch() -> Architecture:
-    return Architecture(("embeddings",), "layers", ("norm",), model=_OURS)
+    return Architecture(("embeddings", "dropout"), "layers", ("norm",), model=_OURS)
 
 
 # The relative-position tables of DeBERTa and MPNet are shared by all layers: they count as embeddings, because freezing the
@@ -87,8 +87,10 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "t5": _t5("T5EncoderModel"),
     "mt5": _t5("MT5EncoderModel"),
     "umt5": _t5("UMT5EncoderModel"),
-    "gpt2": Architecture(("wte", "wpe"), "h", ("ln_f",), pooling="last", causal=True, packing=_PACKS),
-    "gpt_neox": Architecture(("embed_in",), "layers", ("final_layer_norm",), pooling="last", causal=True, packing=_PACKS),
+    "gpt2": Architecture(("wte", "wpe", "drop"), "h", ("ln_f",), pooling="last", causal=True, packing=_PACKS),
+    "gpt_neox": Architecture(
+        ("embed_in", "emb_dropout"), "layers", ("final_layer_norm",), pooling="last", causal=True, packing=_PACKS
+    ),
     "llama": _decoder(),
     "mistral": _decoder(),
     "qwen2": _decoder(),

@@ -63,13 +63,20 @@ def check_trainable(parameters: dict[str, nn.Parameter], trainable: Set[str]) ->
 def set_modes(net: nn.Module) -> None:
     """Set training mode where something learns and evaluation mode where all is frozen (no dropout, fixed batch statistics).
 
-    A module learns if a weight of it or below it does; one without weights (dropout) goes with the module around it.
+    A module learns if a weight of it or below it does; one without weights (dropout) goes with the module around it, but with
+    the embeddings where it runs before the first layer: nothing random is left below what learns.
     """
     net.training = True
     for module in net.modules():
         for child in module.children():
             weights = list(child.parameters())
             child.training = any(weight.requires_grad for weight in weights) if weights else module.training
+    blocks = getattr(getattr(net, "backbone", None), "blocks", None)
+    paths = {f"backbone.{path}" for path in blocks.embeddings} if blocks else set()
+    first = [module for path, module in net.named_modules() if path in paths]
+    if not any(weight.requires_grad for module in first for weight in module.parameters()):
+        for module in first:
+            module.eval()
 
 
 @contextmanager
