@@ -129,6 +129,9 @@ def _lower(backbone: Backbone, cut: int) -> Backbone:
 def _upper(backbone: Backbone, cut: int) -> Backbone:
     paths = backbone.blocks.layers
     before, size = _looked_at(backbone)
+    weights = {id(weight) for path in before for weight in backbone.get_submodule(path).parameters()}
+    # One table may lie under two names (T5), of which only one is called.
+    before += [path for path in backbone.blocks.embeddings if _has_only(backbone.get_submodule(path), weights)]
     replaced = {path: _without_weights(backbone.get_submodule(path), 0) for path in before}
     replaced |= {path: _without_weights(backbone.get_submodule(path), size) for path in paths[:cut]}
     if cut < len(paths):
@@ -136,6 +139,12 @@ def _upper(backbone: Backbone, cut: int) -> Backbone:
     made = view(backbone, replaced)
     made.__class__ = CutBackbone
     return made
+
+
+def _has_only(module: nn.Module, weights: set[int]) -> bool:
+    """Return whether a module has weights, and each is one of these (by id)."""
+    own = {id(weight) for weight in module.parameters()}
+    return bool(own) and own <= weights
 
 
 def _as(kind: _Kind, layer: nn.Module) -> nn.Module:
