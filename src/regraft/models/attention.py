@@ -10,11 +10,12 @@ Shapes: N real positions of all rows, R rows of a bucket, L its longest row, H h
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.nn import functional as F
@@ -57,10 +58,12 @@ class Seen:
     Args:
         mask: True where a query sees a key, broadcast to (R, H, L, L); nothing where each sees all, or `causal` says it.
         causal: Whether each sees itself and those before it.
+        plain: Whether each sees every real position of its row, or `causal` says it: no pattern of the model's own.
     """
 
     mask: torch.Tensor | None = None
     causal: bool = False
+    plain: bool = True
 
 
 class RowMask:
@@ -91,10 +94,10 @@ class RowMask:
         if torch.equal(seen_LL, seen_LL.new_ones(seen_LL.shape).tril()):
             return Seen(causal=True)  # also where rows are padded: what comes after a position is never seen
         if bucket.mask_RL is None:
-            return Seen(seen_LL)
+            return Seen(seen_LL, plain=False)
         # A padded place must see something, or its softmax is not a number and the gradients of all others with it.
         itself_LL = torch.eye(bucket.longest, dtype=torch.bool, device=device)
-        return Seen((seen_LL & bucket.mask_RL[:, None, None, :]) | itself_LL)
+        return Seen((seen_LL & bucket.mask_RL[:, None, None, :]) | itself_LL, plain=False)
 
 
 def mask(*args: Any, **kwargs: Any) -> Any:
@@ -139,6 +142,9 @@ def attention(
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     heads = Heads(q, k, v, kwargs.get("scaling"))
     dropout = kwargs.get("dropout", 0.0)
+    widest = attention_mask.of(layout.buckets[-1], query.device)
+    if widest.plain and not dropout and _has_varlen(query):
+        return varlen(heads, layout, causal=widest.causal).unsqueeze(0), None
     parts = [in_bucket(heads, bucket, attention_mask.of(bucket, query.device), dropout) for bucket in layout.buckets]
     return (parts[0] if len(parts) == 1 else torch.cat(parts)).unsqueeze(0), None
 
@@ -184,6 +190,37 @@ def in_bucket(heads: Heads, bucket: Bucket, seen: Seen, dropout: float = 0.0, bi
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=causal, scale=heads.scaling)
     flat = out.transpose(1, 2).flatten(0, 1)
     return flat if bucket.index is None else flat.index_select(0, bucket.index)
+
+
+def _has_varlen(query: torch.Tensor) -> bool:
+    """Return whether there is a kernel for rows that lie end to end: on a GPU, in a half-size format, from torch 2.10 on."""
+    return query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and _varlen_kernel() is not None
+
+
+@functools.cache
+def _varlen_kernel() -> Callable[..., torch.Tensor] | None:
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return cast(Callable[..., torch.Tensor], varlen_attn)  # a pair only where more is asked for
+
+
+def varlen(heads: Heads, layout: Layout, *, causal: bool) -> torch.Tensor:
+    """Return attention inside all rows (N, H, D) by one call of torch's kernel for rows that lie end to end.
+
+    Args:
+        heads: Of all positions.
+        layout: Where rows begin and end.
+        causal: Whether each position sees only itself and those before it.
+    """
+    kernel = _varlen_kernel()
+    if kernel is None:
+        raise RuntimeError("this version of torch has no attention over rows of different lengths")
+    ends = torch.tensor((0, *itertools.accumulate(layout.lengths)), dtype=torch.int32, device=heads.q_NHD.device)
+    longest, window = layout.lengths[-1], (-1, 0) if causal else (-1, -1)
+    q, k, v = (tensor.contiguous() for tensor in (heads.q_NHD, heads.k_NHD, heads.v_NHD))
+    return kernel(q, k, v, ends, ends, longest, longest, scale=heads.scaling, window_size=window)
 
 
 def _rows(part: torch.Tensor, bucket: Bucket) -> torch.Tensor:

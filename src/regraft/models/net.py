@@ -12,7 +12,7 @@ from torch import nn
 
 from regraft.errors import ArtifactError, Problem
 from regraft.models.safety import check_safetensors_header
-from regraft.types import Batch, Features
+from regraft.types import Array, Batch, Features
 
 if TYPE_CHECKING:
     from regraft.models.backbones import Backbone
@@ -53,8 +53,15 @@ class Headed(nn.Module):
     def tensors(self, batch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Return the inputs and mask of a numpy batch as tensors where the weights are."""
         device = self.device
-        inputs = {name: torch.from_numpy(array).to(device) for name, array in batch.inputs.items()}
-        return inputs, torch.from_numpy(batch.mask_BT).to(device)
+        inputs = {name: _moved(array, device) for name, array in batch.inputs.items()}
+        return inputs, _moved(batch.mask_BT, device)
+
+
+def _moved(array: Array, device: torch.device) -> torch.Tensor:
+    tensor = torch.from_numpy(array)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)  # the copy runs while the GPU still computes
 
 
 def outside_backbone_folder(net: Headed) -> dict[str, torch.Tensor]:
