@@ -22,7 +22,7 @@ import os
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Protocol, TypeVar, dataclass_transform
+from typing import Annotated, Any, Protocol, TypeVar, dataclass_transform, get_args
 
 import pydantic
 import yaml
@@ -347,6 +347,9 @@ def is_options(hint: object) -> bool:
 def _type_name(hint: object) -> str:
     if hint is Pick:
         return "name"
+    some = [part for part in get_args(hint) if part is not type(None)]
+    if len(some) < len(get_args(hint)) and len(some) == 1:  # X | None, also as typing.Optional[X]
+        return _type_name(some[0])
     text = hint.__name__ if isinstance(hint, type) else str(hint)
     return text.replace("typing.", "").replace("pathlib.", "").replace(" | None", "").replace("Literal", "one of ")
 

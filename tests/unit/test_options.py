@@ -188,3 +188,14 @@ def test_an_inherited_field_keeps_its_help_and_its_limits():
 def test_an_option_of_a_part_is_found_when_written_as_one_of_the_whole():
     with pytest.raises(OptionsError, match=r"did you mean 'train.epochs'"):
         build(OuterOptions, {"target": "a", "epochs": 1})
+
+
+def test_every_flag_of_fit_is_described_with_its_plain_type():
+    from regraft.verbs import FitOptions
+
+    rows = {row.path: row for row in describe(FitOptions)}
+    flags = {row.flag for row in rows.values() if row.flag}
+    assert {"--target", "--out", "--learning-rate", "--batch-size", "--epochs", "--tuning", "--valid"} <= flags
+    assert rows["valid"].type == "str"
+    assert rows["train.learning_rate"].type == "float"
+    assert not [row.path for row in rows.values() if "optional" in row.type.lower()]

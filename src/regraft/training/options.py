@@ -33,7 +33,7 @@ class TrainOptions:
     optimizer: Annotated[Pick, Among("regraft.training:OPTIMIZERS")] = Pick("adamw")
     """Registered name of the optimiser, or a mapping with its name and options."""
 
-    learning_rate: Annotated[float, Field(gt=0.0, json_schema_extra={"flag": "--learning-rate"})] | None = None
+    learning_rate: Annotated[Positive | None, Field(json_schema_extra={"flag": "--learning-rate"})] = None
     """Peak rate of the backbone; by default what suits the base (1e-4 pretrained, 1e-3 from scratch)."""
 
     head_learning_rate: Positive | None = None
