@@ -22,7 +22,8 @@ from harness import Contestant, Form, Turn, compete, form_from_arguments, say
 from rows import MAX_LENGTH, MIXES, Texts, write_texts
 from standings import Standing, Work, about_texts, median_stages, needed_gflop, standing, table
 
-HEAD_RATE, TOP_RATE = 3e-3, 2e-4
+# The Trainer's pooler learns beside its classifier and bears less than a linear head alone; times do not depend on it.
+HEAD_RATE, TRAINER_HEAD_RATE, TOP_RATE = 1e-2, 3e-3, 2e-4
 HEAD_EPOCHS, TOP_EPOCHS, TOP_LAYERS = 10, 5, 2
 SHORT_ROWS, FULL_ROWS, SHORT_JUDGED, FULL_JUDGED = 32, 128, 64, 200
 BAR_ROWS, BAR_JUDGED = 4000, 2000
@@ -63,7 +64,9 @@ def turns_of(hall: Hall, texts: Texts, what: str, batch_size: int) -> dict[str, 
     ours, trainer = hall.contestants["ours"], hall.contestants[TRAINER]
     turns = {
         "ours": our_turn(ours, texts, rate, epochs=epochs, tuning=tuning, precision="fp32"),
-        TRAINER: trainer_turn(trainer, texts, rate, epochs=epochs, base=hall.base, learnt_layers=layers),
+        TRAINER: trainer_turn(
+            trainer, texts, TRAINER_HEAD_RATE if head else rate, epochs=epochs, base=hall.base, learnt_layers=layers
+        ),
     }
     if head:
         asked = {"base": str(hall.base), "train": str(texts.train), "judged": str(texts.judged), "max_length": MAX_LENGTH}
