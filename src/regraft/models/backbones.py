@@ -106,7 +106,19 @@ class Backbone(nn.Module):
             mask_BT: True where a position is real.
         """
         sequence_BTD = self.sequence(inputs, mask_BT)
-        return Features(sequence_BTD=sequence_BTD, mask_BT=mask_BT, pooled_BD=self.pooling(sequence_BTD, mask_BT))
+        return Features(sequence_BTD=sequence_BTD, mask_BT=mask_BT, pooled_BD=self._pooled(sequence_BTD, mask_BT))
+
+    def _pooled(self, sequence_BTD: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+        if self.shapes.kind != "fixed":
+            pooled_BD: torch.Tensor = self.pooling(sequence_BTD, mask_BT)
+            return pooled_BD
+
+        def pooled(inputs: Mapping[str, torch.Tensor], mask_BT: torch.Tensor) -> torch.Tensor:
+            vector_BD: torch.Tensor = self.pooling(inputs["sequence"], mask_BT)
+            return vector_BD.unsqueeze(1)
+
+        # The order of a sum over positions depends on how many there are, padding included.
+        return in_fixed_blocks(pooled, {"sequence": sequence_BTD}, mask_BT, self.shapes.length).squeeze(1)
 
     def sequence(self, inputs: Mapping[str, torch.Tensor], mask_BT: torch.Tensor) -> torch.Tensor:
         """Return one vector a position (B, T, D). Only real positions are computed where the body allows it.
