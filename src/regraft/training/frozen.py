@@ -234,6 +234,7 @@ def _parts(net: Headed, cut: int) -> _Parts:
     backbone, layers = net.backbone, len(_blocks(net).layers)
     if cut > layers:
         upper = Headed(_Pooled(backbone), net.head)  # type: ignore[arg-type]
+        upper.training = upper.backbone.training = net.training
         return _Parts(POOLED, lambda *given: net.features(*given).pooled_BD, upper, lambda _: True, "after the pooling")
     made = halves(backbone, cut)
     above = _blocks(net).layers[cut:]
@@ -242,7 +243,8 @@ def _parts(net: Headed, cut: int) -> _Parts:
         return name.startswith("body.") and not name.startswith(tuple(f"{path}." for path in (*above, *_blocks(net).final)))
 
     upper = Headed(made.suffix, net.head)
-    return _Parts(HIDDEN, made.prefix, upper.train(net.training), below, f"above layer {cut} of {layers}")
+    upper.training = net.training  # of this module alone: the others are those of the network, and have their modes
+    return _Parts(HIDDEN, made.prefix, upper, below, f"above layer {cut} of {layers}")
 
 
 def _kept(
