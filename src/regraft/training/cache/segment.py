@@ -192,7 +192,11 @@ class SegmentWriter:
         self._lengths: list[Array] = []
         self._checks: list[list[int]] = []
         self.data_bytes = 0
-        self._new.write(_HEAD.pack(_HEAD_MAGIC, FORMAT, position_bytes))
+        try:
+            self._new.write(_HEAD.pack(_HEAD_MAGIC, FORMAT, position_bytes))
+        except OSError:
+            self.discard()
+            raise
 
     def append(self, digests_B16: Array, lengths_B: Array, data: memoryview) -> None:
         """Append rows.
