@@ -38,9 +38,11 @@ def test_in_fixed_shapes_cached_and_uncached_weights_have_the_same_bits(tmp_path
     assert difference(cached, net.state_dict()) > 0.05, "something was learnt"
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-@pytest.mark.parametrize("kind", ["bert", "regraft-lstm"])
-@pytest.mark.parametrize("shapes", [PACKED, PADDED], ids=["packed", "padded"])
+@pytest.mark.parametrize(
+    ("kind", "shapes", "dropout"),
+    [("bert", PACKED, 0.0), ("bert", PACKED, 0.3), ("bert", PADDED, 0.3), ("regraft-lstm", PADDED, 0.3)],
+    ids=["packed", "packed with dropout", "padded with dropout", "recurrent"],
+)
 @pytest.mark.parametrize("tuning", ["head", "top-2"])
 def test_in_other_shapes_they_are_close(tmp_path, tuning, shapes, kind, dropout):
     """All weights, key biases too: `Work` trains with an epsilon that keeps AdamW from dividing rounding by rounding."""
