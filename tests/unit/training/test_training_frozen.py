@@ -470,3 +470,78 @@ def test_features_are_let_go_when_training_ends_in_an_error(tmp_path, net):
         interrupted()
     with pytest.raises(LookupError, match="have not been put"):
         found[0].batch(np.arange(3))
+
+
+SPILL = """
+import copy, sys
+from pathlib import Path
+import numpy as np
+import torch
+torch.set_num_threads(1)
+import transformers
+from frozen_net import TUNINGS, WORDS, Decided, EncodedRows, Numbers, Work, same, train
+from frozen_net import Classification, ClassificationOptions, Supervised, SupervisedOptions, TrainOptions, Ledger
+from regraft.models.architectures import ARCHITECTURES
+from regraft.models.backbones import Backbone, Body, PoolingChoice, Shapes
+from regraft.models.heads import LinearHead
+from regraft.models.net import Headed
+from regraft.training.frozen import learner
+
+count, memory_mb, positions, width = int(sys.argv[2]), int(sys.argv[3]), 64, 64
+sizes = {"hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": 1, "intermediate_size": 64}
+model = transformers.BertModel(transformers.BertConfig(vocab_size=WORDS, max_position_embeddings=positions, **sizes))
+model.pooler = None
+backbone = Backbone(Body(model.eval(), ARCHITECTURES["bert"]), PoolingChoice("mean", ""))
+backbone.shapes = Shapes("padded")
+net = Headed(backbone, LinearHead(width, 2, 0.0, torch.Generator().manual_seed(0)))
+
+def encoded(count, seed):
+    rng = np.random.default_rng(seed)
+    return EncodedRows(Numbers(), (rng.integers(2, WORDS, (50, positions)).tolist() for _ in range(count // 50)))
+
+def fact(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(name))) * 1024
+
+def fit(rows, memory_mb):
+    mine, notes = copy.deepcopy(net), []
+    work = Work(Path(sys.argv[1]), notes=notes)
+    task, targets = Classification(ClassificationOptions()), np.arange(len(rows)) % 2
+    task.learn(["a", "b"] * (len(rows) // 2), Ledger())
+    trainable = TUNINGS["top-1"].trainable(mine)
+    with learner(mine, trainable, {"pooled"}, {"train": rows}, work.setting(memory_mb=memory_mb, disk_mb=2000)) as part:
+        objective = Supervised(SupervisedOptions()).attach(part.rows["train"], targets, task)
+        for _ in train(part.net, objective, Decided(part.trainable), TrainOptions(max_steps=10, batch_size=32), seed=0):
+            pass
+        for some in np.array_split(np.random.default_rng(1).permutation(len(rows)), len(rows) // 50):
+            part.rows["train"].batch(some)
+    return mine.state_dict(), notes
+
+rows = encoded(count, 0)
+fit(encoded(200, 1), 100)  # what the libraries take once
+Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
+before = fact("VmRSS")
+spilled, notes = fit(rows, memory_mb)
+grown = fact("VmHWM") - before
+assert "; on disk: " in notes[0], notes
+again, notes = fit(rows, memory_mb)
+assert f"{count:,} of {count:,} rows are there" in notes[0], notes
+held, notes = fit(rows, 2000)
+assert "; in memory: " in notes[0], notes
+assert same(spilled, held) and same(spilled, again)
+print(grown)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the kernel does not say what a process has taken")
+@pytest.mark.parametrize(
+    ("count", "memory_mb"), [(5_000, 20), pytest.param(50_000, 200, marks=pytest.mark.slow)], ids=["small", "50,000 rows"]
+)
+def test_features_that_do_not_fit_spill_within_the_budget_and_give_the_same_weights(tmp_path, count, memory_mb):
+    paths = os.pathsep.join([str(Path(regraft.__file__).parent.parent), str(Path(__file__).parent)])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", SPILL, str(tmp_path), str(count), str(memory_mb)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*.ragged")) > 4 * memory_mb * 10**6
+    assert int(done.stdout) <= 1.2 * memory_mb * 10**6
