@@ -110,7 +110,7 @@ def main() -> None:
         for mix in form.mixes:
             judged = FULL_JUDGED if form.full else SHORT_JUDGED
             found += contest(hall, write_texts(mix, form.rows(mix, SHORT_ROWS, FULL_ROWS), judged, *where), form)
-        if form.full:
+        if form.bar_size:
             texts = write_texts("lognormal", round(form.scale * BAR_ROWS), round(form.scale * BAR_JUDGED), *where)
             once = contest(hall, texts, form.once(), BAR_EPOCHS)
         versions = {"ours": ours.ask("facts")["versions"], "trainer": trainer.ask("facts")["versions"]}

@@ -51,6 +51,7 @@ class Form:
         core: The core that all contestants share.
         load_before: Processes that wanted a core in the minute before.
         tries: Most rounds are taken, as a multiple of those that count, when rounds are disturbed.
+        bar_size: Whether there is also one run at the size that the bar names; many minutes.
     """
 
     full: bool
@@ -61,6 +62,7 @@ class Form:
     core: int
     load_before: float = 0.0
     tries: int = 2
+    bar_size: bool = False
 
     def once(self) -> Form:
         """Return a single round that is taken as it comes, for sizes that take many minutes."""
@@ -84,13 +86,14 @@ class Form:
 
 
 def form_from_arguments(mixes: tuple[str, ...], what: str | None) -> Form:
-    """Read `--full`, `--rounds`, `--warm-ups`, `--scale`, `--mixes` and `--core`."""
+    """Read `--full`, `--rounds`, `--warm-ups`, `--scale`, `--mixes`, `--no-bar-size` and `--core`."""
     parser = argparse.ArgumentParser(description=(what or "").split("\n\n")[0])
     parser.add_argument("--full", action="store_true", help="nine rounds at larger sizes, and the run at the bar's own size")
     parser.add_argument("--rounds", type=int, help="rounds that count (3, full 9)")
     parser.add_argument("--warm-ups", type=int, help="rounds before them (1, full 2)")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies every number of rows")
     parser.add_argument("--mixes", default=",".join(mixes), help="length mixes, with commas between")
+    parser.add_argument("--no-bar-size", action="store_true", help="with --full: leave out the run at the bar's own size")
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="core that the contestants share")
     given = parser.parse_args()
     chosen = tuple(given.mixes.split(","))
@@ -104,6 +107,7 @@ def form_from_arguments(mixes: tuple[str, ...], what: str | None) -> Form:
         mixes=chosen,
         core=given.core,
         load_before=round(os.getloadavg()[0], 2),
+        bar_size=given.full and not given.no_bar_size,
     )
 
 

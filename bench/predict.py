@@ -156,7 +156,7 @@ def main() -> None:
         hall = Hall(contestants, base, Path(folder), peak)
         prepare(hall)
         found = [one for mix in form.mixes for one in contest(hall, mix, form.rows(mix, SHORT_ROWS, FULL_ROWS), form)]
-        once = contest(hall, "lognormal", round(form.scale * BAR_ROWS), form.once()) if form.full else []
+        once = contest(hall, "lognormal", round(form.scale * BAR_ROWS), form.once()) if form.bar_size else []
         versions = {name: contestant.ask("facts")["versions"] for name, contestant in contestants.items()}
     notes = [f"at the bar's own size:\n{standing_.line()}" for standing_ in once]
     notes += [note(one) for one in found]

@@ -96,7 +96,8 @@ def main() -> None:
         size_mb = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file()) / 1e6
     grown_mb = watch.most_mb - watch.first_mb
     table = (
-        f"{rows:,} rows, {encoded.positions:,} tokens: {size_mb:,.0f} MB on disk; budget {BUDGET_MB} MB, grown by {grown_mb:.0f} MB\n"
+        f"{rows:,} rows, {encoded.positions:,} tokens: {size_mb:,.0f} MB on disk\n"
+        f"budget {BUDGET_MB} MB, the process grew by {grown_mb:.0f} MB\n"
         f"computed and kept in {filled_s:.0f} s, 1,000 random batches of 16 read in {read_s:.1f} s\n"
         f"furthest from computing anew: {furthest:.1g}\n{notes[0] if notes else ''}"
     )
