@@ -23,7 +23,7 @@ from regraft.fitting import base_of
 from regraft.modalities.digests import modality_digest
 from regraft.modalities.encoded import EncodedRows
 from regraft.models.cuts import halves
-from regraft.models.forward import without_gradients
+from regraft.models.evaluation_mode import without_gradients
 from regraft.models.heads import LinearHead
 from regraft.models.net import Headed
 from regraft.training.cache.options import CacheOptions

@@ -21,6 +21,7 @@ from torch import nn
 
 from regraft.errors import OptionsError, Problem
 from regraft.models.backbones import Backbone
+from regraft.models.evaluation_mode import without_gradients
 from regraft.models.layout import layout_of
 from regraft.models.packing import in_fixed_blocks, run_packed, run_padded
 from regraft.models.view import view, with_children
@@ -247,7 +248,7 @@ def _looked_at(backbone: Backbone) -> tuple[list[str], int]:
         hooks.append(backbone.get_submodule(path).register_forward_hook(note))
     try:
         inputs, mask_BT = _probe(backbone, (_PROBE,))
-        with _quietly(backbone):
+        with without_gradients(backbone):
             run_padded(backbone.body, backbone.architecture, inputs, mask_BT)
     finally:
         for hook in hooks:
@@ -259,7 +260,7 @@ def _is_whole(backbone: Backbone, made: Halves) -> bool:
     """Return whether the halves give the same bits as the whole on a few short rows."""
     inputs, mask_BT = _probe(backbone, (1, 3, _PROBE))
     try:
-        with _quietly(backbone):
+        with without_gradients(backbone):
             whole = backbone.sequence(inputs, mask_BT)
             both = made.suffix.sequence({HIDDEN: made.prefix(inputs, mask_BT)}, mask_BT)
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError):
@@ -273,16 +274,3 @@ def _probe(backbone: Backbone, lengths: tuple[int, ...]) -> tuple[dict[str, torc
     last = int(backbone.body.config.vocab_size) - 1
     ids_BT = (torch.arange(mask_BT.numel(), device=device) % max(1, last - 3) + 3).clamp(max=last).view(mask_BT.shape)
     return {"input_ids": ids_BT, "token_type_ids": torch.zeros_like(ids_BT)}, mask_BT
-
-
-@contextmanager
-def _quietly(backbone: nn.Module) -> Iterator[None]:
-    """Run without gradients and without dropout, and leave every module in its mode."""
-    modes = [(module, module.training) for module in backbone.modules()]
-    backbone.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

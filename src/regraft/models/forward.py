@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
 
+from regraft.models.evaluation_mode import without_gradients
 from regraft.models.net import Headed
 from regraft.types import Array, BatchRows, FloatArray
 
@@ -70,16 +70,3 @@ def _over_rows(
             done += len(index)
             progress(done)
     return np.empty((0, 0), dtype=np.float32) if result is None else result
-
-
-@contextmanager
-def without_gradients(net: Headed) -> Iterator[None]:
-    """Run the block with a network in evaluation mode and without gradients; every module gets back its own mode."""
-    modes = [(module, module.training) for module in net.modules()]
-    net.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

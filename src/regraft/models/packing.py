@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from regraft.models.attention import NAME, packed_rows, register
+from regraft.models.evaluation_mode import without_gradients
 from regraft.models.layout import Layout, layout_of
 
 if TYPE_CHECKING:
@@ -151,15 +152,9 @@ def _difference(body: Any, adapted: Any, architecture: Architecture) -> float:
     layout = layout_of(mask_BT)
     if layout is None:
         raise ValueError("rows that start at the first position have a layout")
-    modes = [(module, module.training) for module in body.modules()]
-    body.eval()
-    try:
-        with torch.inference_mode():
-            padded = run_padded(body, architecture, inputs, mask_BT)[mask_BT]
-            packed = layout.unpack(run_packed(adapted, architecture, inputs, layout))[mask_BT]
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with without_gradients(body):
+        padded = run_padded(body, architecture, inputs, mask_BT)[mask_BT]
+        packed = layout.unpack(run_packed(adapted, architecture, inputs, layout))[mask_BT]
     return float((padded - packed).abs().max() / padded.abs().max().clamp(min=1e-6))
 
 

@@ -22,7 +22,8 @@ from torch import nn
 from regraft.errors import OptionsError
 from regraft.modalities.encoded import EncodedRows
 from regraft.models.cuts import HIDDEN, halves
-from regraft.models.forward import length_batches, pooled, without_gradients
+from regraft.models.evaluation_mode import without_gradients
+from regraft.models.forward import length_batches, pooled
 from regraft.models.net import Headed
 from regraft.training.cache.bf16 import from_bf16
 from regraft.training.cache.options import CacheKey, CacheOptions
@@ -310,6 +311,8 @@ def _key(net: Headed, parts: _Parts, setting: Setting) -> CacheKey:
 
 def _digest_below(net: Headed, parts: _Parts, setting: Setting) -> str:
     """Return the digest of everything in the network that decides what comes out below the cut, to the last bit."""
+    import transformers
+
     backbone: Any = net.backbone
     digest = hashlib.sha256()
     facts = (
@@ -318,6 +321,7 @@ def _digest_below(net: Headed, parts: _Parts, setting: Setting) -> str:
         str(backbone.shapes),
         str(setting.threads),
         torch.__version__,
+        transformers.__version__,
         torch.backends.cpu.get_cpu_capability(),
         net.device.type,
     )

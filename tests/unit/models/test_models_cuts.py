@@ -13,7 +13,7 @@ from regraft.models.architectures import ARCHITECTURES
 from regraft.models.attention import NAME
 from regraft.models.backbones import Backbone, Body, PoolingChoice, Shapes
 from regraft.models.cuts import HIDDEN, halves
-from regraft.models.forward import without_gradients
+from regraft.models.evaluation_mode import without_gradients
 from regraft.models.heads import LinearHead
 from regraft.models.net import Headed
 from regraft.models.vocabulary import PAD_ID

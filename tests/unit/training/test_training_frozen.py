@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from frozen_net import LONGEST, TUNINGS, Work, difference, frozen_net, number_rows, same
 from torch import nn
 
@@ -172,6 +173,14 @@ def test_whatever_changes_the_features_misses(tmp_path, net, change):
     cache = change(work, net)
     assert prepared(work, net, **cache)[0] == 54
     assert prepared(work, net, **cache)[0] == 0
+
+
+@pytest.mark.parametrize("library", [torch, transformers], ids=["torch", "transformers"])
+def test_another_version_of_what_computes_misses(tmp_path, monkeypatch, net, library):
+    work = Work(tmp_path)
+    assert prepared(work, net)[0] == 54
+    monkeypatch.setattr(library, "__version__", type(library.__version__)("99.0.0"))
+    assert prepared(work, net)[0] == 54
 
 
 @pytest.mark.parametrize("cache", [{}, {"memory_mb": 0}], ids=["memory", "disk"])
