@@ -311,17 +311,14 @@ def _key(net: Headed, parts: _Parts, setting: Setting) -> CacheKey:
 
 def _digest_below(net: Headed, parts: _Parts, setting: Setting) -> str:
     """Return the digest of everything in the network that decides what comes out below the cut, to the last bit."""
-    import transformers
-
     backbone: Any = net.backbone
     digest = hashlib.sha256()
     facts = (
-        backbone.body.config.to_json_string(use_diff=False),
+        backbone.body.config.to_json_string(use_diff=False),  # with the version of the hub's library
         backbone.pooling_name if parts.kind == POOLED else "",
         str(backbone.shapes),
         str(setting.threads),
         torch.__version__,
-        transformers.__version__,
         torch.backends.cpu.get_cpu_capability(),
         net.device.type,
     )
