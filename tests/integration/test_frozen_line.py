@@ -51,7 +51,7 @@ class Fits:
         options.setdefault("modality", {"max_length": 40})  # fixed shapes compute all of it
         machine = {"threads": 1, "precision": "fp32", **options.pop("machine", {})}
         machine["cache"] = {"folder": str(self.cache), **machine.get("cache", {})}
-        train = {"epochs": 2, "batch_size": 8, **options.pop("train", {})}
+        train = {"epochs": 1, "batch_size": 8, **options.pop("train", {})}
         sizes = {**BASES[base], **options.pop("sizes", {})}
         chosen = {**SMALL, "base": sizes, "train": train, "machine": machine, **options}
         out = self.folder / f"model-{self.count}"
@@ -128,7 +128,7 @@ def test_cold_warm_and_off_give_the_same_artifact_and_leave_the_base(quick: Fits
 
 @pytest.mark.parametrize(("base", "tuning"), [*(("transformer", tuning) for tuning in TUNINGS), ("lstm", "top-k")])
 def test_every_shape_works_with_every_tuning(quick: Fits, base: str, tuning: str) -> None:
-    quiet = {"train": {"epochs": 2, "dropout": 0.0}, "sizes": {"dropout": 0.0}}
+    quiet = {"train": {"epochs": 1, "dropout": 0.0}, "sizes": {"dropout": 0.0}}
     made = {shapes: quick(base, tuning, machine={"shapes": shapes}, **quiet) for shapes in ("packed", "padded", "fixed")}
     texts = [row["body"] for row in mails(20, seed=1)]
     spam = {shapes: [a.probabilities["spam"] for a in rg.predict(artifact, texts)] for shapes, artifact in made.items()}
@@ -137,7 +137,7 @@ def test_every_shape_works_with_every_tuning(quick: Fits, base: str, tuning: str
         assert made[shapes].report.to_json()["verdict"] in {"better", "no evidence", "worse"}
 
 
-@pytest.mark.parametrize("tuning", TUNINGS)
+@pytest.mark.parametrize("tuning", ["full", "top-k"])
 def test_a_compact_table_gives_the_weights_of_a_whole_one(quick: Fits, tuning: str) -> None:
     compact, whole = (quick(tuning=tuning, machine={"compact": compact}) for compact in (True, False))
     if tuning == "full":
@@ -236,7 +236,9 @@ def broken(monkeypatch: pytest.MonkeyPatch, fits: Fits, how: str) -> str:
 def test_a_cache_folder_that_cannot_be_used_is_said_and_nothing_else(quick: Fits, tuning: str) -> None:
     fixed = {"shapes": "fixed"}
     expected = quick(tuning=tuning, machine=fixed).weights_digest
-    cases = [("a file in its place", 100), ("not ours to write", 0), ("a full disk", 100), ("a full disk", 0)]
+    cases = [("a full disk", 0), ("not ours to write", 100)]
+    if tuning == "head":
+        cases += [("a full disk", 100), ("a file in its place", 0)]
     for number, (how, memory_mb) in enumerate(cases):
         quick.cache = quick.folder / f"bad-{number}"
         with pytest.MonkeyPatch.context() as patch:

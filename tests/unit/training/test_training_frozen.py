@@ -27,8 +27,7 @@ def net():
     return frozen_net(shapes=FIXED)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-@pytest.mark.parametrize("validate", [False, True], ids=["last", "best"])
+@pytest.mark.parametrize(("dropout", "validate"), [(0.0, False), (0.3, False), (0.3, True)])
 @pytest.mark.parametrize("tuning", TUNINGS)
 def test_in_fixed_shapes_cached_and_uncached_weights_have_the_same_bits(tmp_path, tuning, validate, dropout):
     net = frozen_net(dropout=dropout, shapes=FIXED)
