@@ -1,6 +1,9 @@
-"""Features of 50,000 rows of 64 tokens above layer 4 of MiniLM, with 200 MB of memory for them: 4.9 GB go to disk.
+"""Features of 50,000 rows of 64 tokens above layer 4 of 6, with 200 MB of memory for them: the rest goes to disk.
 
-    python bench/spill.py [ROWS]
+    python bench/spill.py [ROWS [WIDTH]]
+
+The network is a small BERT of 6 layers with random weights, 64 wide if nothing else is said (0.8 GB of features; 384 wide, as
+MiniLM is, 4.9 GB and as many times the minutes).
 
 Says how far the resident memory of the process grew while features were computed, kept and read back in random batches as
 training reads them (sampled every 20 ms; a plain pass over the network beforehand, so that its own buffers are not counted),
@@ -13,19 +16,21 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from measure import report
-from regraft.fitting import base_of
 from regraft.modalities.digests import modality_digest
 from regraft.modalities.encoded import EncodedRows
+from regraft.models import BASES
 from regraft.models.cuts import halves
 from regraft.models.evaluation_mode import without_gradients
 from regraft.models.heads import LinearHead
 from regraft.models.net import Headed
+from regraft.options import Pick
 from regraft.training.cache.options import CacheOptions
 from regraft.training.frozen import Setting, learner
 from regraft.tuning.top_k import TopK, TopKOptions
@@ -54,13 +59,18 @@ def _resident_mb() -> float:
 def main() -> None:
     """Fill, read back, compare, write the table."""
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else 50_000
-    base = base_of("minilm")
-    base.fetch()
-    modality = base.modality({"max_length": LENGTH}, lambda: iter([]))
-    words = [word for word in modality._tokenizer.get_vocab() if word.isalpha() and len(word) > 2][:5000]
+    width = int(sys.argv[2]) if len(sys.argv) > 2 else 64
     rng = np.random.default_rng(0)
-    chunks = ([" ".join(rng.choice(words, LENGTH)) for _ in range(min(1000, rows - n))] for n in range(0, rows, 1000))
-    encoded = EncodedRows(modality, chunks)
+    words = np.array([f"w{number}" for number in range(3000)])
+
+    def chunks() -> Iterator[list[str]]:
+        for done in range(0, rows, 1000):
+            yield [" ".join(row) for row in words[rng.integers(0, len(words), (min(1000, rows - done), LENGTH))]]
+
+    cls, options = Pick("transformer", {"width": width, "layers": 6, "positions": LENGTH}).resolve(BASES)
+    base = cls("transformer", options)
+    modality = base.modality({"max_length": LENGTH}, lambda: iter([list(words)]))
+    encoded = EncodedRows(modality, chunks())
     backbone = base.backbone(modality, 0)
     net = Headed(backbone, LinearHead(backbone.width, 2, 0.0, torch.Generator().manual_seed(0)))
     notes: list[str] = []
@@ -69,7 +79,7 @@ def main() -> None:
         setting = Setting(
             cache=cache,
             preprocessing=modality_digest(modality),
-            about="minilm",
+            about="transformer",
             threads=torch.get_num_threads(),
             note=notes.append,
         )
@@ -101,7 +111,14 @@ def main() -> None:
         f"computed and kept in {filled_s:.0f} s, 1,000 random batches of 16 read in {read_s:.1f} s\n"
         f"furthest from computing anew: {furthest:.1g}\n{notes[0] if notes else ''}"
     )
-    figures = {"rows": rows, "disk_mb": size_mb, "budget_mb": BUDGET_MB, "grown_mb": grown_mb, "difference": furthest}
+    figures = {
+        "rows": rows,
+        "width": width,
+        "disk_mb": size_mb,
+        "budget_mb": BUDGET_MB,
+        "grown_mb": grown_mb,
+        "difference": furthest,
+    }
     report("spill", {**figures, "filled_s": filled_s, "read_1000_batches_s": read_s}, table)
 
 
