@@ -11,7 +11,7 @@ SMALL: dict[str, Any] = {
     "base": {"name": "mlp", "width": 16},
     "train": {"epochs": 6, "batch_size": 8, "learning_rate": 0.01, "head_learning_rate": 0.01},
     "judge": {"resamples": 200},
-    "machine": {"threads": 1},
+    "machine": {"threads": 1, "cache": {"disk_mb": 0}},  # nothing is left in the user's cache, nothing is found there
 }
 _WORDS = {"spam": ["free", "prize", "win", "cash"], "ham": ["meeting", "build", "kernel", "patch"]}
 _NOISE = ["the", "of", "and", "you", "with", "from", "about", "please"]

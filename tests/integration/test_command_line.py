@@ -30,6 +30,8 @@ SMALL = [
     "judge.resamples=200",
     "--set",
     "machine.threads=1",
+    "--set",
+    "machine.cache.disk_mb=0",
 ]
 Call = Callable[..., tuple[int, str, str]]
 
@@ -66,7 +68,7 @@ def test_config_set_and_flags_are_the_same_options(call: Call, mail_file: Path, 
     config = tmp_path / "run.yaml"
     config.write_text(
         "target: label\nseed: 3\nbase: {name: mlp, width: 16}\ntrain: {epochs: 5}\n"
-        "judge: {resamples: 200}\nmachine: {threads: 1}\n"
+        "judge: {resamples: 200}\nmachine: {threads: 1, cache: {disk_mb: 0}}\n"
     )
     code, stdout, stderr = call(
         "fit", mail_file, "--config", config, "--set", "train.epochs=2", "--epochs", "1", "--out", tmp_path / "a", "--json"

@@ -66,7 +66,8 @@ class Shapes:
 
     Args:
         kind: "packed" computes real positions only, "padded" every position of the batch; in "fixed" every row is padded to
-            the same length and computed in blocks of the same number of rows, so that its bits do not depend on its batch.
+            the same length and computed in blocks of the same number of rows, so that its bits do not depend on its batch
+            (recurrent layers excepted: their steps hold as many rows as are that long).
         length: Positions of a row in "fixed"; those of the batch if not given.
     """
 
