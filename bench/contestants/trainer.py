@@ -1,6 +1,6 @@
 """The hub's Trainer, set as its documentation advises: dynamic padding, fused AdamW, nothing but training in the loop.
 
-No workers in the data loader: on one core they only add processes (0 and 2 were tried). No logging, saving or evaluation.
+No workers in the data loader: on one core they only add processes. No logging, saving or evaluation.
 """
 
 from __future__ import annotations
