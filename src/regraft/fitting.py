@@ -257,7 +257,7 @@ def network(plan: Plan, stages: Stages) -> Headed:
         backbone = plan.base.backbone(plan.modality, wanted.seed)
         backbone.shapes = Shapes(wanted.machine.shapes, plan.modality.longest)
         if backbone.packing.reason and wanted.machine.shapes == "packed":
-            stages.note(f"rows are padded and sorted by length: {backbone.packing.reason}")
+            stages.note(f"rows are padded (sorted by length outside training): {backbone.packing.reason}")
     missing = plan.task.needs - backbone.provides
     if missing:
         what = f"the base '{plan.base.name}' does not provide {', '.join(sorted(missing))}, which the task needs"
