@@ -109,7 +109,7 @@ def main() -> None:
         f"{rows:,} rows, {encoded.positions:,} tokens: {size_mb:,.0f} MB on disk\n"
         f"budget {BUDGET_MB} MB, the process grew by {grown_mb:.0f} MB\n"
         f"computed and kept in {filled_s:.0f} s, 1,000 random batches of 16 read in {read_s:.1f} s\n"
-        f"furthest from computing anew: {furthest:.1g}\n{notes[0] if notes else ''}"
+        f"furthest from computing anew: {furthest:.1g}\n{notes[0].replace(folder, 'a temporary folder') if notes else ''}"
     )
     figures = {
         "rows": rows,
