@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from regraft.lifecycle import cache as cache
     from regraft.lifecycle import compare as compare
     from regraft.lifecycle import evaluate as evaluate
+    from regraft.lifecycle import export as export
     from regraft.lifecycle import fit as fit
     from regraft.lifecycle import inspect as inspect
     from regraft.lifecycle import load as load
@@ -48,6 +49,7 @@ _PUBLIC = {
     "cache": "regraft.lifecycle",
     "compare": "regraft.lifecycle",
     "evaluate": "regraft.lifecycle",
+    "export": "regraft.lifecycle",
     "fit": "regraft.lifecycle",
     "inspect": "regraft.lifecycle",
     "load": "regraft.lifecycle",

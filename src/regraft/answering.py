@@ -60,7 +60,8 @@ def opened(artifact: str | Path | Artifact | Predictor, wanted: AnswerOptions) -
 
     if isinstance(artifact, Predictor):
         return artifact
-    return Predictor.load(folder(artifact), threads=wanted.machine.threads, device=wanted.machine.device)
+    machine = wanted.machine
+    return Predictor.load(folder(artifact), runtime=wanted.runtime, threads=machine.threads, device=machine.device)
 
 
 def source(data: Any, wanted: AnswerOptions, stages: Stages) -> RowSource:

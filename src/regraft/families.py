@@ -22,6 +22,7 @@ FAMILIES: Registry[Registry[Any]] = Registry(
         "schedules": "regraft.training:SCHEDULES",
         "metrics": "regraft.evaluation:METRICS",
         "rungs": "regraft.evaluation:RUNGS",
+        "exporters": "regraft.exporters:EXPORTERS",
         "runtimes": "regraft.serving:RUNTIMES",
     },
 )

@@ -5,6 +5,7 @@ verb(artifact or base, data, options) -> artifact or report
 artifact = fit("mails.csv", target="label", out="spam")     data -> base -> fit -> judge -> one verified directory
 report   = evaluate(artifact, "new.csv")                    how good on these rows, with intervals
 answers  = predict(artifact, ["Win a prize now"])           one prediction a row
+artifact = export(artifact, format="onnx", out="spam-onnx") the same answers from another runtime, or a refusal
 report   = compare(old, new, "new.csv")                     better, no evidence, or worse
 """
 
@@ -22,7 +23,7 @@ from regraft.options import build
 from regraft.training.stages import Listener, Stages, ignore
 from regraft.training.threads import with_threads
 from regraft.types import Prediction
-from regraft.verbs import AnswerOptions, FitOptions
+from regraft.verbs import AnswerOptions, ExportOptions, FitOptions
 
 if TYPE_CHECKING:
     from regraft.artifact.store import Artifact
@@ -174,6 +175,33 @@ def compare(
     return answering.comparison(predictors, answered, wanted, stages)
 
 
+def export(artifact: str | Path | Artifact, *, listen: Listener = ignore, **options: Any) -> Artifact:
+    """Make an artifact into another form, and let it appear only if a fresh process answers with it as the source does.
+
+    Args:
+        artifact: Its folder.
+        listen: Called with every event.
+        **options: The fields of `ExportOptions`; `format` and `out` are required.
+
+    Returns:
+        The export: an artifact itself, which `predict`, `evaluate`, `compare` and `serve` take; its manifest says what was seen.
+
+    Raises:
+        UsageError: It cannot be made into this form; nothing was started.
+        GateError: What was written does not answer as the source; it was removed again.
+
+    Example:
+        `export("spam-model", format="onnx", out="spam-onnx", rows="mails.csv")`
+    """
+    from regraft import exporting
+    from regraft.artifact.store import check_out, write_artifact
+
+    wanted, stages = build(ExportOptions, options), Stages(listen)
+    check_out(wanted.out)
+    made = exporting.plan(answering.folder(artifact), wanted, stages)
+    return write_artifact(wanted.out, functools.partial(exporting.fill, made=made, stages=stages))
+
+
 def inspect(artifact: str | Path | Artifact) -> dict[str, Any]:
     """Verify an artifact and return its facts: what it answers, from what, how good, made of which files."""
     from regraft.artifact.describe import describe
@@ -254,6 +282,7 @@ __all__ = [
     "cache",
     "compare",
     "evaluate",
+    "export",
     "fit",
     "inspect",
     "list_family",

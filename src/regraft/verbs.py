@@ -1,4 +1,4 @@
-"""What each verb can be asked for: the options of `fit`, `evaluate`, `predict`, `compare` and `serve`.
+"""What each verb can be asked for: the options of `fit`, `evaluate`, `predict`, `compare`, `serve` and `export`.
 
 Python, run.yaml, `--set` and flags all end here. A field with a `flag` has its own command-line flag; every field can be
 reached with `--set path=value`.
@@ -86,6 +86,36 @@ class AnswerOptions:
 
     judge: JudgeOptions = Field(default_factory=JudgeOptions)
     """How answers are judged."""
+
+    machine: MachineOptions = Field(default_factory=MachineOptions)
+    """What of the machine is used."""
+
+    runtime: Annotated[str, Field(json_schema_extra={"flag": "--runtime"})] = "auto"
+    """What computes the network: a name of `regraft list runtimes`, or auto for the fastest here that can."""
+
+
+@options
+class ExportOptions:
+    """How an artifact is made into another form."""
+
+    format: Annotated[Pick, Among("regraft.exporters:EXPORTERS"), Field(json_schema_extra={"flag": "--format"})]
+    """What to make of it: a name of `regraft list exporters`."""
+
+    out: Annotated[PathText, Field(json_schema_extra={"flag": "--out"})]
+    """Directory it is written to; it appears whole and held against its source, or not at all."""
+
+    rows: Annotated[PathText | None, Field(json_schema_extra={"flag": "--rows"})] = None
+    """Data (a file, a folder or a name) whose rows the export must answer as its source does, beside the golden rows; made up
+    from the golden rows and examples of the modality if not given."""
+
+    sample: Annotated[int, Field(ge=1, le=1_000_000, json_schema_extra={"flag": "--sample"})] = 1000
+    """Most rows that are taken for that."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63, json_schema_extra={"flag": "--seed"})] = 0
+    """Draws the rows."""
+
+    data: DataOptions = Field(default_factory=DataOptions)
+    """How files are read."""
 
     machine: MachineOptions = Field(default_factory=MachineOptions)
     """What of the machine is used."""

@@ -17,7 +17,7 @@ def describe(artifact: Artifact) -> dict[str, JSON]:
         artifact: As `read_artifact` returned it.
 
     Returns:
-        path, digest, weights_digest, parent, format, created, versions, size_bytes, task, inputs, target, base, network,
+        path, digest, weights_digest, verb, parent, lineage, export, format, created, versions, size_bytes, task, inputs, target, base, network,
         transforms, seed, options, fingerprints, files, golden_rows, report (metrics, ladder, verdict, n, seconds, ledger).
     """
     manifest = artifact.manifest
@@ -28,7 +28,10 @@ def describe(artifact: Artifact) -> dict[str, JSON]:
         "path": str(artifact.path),
         "digest": manifest.digest,
         "weights_digest": manifest.weights_digest,
+        "verb": manifest.verb,
         "parent": manifest.parent,
+        "lineage": to_json(manifest.lineage),
+        "export": to_json(manifest.export) if manifest.export else None,
         "format": FORMAT,
         "created": manifest.created,
         "versions": dict(manifest.versions),

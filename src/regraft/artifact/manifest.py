@@ -1,6 +1,6 @@
 """The manifest: what an artifact is made of, from which it is rebuilt, and by which every edit is found.
 
-    {"kind": "regraft-artifact", "format": 1, "task": {...}, "files": {"weights.safetensors": {"sha256": ...}}, ...}
+    {"kind": "regraft-artifact", "format": 2, "task": {...}, "files": {"weights.safetensors": {"sha256": ...}}, ...}
 
 It is written as canonical JSON (keys sorted, one space of indent, final newline). `digest` is the sha256 of those bytes without
 the field itself. A manifest is read only if its bytes are the canonical ones and the digest fits, so that a change of any one
@@ -26,10 +26,11 @@ from regraft.errors import ArtifactError, Problem
 from regraft.options import JSON, to_json
 from regraft.version import __version__
 
-FORMAT = 1
+FORMAT = 2
 KIND = "regraft-artifact"
 MANIFEST = "manifest.json"
-OLDEST_READER = "0.1.0"
+FORM_OF_FIT = "torch"
+OLDEST_READER = "0.2.0"
 """The oldest version of regraft that reads this format; told to older ones."""
 _LIBRARIES = ("numpy", "safetensors", "tokenizers", "torch", "transformers")
 
@@ -105,10 +106,52 @@ class NetworkEntry(Entry):
     Args:
         backbone: What the backbone needs beside its folder.
         head: How the head is built.
+        form: What the files of the network are: "torch" as `fit` writes them, else what an exporter made of them.
+        runtimes: Registered names of the runtimes that compute this form, the one it was judged with first.
+        facts: What a runtime must know of the form (names of inputs, operator set, largest shapes).
     """
 
     backbone: dict[str, Any]
     head: HeadEntry
+    form: str = FORM_OF_FIT
+    runtimes: Annotated[tuple[str, ...], Field(min_length=1)] = ("torch",)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineageEntry(Entry):
+    """An artifact that this one descends from.
+
+    Args:
+        verb: What made it ("fit", "export").
+        digest: Its digest.
+        weights_digest: Digest of its tensors.
+        name: Name of its folder at that time.
+        created: When, UTC, ISO 8601.
+        regraft: The version that wrote it.
+    """
+
+    verb: str
+    digest: str
+    weights_digest: str
+    name: str = ""
+    created: str = ""
+    regraft: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportEntry(Entry):
+    """How an artifact was made into another form, and what was seen when it was held against its source.
+
+    Args:
+        format: Registered name of the exporter.
+        options: Its options.
+        gate: What the fresh process found: rows, largest differences, agreement, tolerances, runtime, environment.
+    """
+
+    format: str
+    options: dict[str, Any] = field(default_factory=dict)
+    gate: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +182,10 @@ class ManifestBody(Entry):
         options: The options of the run.
         seed: The seed of the run.
         fingerprints: Fingerprints of the splits.
+        verb: What made it.
         parent: Digest of the artifact this one was made from.
+        lineage: The parent and what it descends from, the oldest first.
+        export: How it was made from its parent, if it is an export.
     """
 
     task: TaskEntry
@@ -152,7 +198,10 @@ class ManifestBody(Entry):
     options: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     fingerprints: dict[str, Any] = field(default_factory=dict)
+    verb: str = "fit"
     parent: str | None = None
+    lineage: tuple[LineageEntry, ...] = ()
+    export: ExportEntry | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

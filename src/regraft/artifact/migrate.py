@@ -7,13 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from regraft.artifact.manifest import FORMAT
+from regraft.artifact.manifest import FORM_OF_FIT, FORMAT
 from regraft.errors import ArtifactError, Problem
 from regraft.options import JSON
 
 Step = Callable[[dict[str, JSON]], dict[str, JSON]]
 
-STEPS: Mapping[int, Step] = {}
+
+def _to_2(values: dict[str, JSON]) -> dict[str, JSON]:
+    """Format 2 says what form the network has, what computes it, and where an artifact descends from."""
+    network = {**values["network"], "form": FORM_OF_FIT, "runtimes": ["torch"], "facts": {}}
+    return {**values, "network": network, "verb": "fit", "lineage": [], "export": None}
+
+
+STEPS: Mapping[int, Step] = {1: _to_2}
 """Format n -> the step to n + 1. Format 1 is the first."""
 
 

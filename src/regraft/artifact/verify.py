@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from regraft.artifact.files import sha256_of
-from regraft.artifact.manifest import MANIFEST, FileEntry, Manifest, from_json, parse
+from regraft.artifact.manifest import FORM_OF_FIT, MANIFEST, FileEntry, Manifest, from_json, parse
 from regraft.artifact.migrate import migrate
 from regraft.errors import ArtifactError, Problem, did_you_mean
 from regraft.models.safety import PICKLES, check_safetensors_header
 
 MANIFEST_LIMIT_BYTES = 64 * 2**20
 CODE = frozenset({".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".exe", ".sh", ".bat", ".ps1"})
-WEIGHTS = frozenset({".safetensors", ".onnx", ".gguf", ".tflite", ".pte", ".xml"})
+WEIGHTS = frozenset({".safetensors", ".onnx", ".gguf", ".tflite", ".pte", ".pt2", ".xml"})
 """Formats of weights that are fine when listed and a smuggled network when not."""
 _LEFT_BY_DESKTOPS = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 _FIT_AGAIN = "restore the artifact from its source, or fit it again"
@@ -138,7 +138,8 @@ def _unsafe_file(relative: str, path: Path, manifest: Manifest) -> Iterator[Prob
         return
     elif suffix in WEIGHTS:
         yield _refusal("there are weights that the manifest does not list", path, f"'{relative}'", "only listed weights")
-    elif relative.split("/")[0] in _loaded_folders(manifest):
+    elif manifest.network.form != FORM_OF_FIT or relative.split("/")[0] in _loaded_folders(manifest):
+        # Formats read what stands beside them by name, each in its own way: an export holds nothing but its own files.
         yield _refusal("there is a file that the manifest does not list", path, f"'{relative}'", "only listed files here")
 
 

@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("regraft.cli.answer:evaluate", "Judge an artifact on labelled data."),
     "predict": ("regraft.cli.answer:predict", "Answer every row of a file."),
     "compare": ("regraft.cli.answer:compare", "Say whether a second artifact is better than a first on the same rows."),
+    "export": ("regraft.cli.export:export", "Make an artifact into another form that answers alike, or refuse."),
     "inspect": ("regraft.cli.look:inspect", "Verify an artifact and show what is in it."),
     "bases": ("regraft.cli.look:bases", "List the base models; fetch one."),
     "list": ("regraft.cli.look:list_family", "List what can be chosen: tasks, bases, tunings, ..."),

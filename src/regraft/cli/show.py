@@ -76,6 +76,28 @@ def show_prediction_summary(summary: StreamSummary, console: Console) -> None:
         console.print(f"  {render.ledger_line(why, loss)}", style="yellow", markup=False)
 
 
+def _ancestor(entry: dict[str, Any]) -> str:
+    return f"{entry['verb']} {entry['name']} ({entry['digest'][:12]})"
+
+
+def _itself(facts: dict[str, Any]) -> str:
+    return f"{facts['verb']}{' ' + facts['export']['format'] if facts['export'] else ''} ({facts['digest'][:12]}, this one)"
+
+
+def show_export(facts: dict[str, Any], console: Console | None) -> None:
+    """Show what an export is and how it was held against its source."""
+    console = console or results()
+    gate = facts["export"]["gate"]
+    console.print(
+        f"{facts['export']['format']} in {facts['path']}, {megabytes(facts['size_bytes'])}", markup=False, soft_wrap=True
+    )
+    for runtime, seen in gate["runtimes"].items():
+        far = f"logits within {seen['worst_logit']:.2g}, probabilities within {seen['worst_probability']:.2g}"
+        told = f"{runtime}: {seen['rows']:,} rows answered as by the source; {far}, {seen['agreement']:.1%} the same answers"
+        console.print(told, markup=False, soft_wrap=True)
+    console.print(f"held against {gate['rows']}", markup=False, soft_wrap=True)
+
+
 def show_inspection(facts: dict[str, Any], console: Console | None) -> None:
     """Show what is in an artifact."""
     console = console or results()
@@ -85,7 +107,7 @@ def show_inspection(facts: dict[str, Any], console: Console | None) -> None:
         ("digest", facts["digest"]),
         ("weights", facts["weights_digest"]),
         ("made", f"{facts['created']} with regraft {facts['versions'].get('regraft', '?')}, format {facts['format']}"),
-        ("parent", facts["parent"] or "none"),
+        ("lineage", " -> ".join([facts["base"].get("name", "?"), *map(_ancestor, facts["lineage"]), _itself(facts)])),
         ("task", f"{facts['task']['name']}: {', '.join(str(label) for label in labels)}"),
         ("reads", ", ".join(f"{entry['column']} ({entry['modality']})" for entry in facts["inputs"])),
         ("predicts", facts["target"]["column"]),

@@ -9,7 +9,7 @@ This file imports no torch: the runtime does, if it is one that needs it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -25,10 +25,11 @@ from regraft.errors import ArtifactError, DataError, Problem, UnknownNameError, 
 from regraft.modalities import MODALITIES, Modality
 from regraft.options import JSON, build
 from regraft.serving import RUNTIMES
+from regraft.serving.choice import fastest, usable
 from regraft.serving.runtime import Runtime
 from regraft.tasks import TASKS, Task
 from regraft.training.options import MachineOptions
-from regraft.types import Batch, FloatArray, Prediction
+from regraft.types import Array, Batch, FloatArray, Prediction
 from regraft.version import __version__
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class Predictor:
         cls,
         path: Path | str,
         *,
-        runtime: str = "torch",
+        runtime: str = "auto",
         threads: int | None = None,
         device: Literal["auto", "cpu", "cuda"] = "auto",
         verify: bool = True,
@@ -82,20 +83,27 @@ class Predictor:
 
         Args:
             path: Its folder.
-            runtime: Registered name of what computes the network.
+            runtime: Registered name of what computes the network; "auto" for the fastest that can, measured once a machine.
             threads: Threads of the numeric libraries; the cores this process may use if not given.
             device: Where the network runs.
             verify: Whether to compute the digest of every file; everything else is verified in any case.
 
         Raises:
-            ArtifactError: The artifact is missing, damaged, edited, unsafe, too new, or needs a package that is not installed.
+            ArtifactError: The artifact is missing, damaged, edited, unsafe or too new.
+            UnknownNameError: There is no such runtime.
+            UsageError: The runtime cannot compute this form of network.
+            MissingExtraError: No runtime that can is installed; names the extra.
         """
         options = MachineOptions(threads=threads, device=device)
-        engine = RUNTIMES.get(runtime)
         artifact = read_artifact(path, contents=verify)
         modality, task = restore(artifact)
-        network = engine.load(artifact.path, artifact.manifest, task, options)
-        return cls(modality, task, network, column=artifact.manifest.inputs[0].column, artifact=artifact)
+
+        def opened(name: str) -> Self:
+            network = RUNTIMES.get(name).load(artifact.path, artifact.manifest, task, options)
+            return cls(modality, task, network, column=artifact.manifest.inputs[0].column, artifact=artifact)
+
+        names = usable(artifact, runtime)
+        return opened(names[0]) if len(names) == 1 else fastest(artifact, names, opened, options)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -236,8 +244,9 @@ class Predictor:
         encoded = self.modality.encode(raws, spans=False)
         order = np.argsort([row.length for row in encoded], kind="stable")
         result: FloatArray | None = None
-        for start in range(0, len(order), batch_size):
-            index = order[start : start + batch_size]
+        lengths = np.array([row.length for row in encoded])[order]
+        for start, stop in batches(lengths, batch_size, self.runtime.positions):
+            index = order[start:stop]
             inputs, mask_BT = self.modality.collate([encoded[i] for i in index])
             values = self.runtime.outputs(Batch(inputs=inputs, mask_BT=mask_BT, rows_B=index))
             if result is None:
@@ -259,6 +268,32 @@ class Predictor:
             return list(rows)
         # Iterating over a DataFrame gives the names of its columns, which would be answered as if they were rows.
         return [row for chunk in table.chunks(WINDOW_ROWS) for row in chunk.rows.to_pylist()]
+
+
+def batches(lengths: Array, batch_size: int, positions: int | None) -> Iterator[tuple[int, int]]:
+    """Cut rows that are sorted by length into batches.
+
+    Args:
+        lengths: Positions of each row (N,), ascending.
+        batch_size: Most rows of a batch.
+        positions: Most positions of a batch, padding included; no limit if None. A row that is longer stands alone.
+
+    Yields:
+        First row, and the one after the last.
+
+    Example:
+        >>> list(batches(np.array([2, 2, 3, 9]), 32, 6))
+        [(0, 2), (2, 3), (3, 4)]
+    """
+    start = 0
+    while start < len(lengths):
+        stop = min(start + batch_size, len(lengths))
+        if positions is not None:
+            # Rows are sorted: (number of rows) x (length of the last) only grows.
+            taken = np.arange(1, stop - start + 1) * lengths[start:stop]
+            stop = start + max(1, int(np.searchsorted(taken, positions, side="right")))
+        yield start, stop
+        start = stop
 
 
 def restore(artifact: Artifact) -> tuple[Modality, Task]:

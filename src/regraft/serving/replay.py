@@ -19,10 +19,10 @@ from typing import Any, cast
 from regraft.artifact.golden import Replay, replay
 from regraft.errors import GateError, Problem, RegraftError
 from regraft.options import JSON
+from regraft.serving.parity import said_by
 from regraft.serving.predictor import Predictor
 
 TIMEOUT_S = 600.0
-_SHOWN_CHARACTERS = 4000
 
 
 def replay_artifact(predictor: Predictor) -> Replay:
@@ -80,24 +80,7 @@ def replay_in_fresh_process(
         fix = "see why this Python cannot be started"
         what = "a fresh process could not be started"
         raise GateError(Problem(what=what, where=sys.executable, got=str(error), fix=fix)) from error
-    return _result(done, path)
-
-
-def _result(done: subprocess.CompletedProcess[str], path: Path) -> dict[str, JSON]:
-    lines = done.stdout.strip().splitlines()
-    try:
-        said: dict[str, JSON] = json.loads(lines[-1])
-    except (IndexError, ValueError):
-        said = {}
-    if done.returncode == 0 and said.get("ok"):
-        return said
-    if "problems" in said:
-        raise GateError([Problem(**problem) for problem in said["problems"]])
-    ended = f"killed by signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
-    told = done.stderr.strip()[-_SHOWN_CHARACTERS:] or "it said nothing"
-    fix = "see the message above; the artifact was not accepted"
-    what = "the fresh process that replays the golden rows died"
-    raise GateError(Problem(what=what, where=str(path), got=f"{ended}: {told}", fix=fix))
+    return said_by(done, path, "replays the golden rows")
 
 
 def main(arguments: list[str] | None = None) -> int:

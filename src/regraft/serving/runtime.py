@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from regraft.artifact.manifest import Manifest
 from regraft.options import JSON
@@ -15,6 +15,15 @@ from regraft.types import Batch, FloatArray
 
 class Runtime(ABC):
     """Compute the raw outputs of a network. May be called from any thread; the answer does not depend on which."""
+
+    package: ClassVar[str]
+    """The package that does the work; the runtime can be used where it is installed."""
+    extra: ClassVar[str]
+    """The extra of regraft that brings it."""
+    does_without: ClassVar[frozenset[str]] = frozenset()
+    """Packages that must not be needed: the gate of an export takes them away."""
+    positions: ClassVar[int | None] = None
+    """Most positions of a batch, padding included, that it computes fastest; None where only the number of rows counts."""
 
     @classmethod
     @abstractmethod

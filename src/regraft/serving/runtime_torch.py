@@ -35,6 +35,9 @@ class TorchRuntime(Runtime):
         options: Threads; the device is where the weights are.
     """
 
+    package = "torch"
+    extra = "train"
+
     def __init__(self, net: Headed, options: MachineOptions | None = None) -> None:
         self.net = net
         self.threads = (options.threads if options else None) or default_threads()
@@ -51,10 +54,11 @@ class TorchRuntime(Runtime):
 
         device = choose_device(options)
         with torch.random.fork_rng(devices=[]), _as_artifact_error(folder):
-            backbone = Backbone.load(folder / BACKBONE_FOLDER, manifest.network.backbone)
+            inside = folder / str(manifest.network.facts.get("backbone_folder", BACKBONE_FOLDER))
+            backbone = Backbone.load(inside, manifest.network.backbone)
             net = Headed(backbone, task.head(manifest.network.head.width, manifest.network.head.dropout))
             load_outside(net, folder / WEIGHTS_FILE)
-            _refuse_strangers(net, folder / BACKBONE_FOLDER)
+            _refuse_strangers(net, inside)
         align(net)
         return cls(net.to(device).eval(), options)
 

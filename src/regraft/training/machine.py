@@ -14,6 +14,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -33,6 +34,9 @@ TORCH_NAMES: Mapping[str, str] = {"fp32": "float32", "bf16": "bfloat16", "fp16":
 
 _CPUINFO = Path("/proc/cpuinfo")
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # x86, x86 with tiles, ARM
+_VECTORS = frozenset(
+    {"avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "sve", *_BF16_FLAGS}
+)
 _FORMAT = 1
 _LOCK_S = 10.0
 _MOST_ENTRIES = 1000
@@ -207,14 +211,20 @@ def _cpu_field(name: str, cpuinfo: Path) -> str:
 
 
 def _facts() -> dict[str, JSON]:
-    import torch
+    return {"processor": processor(), "cores": available_cores(), "instructions": instructions(), "torch": _torch_version()}
 
-    return {
-        "processor": processor(),
-        "cores": available_cores(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "torch": torch.__version__,
-    }
+
+def instructions(cpuinfo: Path = _CPUINFO) -> str:
+    """Return the names of the vector instructions that decide how fast a processor multiplies, and in which order it adds."""
+    return " ".join(sorted(_flags(cpuinfo) & _VECTORS)) or platform.machine()
+
+
+def _torch_version() -> str:
+    """Return the version of torch without importing it; an inference core has none."""
+    try:
+        return metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _device_name(device: torch.device | None) -> str:

@@ -1,0 +1,114 @@
+"""What an exporter is: it writes the network of an artifact in another form. Judging what it wrote is not its business.
+
+Around it, the same for every form (`regraft.exporting`): preprocessing, report, golden rows, card and lineage travel along,
+a fresh process without the training stack answers rows from the written folder, and a difference removes it again.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from regraft.artifact.manifest import FORM_OF_FIT, Manifest
+from regraft.artifact.store import Artifact
+from regraft.errors import Problem
+from regraft.modalities import Modality
+from regraft.options import JSON
+from regraft.tasks import Task
+
+if TYPE_CHECKING:
+    from regraft.models.net import Headed
+
+NETWORK_FOLDER = "network"
+"""Where an exported network lies in its folder, unless a format wants its files at the top."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The artifact that is exported, opened.
+
+    Args:
+        artifact: On disk, verified.
+        modality: Its preprocessing.
+        task: Its task, restored.
+        net: Its network in evaluation mode on the CPU; None where the artifact is not of the form that `fit` writes.
+        name: What the result is called: the last part of the name of its folder.
+    """
+
+    artifact: Artifact
+    modality: Modality
+    task: Task
+    net: Headed | None
+    name: str
+
+    @property
+    def manifest(self) -> Manifest:
+        """The artifact's manifest."""
+        return self.artifact.manifest
+
+    def network(self) -> Headed:
+        """Return the network, for exporters that read the form that `fit` writes.
+
+        Raises:
+            RuntimeError: The form was not checked before.
+        """
+        if self.net is None:
+            raise RuntimeError(f"an artifact of the form '{self.manifest.network.form}' has no network in PyTorch")
+        return self.net
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What an exporter wrote.
+
+    Args:
+        form: What the files of the network are now.
+        runtimes: Registered names of the runtimes that compute them; the first must agree with the source, of the others
+            those that do are kept.
+        facts: What a runtime must know (see `NetworkEntry.facts`).
+        precision: "fp32" must agree within 1e-4 on logits and 1e-5 on probabilities; "reduced" in 99 of 100 answers.
+        notes: Sentences for the user.
+    """
+
+    form: str
+    runtimes: tuple[str, ...]
+    facts: Mapping[str, JSON] = field(default_factory=dict)
+    precision: Literal["fp32", "reduced"] = "fp32"
+    notes: tuple[str, ...] = ()
+
+
+class Exporter(ABC):
+    """Write the network of an artifact in another form.
+
+    Args:
+        options: An instance of `Options`.
+    """
+
+    Options: ClassVar[type[Any]]
+    name: ClassVar[str]
+    reads: ClassVar[frozenset[str] | None] = frozenset({FORM_OF_FIT})
+    """Forms that it can read; None where it takes the network as it is."""
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    def problems(self, source: Source) -> list[Problem]:
+        """Return what stands in the way, before anything is written: a missing package, a network without an exact mapping."""
+        return []
+
+    @abstractmethod
+    def write(self, source: Source, folder: Path) -> Written:
+        """Write the network's files (and whatever else the format wants) into an empty folder.
+
+        Preprocessing (`preprocessing/`), report, golden rows, card and manifest are written around it.
+
+        Raises:
+            UsageError: The network has an operator that the format does not know; names it, and a format that has it.
+        """
+
+    def faults(self, source: Source, folder: Path) -> list[Problem]:
+        """Return what can be seen in the written files without answering rows: a weight that is not the source's."""
+        return []

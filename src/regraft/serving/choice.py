@@ -1,0 +1,136 @@
+"""Which runtime computes an artifact here: the one that is asked for, or the fastest of those that can, measured once.
+
+What was measured is kept in the profile of the machine, so that the same artifact is answered by the same runtime every time.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from typing import TYPE_CHECKING, TypeVar
+
+from regraft.artifact.golden import Goldens
+from regraft.artifact.store import GOLDEN, Artifact
+from regraft.errors import GateError, MissingExtraError, Problem, UsageError
+from regraft.serving import RUNTIMES
+from regraft.training.machine import Profile
+from regraft.training.options import MachineOptions
+from regraft.training.threads import default_threads
+
+if TYPE_CHECKING:
+    from regraft.serving.predictor import Predictor
+
+AUTO = "auto"
+_KIND = "fastest runtime"
+_ROWS, _REPEATS = 32, 5
+
+P = TypeVar("P", bound="Predictor")
+
+
+def usable(artifact: Artifact, wanted: str) -> list[str]:
+    """Return the runtimes that can compute an artifact here, the one it was judged with first.
+
+    Args:
+        artifact: Verified.
+        wanted: Registered name, or "auto".
+
+    Raises:
+        UnknownNameError: There is no such runtime.
+        UsageError: The runtime cannot compute this form of network.
+        MissingExtraError: The package that computes it is not installed.
+    """
+    network = artifact.manifest.network
+    if wanted != AUTO:
+        name = RUNTIMES.canonical(wanted)
+        RUNTIMES.target(name)
+        if name not in network.runtimes:
+            raise UsageError(
+                Problem(
+                    what=f"the runtime '{name}' cannot compute this artifact",
+                    where=str(artifact.path),
+                    got=f"a network of the form '{network.form}'",
+                    expected=f"one of the runtimes {', '.join(network.runtimes)}, or auto",
+                    fix="leave out the runtime, or make the form it computes: regraft export ARTIFACT --format FORMAT --out FOLDER",
+                )
+            )
+        return [name]
+    known = [name for name in network.runtimes if name in RUNTIMES]
+    found = [name for name in known if installed(RUNTIMES.get(name).package)]
+    if found:
+        return found
+    extras = list(dict.fromkeys(RUNTIMES.get(name).extra for name in known))
+    raise MissingExtraError(
+        Problem(
+            what=f"the artifact needs one of the packages {', '.join(RUNTIMES.get(name).package for name in known)}"
+            if known
+            else f"the artifact needs a runtime that is not registered here: {', '.join(network.runtimes)}",
+            where=str(artifact.path),
+            got="none of them is installed",
+            fix=" or ".join(f"pip install 'regraft[{extra}]'" for extra in extras) or "install the package that registers it",
+        )
+    )
+
+
+def installed(package: str) -> bool:
+    """Return whether a package can be imported here, without importing it."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ModuleNotFoundError, ValueError):
+        return False
+
+
+def fastest(artifact: Artifact, names: Sequence[str], opened: Callable[[str], P], options: MachineOptions) -> P:
+    """Return the artifact opened with the runtime that answers its golden rows fastest here; measured at the first time.
+
+    Args:
+        artifact: With golden rows; without any the first runtime is taken.
+        names: Registered names of runtimes that can compute it, at least one.
+        opened: Opens it with one of them.
+        options: Threads.
+    """
+    rows = list(Goldens.from_json(artifact.json(GOLDEN)).rows) if GOLDEN in artifact.manifest.files else []
+    if not rows or len(names) == 1:
+        return opened(names[0])
+    profile, key = Profile.load(), _key(artifact, names, options)
+    known = profile.recall(_KIND, key)
+    if known in names:
+        return opened(str(known))
+    seconds: dict[str, float] = {}
+    predictors: dict[str, P] = {}
+    for name in names:
+        try:
+            predictors[name] = opened(name)
+            seconds[name] = _seconds(predictors[name], rows)
+        except (GateError, MissingExtraError):
+            continue
+    if not seconds:
+        return opened(names[0])
+    best = min(seconds, key=seconds.__getitem__)
+    # Another process may have measured meanwhile: what it decided stands, so that both answer alike.
+    best = str(profile.remember(_KIND, key, best, lambda stored, _: stored if stored in predictors else best))
+    return predictors[best]
+
+
+def _seconds(predictor: Predictor, rows: list[object]) -> float:
+    batch = (rows * _ROWS)[:_ROWS]
+    predictor.outputs(batch)
+    best = float("inf")
+    for _ in range(_REPEATS):
+        begin = time.perf_counter()
+        predictor.outputs(batch)
+        best = min(best, time.perf_counter() - begin)
+    return best
+
+
+def _key(artifact: Artifact, names: Sequence[str], options: MachineOptions) -> str:
+    versions = ", ".join(f"{name} {_version(RUNTIMES.get(name).package)}" for name in sorted(names))
+    return f"{artifact.digest[:16]} {options.threads or default_threads()} threads; {versions}"
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "?"

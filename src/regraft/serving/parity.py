@@ -1,0 +1,336 @@
+"""Hold an exported artifact against its source, in a fresh process that has only what serving the export needs.
+
+    python -m regraft.serving.parity EXPORT_DIR EXPECTED_DIR --runtime onnxruntime --threads 1 --without torch,transformers
+
+prints one JSON line and ends with 0 if every row is answered as the source answered it, else with 1. Three things are held
+against each other for every row, so that a difference is named where it arises: what the preprocessing made of it, the raw
+output of the network, and the decoded answer (names in order, probabilities, value).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from regraft.errors import GateError, Problem, RegraftError
+from regraft.options import JSON
+from regraft.types import Encoded, FloatArray
+
+if TYPE_CHECKING:
+    from regraft.serving.predictor import Predictor
+
+LOGITS, PROBABILITIES, AGREEMENT = 1e-4, 1e-5, 0.99
+TIMEOUT_S = 900.0
+_ROWS, _ARRAYS = "rows.json", "outputs.npy"
+_ALONE = 16
+"""So many rows are also answered one at a time: a form with fixed shapes would show."""
+_SHOWN_CHARACTERS = 4000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """How far answers may move.
+
+    Args:
+        logits: Largest difference of a raw output, relative to the row's largest one where that is above 1.
+        probabilities: Largest difference of a probability.
+        agreement: Smallest share of rows with the same answer; 1 asks for the same order of all classes too.
+    """
+
+    logits: float
+    probabilities: float
+    agreement: float
+
+    @classmethod
+    def of(cls, precision: str) -> Self:
+        """Return the tolerance for full ("fp32") or for reduced precision, where only answers count."""
+        if precision == "fp32":
+            return cls(logits=LOGITS, probabilities=PROBABILITIES, agreement=1.0)
+        return cls(logits=float("inf"), probabilities=float("inf"), agreement=AGREEMENT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """Rows and everything that was made of them.
+
+    Args:
+        rows: Raw values (JSON).
+        encoded: For each row a digest of what the preprocessing made of it.
+        outputs: Raw outputs (N, ...), float32.
+        names: Names of the classes, in order.
+        probabilities: (N, C), float64; (N, 0) where a task has none.
+        values: The answers.
+    """
+
+    rows: Sequence[JSON]
+    encoded: Sequence[str]
+    outputs: FloatArray
+    names: Sequence[str]
+    probabilities: FloatArray
+    values: Sequence[JSON]
+
+    @classmethod
+    def of(cls, predictor: Predictor, rows: Sequence[Any], *, batch_size: int = 32) -> Self:
+        """Answer rows."""
+        outputs, predictions = predictor.answers(rows, batch_size=batch_size)
+        names = list(predictions[0].probabilities) if predictions else []
+        raws, _ = predictor.raws(rows)
+        return cls(
+            rows=list(rows),
+            encoded=[encoded_digest(row) for row in predictor.modality.encode(raws, spans=False)],
+            outputs=outputs,
+            names=names,
+            probabilities=np.array([[p.probabilities[n] for n in names] for p in predictions], dtype=np.float64),
+            values=[prediction.value for prediction in predictions],
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write them into an existing folder."""
+        said = {"rows": self.rows, "encoded": self.encoded, "names": self.names, "values": self.values}
+        (folder / _ROWS).write_text(json.dumps({**said, "probabilities": self.probabilities.tolist()}), encoding="utf-8")
+        np.save(folder / _ARRAYS, self.outputs, allow_pickle=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+        said = json.loads((folder / _ROWS).read_text(encoding="utf-8"))
+        probabilities = np.array(said.pop("probabilities"), dtype=np.float64)
+        return cls(**said, probabilities=probabilities, outputs=np.load(folder / _ARRAYS, allow_pickle=False))
+
+
+def encoded_digest(row: Encoded) -> str:
+    """Return the digest of the arrays of an encoded row, by name, type and shape."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, array in sorted(row.inputs.items()):
+        digest.update(f"{name}\0{array.dtype}\0{array.shape}\0".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def difference(expected: Answers, got: Answers, tolerance: Tolerance) -> dict[str, JSON]:
+    """Hold answers against those of the source.
+
+    Returns:
+        rows, worst_logit, worst_probability, agreement, bitwise.
+
+    Raises:
+        GateError: They moved further than the tolerance; names the worst row and in which step it moved.
+    """
+    _same_rows(expected, got)
+    if list(expected.names) != list(got.names):
+        raise _refused("the labels stand in another order", "", ", ".join(got.names[:10]), ", ".join(expected.names[:10]))
+    logits = _moves(expected.outputs, got.outputs, relative=True)
+    shares = _moves(expected.probabilities, got.probabilities, relative=False)
+    same = np.array([mine == theirs for mine, theirs in zip(got.values, expected.values, strict=True)])
+    for moved, limit, what in (
+        (logits, tolerance.logits, "raw output"),
+        (shares, tolerance.probabilities, "probability"),
+    ):
+        worst = int(np.argmax(moved)) if len(moved) else 0
+        if len(moved) and not moved[worst] <= limit:
+            raise _moved(expected, got, worst, f"a {what} moved by {moved[worst]:.3g}", f"at most {limit:g}")
+    if tolerance.agreement == 1.0:
+        _same_order(expected, got, tolerance.probabilities)
+    elif len(same) and same.mean() < tolerance.agreement:
+        worst = int(np.argmin(same))
+        raise _moved(
+            expected, got, worst, f"only {same.mean():.2%} of the rows are answered alike", f"{tolerance.agreement:.0%}"
+        )
+    return {
+        "rows": len(expected.rows),
+        "worst_logit": float(logits.max(initial=0.0)),
+        "worst_probability": float(shares.max(initial=0.0)),
+        "agreement": float(same.mean()) if len(same) else 1.0,
+        "bitwise": bool(np.array_equal(expected.outputs, got.outputs)),
+        "tolerance": {key: (value if np.isfinite(value) else None) for key, value in asdict(tolerance).items()},
+    }
+
+
+def _same_rows(expected: Answers, got: Answers) -> None:
+    """Refuse a preprocessing that makes other arrays of a row, and outputs of another shape."""
+    for row, (mine, theirs) in enumerate(zip(got.encoded, expected.encoded, strict=True)):
+        if mine != theirs:
+            raise _refused("the preprocessing makes other arrays of a row", _shown(expected.rows[row], row), mine, theirs)
+    if expected.outputs.shape != got.outputs.shape or expected.probabilities.shape != got.probabilities.shape:
+        shapes = f"{got.outputs.shape}, {got.probabilities.shape}", f"{expected.outputs.shape}, {expected.probabilities.shape}"
+        raise _refused("the outputs have another shape", "", *shapes)
+
+
+def _moves(expected: FloatArray, got: FloatArray, *, relative: bool) -> FloatArray:
+    """Return how far each row moved (N,); infinite where it is not a number."""
+    flat = [np.asarray(values, dtype=np.float64).reshape(len(values), -1) for values in (expected, got)]
+    scale_N = np.maximum(1.0, np.abs(flat[0]).max(axis=1, initial=0.0)) if relative else 1.0
+    moved_N: FloatArray = np.abs(flat[0] - flat[1]).max(axis=1, initial=0.0) / scale_N
+    return np.where(np.isfinite(moved_N), moved_N, np.inf)
+
+
+def _same_order(expected: Answers, got: Answers, near: float) -> None:
+    """Refuse classes in another order, unless two of them are so close that a move within the tolerance swaps them."""
+    for row, (was, now) in enumerate(zip(expected.probabilities, got.probabilities, strict=True)):
+        order = np.argsort(-now, kind="stable")
+        # Walking down the new order, the old probability may never rise by more than two moves.
+        if np.any(np.diff(was[order]) > 2 * near):
+            raise _moved(expected, got, row, "the classes are in another order", "the same order")
+    if not expected.probabilities.size:
+        return
+    for row, (mine, theirs) in enumerate(zip(got.values, expected.values, strict=True)):
+        first, second = np.sort(expected.probabilities[row])[::-1][:2] if expected.probabilities.shape[1] > 1 else (1.0, 0.0)
+        if mine != theirs and first - second > 2 * near:
+            raise _moved(expected, got, row, "a row is answered otherwise", "the same answer")
+
+
+def _moved(expected: Answers, got: Answers, row: int, what: str, limit: str) -> GateError:
+    def told(answers: Answers) -> str:
+        shares = dict(zip(answers.names, np.round(answers.probabilities[row], 6).tolist(), strict=True))
+        return f"{answers.values[row]!r} {shares or answers.outputs[row].ravel()[:8].tolist()}"
+
+    return _refused(what, _shown(expected.rows[row], row), told(got), f"{told(expected)}; {limit}")
+
+
+def _shown(raw: JSON, row: int) -> str:
+    text = json.dumps(raw, ensure_ascii=False)
+    return f"row {row + 1}: " + (text if len(text) <= 120 else text[:117] + "...")
+
+
+def _refused(what: str, where: str, got: str, expected: str) -> GateError:
+    fix = "nothing was written; export in another format (regraft list exporters), or report this with the artifact's options"
+    what = f"the export does not answer as its source: {what}"
+    return GateError(Problem(what=what, where=where, got=got, expected=expected, fix=fix))
+
+
+def compare_export(export: Predictor, expected: Answers, tolerance: Tolerance) -> dict[str, JSON]:
+    """Answer the expected rows with an export, in batches and some of them one at a time, and hold the answers against them.
+
+    Raises:
+        GateError: An answer moved too far.
+    """
+    found = difference(expected, Answers.of(export, list(expected.rows)), tolerance)
+    few = _first(expected, _ALONE)
+    alone = difference(few, Answers.of(export, list(few.rows), batch_size=1), tolerance)
+    moved: dict[str, Any] = {key: max(found[key], alone[key]) for key in ("worst_logit", "worst_probability")}
+    return {**found, **moved, "environment": export.environment()}
+
+
+def _first(answers: Answers, count: int) -> Answers:
+    return Answers(
+        rows=answers.rows[:count],
+        encoded=answers.encoded[:count],
+        outputs=answers.outputs[:count],
+        names=answers.names,
+        probabilities=answers.probabilities[:count],
+        values=answers.values[:count],
+    )
+
+
+def compare_in_fresh_process(
+    export: Path, expected: Path, *, runtime: str, threads: int, precision: str = "fp32", without: frozenset[str] = frozenset()
+) -> dict[str, JSON]:
+    """Start a new Python that cannot import `without`, load the export there and hold it against the expected answers.
+
+    Args:
+        export: Folder of the export, with a manifest.
+        expected: Folder that `Answers.save` wrote.
+        runtime: Registered name of what computes the network.
+        threads: Threads of the numeric libraries.
+        precision: See `Tolerance.of`.
+        without: Packages that the new Python must do without.
+
+    Returns:
+        What `compare_export` found there.
+
+    Raises:
+        GateError: An answer moved too far, the export cannot be opened, or the process died; with what it said.
+    """
+    command = [sys.executable, "-m", "regraft.serving.parity", str(export), str(expected), "--runtime", runtime]
+    command += ["--threads", str(threads), "--precision", precision, "--without", ",".join(sorted(without))]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment, check=False)
+    except subprocess.TimeoutExpired:
+        fix = "try again when the machine is less busy, or with fewer --sample rows"
+        got = f"no answer after {TIMEOUT_S:g} s"
+        raise GateError(Problem(what="holding the export against its source took too long", got=got, fix=fix)) from None
+    except OSError as error:
+        what, fix = "a fresh process could not be started", "see why this Python cannot be started"
+        raise GateError(Problem(what=what, where=sys.executable, got=str(error), fix=fix)) from error
+    return said_by(done, export, "holds the export against its source")
+
+
+def said_by(done: subprocess.CompletedProcess[str], where: Path, doing: str) -> dict[str, JSON]:
+    """Return the JSON line that a process which judges an artifact printed last.
+
+    Raises:
+        GateError: It refused the artifact, or died.
+    """
+    lines = done.stdout.strip().splitlines()
+    try:
+        said: dict[str, JSON] = json.loads(lines[-1])
+    except (IndexError, ValueError):
+        said = {}
+    if done.returncode == 0 and said.pop("ok", False):
+        return said
+    if "problems" in said:
+        raise GateError([Problem(**problem) for problem in said["problems"]])
+    ended = f"killed by signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+    told = done.stderr.strip()[-_SHOWN_CHARACTERS:] or "it said nothing"
+    what, fix = f"the fresh process that {doing} died", "see the message above; the artifact was not accepted"
+    raise GateError(Problem(what=what, where=str(where), got=f"{ended}: {told}", fix=fix))
+
+
+class Absent(MetaPathFinder):
+    """Make packages look as if they were not installed.
+
+    Args:
+        names: Top-level names.
+    """
+
+    def __init__(self, names: frozenset[str]) -> None:
+        self.names = names
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Refuse the packages; leave everything else to the other finders."""
+        top = name.partition(".")[0]
+        if top in self.names:
+            raise ModuleNotFoundError(f"No module named '{top}'", name=top)
+        return None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m regraft.serving.parity", description="Hold an export against its source.")
+    parser.add_argument("export", type=Path)
+    parser.add_argument("expected", type=Path)
+    parser.add_argument("--runtime", required=True)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", choices=("fp32", "reduced"), default="fp32")
+    parser.add_argument("--without", default="")
+    given = parser.parse_args(arguments)
+    sys.meta_path.insert(0, Absent(frozenset(filter(None, given.without.split(",")))))
+    said: Mapping[str, Any]
+    try:
+        from regraft.serving.predictor import Predictor
+
+        predictor = Predictor.load(given.export, runtime=given.runtime, threads=given.threads, device="cpu")
+        found = compare_export(predictor, Answers.load(given.expected), Tolerance.of(given.precision))
+        said, code = {"ok": True, **found}, 0
+    except RegraftError as error:
+        said, code = {"ok": False, "problems": [problem.to_json() for problem in error.problems]}, error.exit_code
+    sys.stdout.write(json.dumps(said) + "\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
