@@ -184,7 +184,7 @@ def export(artifact: str | Path | Artifact, *, listen: Listener = ignore, **opti
         **options: The fields of `ExportOptions`; `format` and `out` are required.
 
     Returns:
-        The export: an artifact itself, which `predict`, `evaluate`, `compare` and `serve` take; its manifest says what was seen.
+        The export, an artifact itself: `predict`, `evaluate`, `compare` and `serve` take it. Its manifest says what was seen.
 
     Raises:
         UsageError: It cannot be made into this form; nothing was started.

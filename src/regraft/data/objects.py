@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -41,7 +42,7 @@ class Rows(Protocol):
         """Yield every row in order."""
 
 
-class _InMemory:
+class _InMemory(ABC):
     """Slices of something that has a length and a schema.
 
     Args:
@@ -71,8 +72,9 @@ class _InMemory:
             rows, long = drop_long_rows(rows, start + 1, self.name, self._options.max_row_bytes)
             yield Chunk(rows=rows, first_row=start + 1, bad={**long, **bad}, source=self.name)
 
+    @abstractmethod
     def _slice(self, start: int, end: int) -> tuple[pa.RecordBatch, dict[int, Problem]]:
-        raise NotImplementedError
+        """Return rows of the half-open range, and what is wrong with those that cannot be read, by place."""
 
 
 class TableRows(_InMemory):

@@ -6,12 +6,13 @@ Shapes: B rows, T positions, D width. The mask may leave out positions at either
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import nn
 
 
-class Pooling(nn.Module):
+class Pooling(nn.Module, ABC):
     """Turn a sequence of vectors into one.
 
     Args:
@@ -22,6 +23,7 @@ class Pooling(nn.Module):
         super().__init__()
         self.width = width
 
+    @abstractmethod
     def forward(self, sequence_BTD: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
         """Return one vector a row (B, D).
 
@@ -29,7 +31,6 @@ class Pooling(nn.Module):
             sequence_BTD: One vector a position.
             mask_BT: True where a position is real.
         """
-        raise NotImplementedError
 
 
 class ClsPooling(Pooling):

@@ -8,6 +8,7 @@ Shapes: B rows, T positions, D width.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ class MlpConfig(ScratchConfig):
     model_type = "regraft-mlp"
 
 
-class ScratchModel(PreTrainedModel):  # type: ignore[misc]
+class ScratchModel(PreTrainedModel, ABC):  # type: ignore[misc]
     """Embeddings, layers that take the mask, and a final norm.
 
     Args:
@@ -97,8 +98,9 @@ class ScratchModel(PreTrainedModel):  # type: ignore[misc]
         self.embeddings = value
 
     @staticmethod
+    @abstractmethod
     def _layer(config: ScratchConfig) -> nn.Module:
-        raise NotImplementedError
+        """Return one layer: vectors (B, T, D) and mask (B, T) to vectors (B, T, D)."""
 
     def _init_weights(self, module: nn.Module) -> None:
         """Draw the embeddings small; every other module draws its own weights when it is made."""

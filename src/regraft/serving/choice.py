@@ -9,7 +9,7 @@ import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from importlib import metadata
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from regraft.artifact.golden import Goldens
 from regraft.artifact.store import GOLDEN, Artifact
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 AUTO = "auto"
 _KIND = "fastest runtime"
 _ROWS, _REPEATS = 32, 5
-
-P = TypeVar("P", bound="Predictor")
 
 
 def usable(artifact: Artifact, wanted: str) -> list[str]:
@@ -52,7 +50,7 @@ def usable(artifact: Artifact, wanted: str) -> list[str]:
                     where=str(artifact.path),
                     got=f"a network of the form '{network.form}'",
                     expected=f"one of the runtimes {', '.join(network.runtimes)}, or auto",
-                    fix="leave out the runtime, or make the form it computes: regraft export ARTIFACT --format FORMAT --out FOLDER",
+                    fix="leave out the runtime, or make a form that it computes with `regraft export`",
                 )
             )
         return [name]
@@ -81,7 +79,7 @@ def installed(package: str) -> bool:
         return False
 
 
-def fastest(artifact: Artifact, names: Sequence[str], opened: Callable[[str], P], options: MachineOptions) -> P:
+def fastest(artifact: Artifact, names: Sequence[str], opened: Callable[[str], Predictor], options: MachineOptions) -> Predictor:
     """Return the artifact opened with the runtime that answers its golden rows fastest here; measured at the first time.
 
     Args:
@@ -98,7 +96,7 @@ def fastest(artifact: Artifact, names: Sequence[str], opened: Callable[[str], P]
     if known in names:
         return opened(str(known))
     seconds: dict[str, float] = {}
-    predictors: dict[str, P] = {}
+    predictors: dict[str, Predictor] = {}
     for name in names:
         try:
             predictors[name] = opened(name)

@@ -98,12 +98,13 @@ class Predictor:
         artifact = read_artifact(path, contents=verify)
         modality, task = restore(artifact)
 
-        def opened(name: str) -> Self:
+        def opened(name: str) -> Predictor:
             network = RUNTIMES.get(name).load(artifact.path, artifact.manifest, task, options)
             return cls(modality, task, network, column=artifact.manifest.inputs[0].column, artifact=artifact)
 
         names = usable(artifact, runtime)
-        return opened(names[0]) if len(names) == 1 else fastest(artifact, names, opened, options)
+        found = opened(names[0]) if len(names) == 1 else fastest(artifact, names, opened, options)
+        return cls(modality, task, found.runtime, column=found.column, artifact=artifact)
 
     @property
     def columns(self) -> tuple[str, ...]:
