@@ -74,7 +74,7 @@ class _InMemory(ABC):
 
     @abstractmethod
     def _slice(self, start: int, end: int) -> tuple[pa.RecordBatch, dict[int, Problem]]:
-        """Return rows of the half-open range, and what is wrong with those that cannot be read, by place."""
+        """Return the rows [start, end), and what is wrong with rows that cannot be read, by their place among them."""
 
 
 class TableRows(_InMemory):
