@@ -41,6 +41,8 @@ ROOMS = [
     "monitoring",
     "distributed",
     "verbs",
+    "planning",
+    "learning",
     "fitting",
     "answering",
     "exporting",

@@ -1,0 +1,187 @@
+"""Where weights learn in a fit: what is frozen is computed once, the rest is trained in the arithmetic that is fastest here."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from regraft.evaluation import METRICS
+from regraft.evaluation.rung import Rows
+from regraft.evaluation.sample import stratified
+from regraft.objectives import OBJECTIVES
+from regraft.planning import SPLITS, Plan
+from regraft.training.events import BeginEvent, Event
+from regraft.training.stages import Stages
+from regraft.training.threads import available_cores, default_threads
+from regraft.tuning import TUNINGS
+from regraft.tuning.parts import Decided
+
+if TYPE_CHECKING:
+    from regraft.models.net import Headed
+    from regraft.objectives.objective import Objective
+    from regraft.training.cost import Passes
+    from regraft.training.frozen import Learner, Setting
+    from regraft.training.loop import Validation
+    from regraft.training.precision import Precision
+
+_FORWARD_ROWS = 32
+
+
+@contextlib.contextmanager
+def learner(net: Headed, plan: Plan, stages: Stages) -> Iterator[Learner]:
+    """Give the part of the network that is trained; what is frozen below it is computed once a row, and kept."""
+    from regraft.training.frozen import learner as made
+
+    tuning_class, tuning_options = plan.wanted.tuning.resolve(TUNINGS)
+    trainable = tuning_class(tuning_options).trainable(net)
+    used = {split: plan.rows[split] for split in SPLITS[:2]}
+    with contextlib.ExitStack() as stack:
+        with stages("compute what is frozen", sum(map(len, used.values()))):
+            setting = _setting(plan, stages)
+            found = stack.enter_context(made(net, trainable, plan.task.needs, used, setting, stages.progress))
+        yield found
+
+
+def _setting(plan: Plan, stages: Stages) -> Setting:
+    from regraft.training.frozen import Setting
+
+    machine = plan.wanted.machine
+    return Setting(
+        cache=machine.cache,
+        preprocessing=plan.preprocessing,
+        about=plan.base.name,
+        threads=machine.threads or default_threads(),
+        note=stages.note,
+    )
+
+
+def features_before(net: Headed, learner: Learner, plan: Plan, stages: Stages) -> dict[str, Rows]:
+    """Return what the baselines learn from and are tested on: pooled features of the base as it is, and targets."""
+    from regraft.models.forward import pooled
+    from regraft.training.frozen import kept_pooled
+
+    index = {name: np.arange(len(plan.rows[name])) for name in SPLITS}
+    index["train"] = stratified(plan.targets["train"], plan.wanted.judge.probe_rows, plan.wanted.seed)
+    found: dict[str, Rows] = {}
+    with stages("features of the base", sum(len(positions) for positions in index.values())):
+        done = 0
+        for name, positions in index.items():
+            progress = functools.partial(lambda n, before: stages.progress(before + n), before=done)
+            if learner.cut is not None and name in learner.rows:
+                features = pooled(learner.net, learner.rows[name], positions, _FORWARD_ROWS, progress)
+            else:
+                features = kept_pooled(net, plan.rows[name], positions, _setting(plan, stages), progress)
+            found[name] = Rows(features, plan.targets[name][positions])
+            done += len(positions)
+    return found
+
+
+def train(net: Headed, learner: Learner, plan: Plan, stages: Stages) -> Passes:
+    """Train the network in place; the best weights by the validation metric are left in it.
+
+    Returns:
+        What went through the network in training, for the report.
+    """
+    from regraft.models.dropout import fast_dropouts
+    from regraft.models.view import view
+    from regraft.training.arithmetic import training_flops
+    from regraft.training.compact import Compacted, compacted, used_ids
+    from regraft.training.cost import Meter, Passes
+    from regraft.training.loop import train as loop
+
+    wanted, meter = plan.wanted, Meter(stages.listen)
+    objective_class, objective_options = wanted.objective.resolve(OBJECTIVES)
+    objective = objective_class(objective_options).attach(learner.rows["train"], plan.targets["train"], plan.task)
+    with contextlib.ExitStack() as stack, stages("train"):
+        compact = Compacted(learner.net)
+        if wanted.machine.compact:
+            used = functools.partial(used_ids, plan.rows["train"])
+            compact = stack.enter_context(compacted(learner.net, learner.trainable, used))
+        stages.notes(compact.notes)
+        learning = view(compact.net, fast_dropouts(compact.net))
+        learning, precision = _arithmetic(learning, objective, learner, plan, stages)
+        events = loop(
+            precision.network(learning),
+            objective,
+            Decided(learner.trainable),
+            wanted.train,
+            validation=_validation(learning, learner, plan),
+            seed=wanted.seed,
+            pretrained=plan.base.pretrained,
+        )
+        for event in stack.enter_context(contextlib.closing(events)):
+            meter(_whole(event, net))
+    if learner.pooled:
+        meter.training.tokens = 0  # the head sees rows
+    flops = training_flops(net, learner.trainable, plan.rows["train"].lengths, learner.cut)
+    return Passes(meter.training, flops, precision.name)
+
+
+def _arithmetic(net: Headed, objective: Objective, learner: Learner, plan: Plan, stages: Stages) -> tuple[Headed, Precision]:
+    """Return the network as it is trained fastest here, and its number format."""
+    from regraft.training.kernels import compiled
+    from regraft.training.machine import Profile
+    from regraft.training.precision import Workload, choose
+    from regraft.training.seed import row_generator
+
+    wanted = plan.wanted
+    size = wanted.train.batch_size
+    micro_size = min(wanted.train.micro_batch_size or size, size)
+    batch = next(objective.batches(0, size, micro_size, row_generator(wanted.seed, 0)))[0]
+    names = learner.trainable & {name for name, _ in net.named_parameters()}
+    steps = wanted.train.epochs * objective.steps_per_epoch(size)
+    workload = Workload(
+        loss=lambda tried: objective.loss(tried, batch)[0].total,
+        trainable=names,
+        passes=min(steps, wanted.train.max_steps or steps) * -(-size // micro_size),
+        positions=int(np.count_nonzero(batch.mask_BT)),
+        threads=wanted.machine.threads or default_threads(),
+    )
+    precision = choose(net, wanted.machine.precision, workload, Profile.load(), stages.note)
+    if wanted.machine.compile:
+        net = compiled(net, workload.loss, names, stages.note)
+    return net, precision
+
+
+def _whole(event: Event, net: Headed) -> Event:
+    """Return an event that counts the weights of the whole network, of which the loop may have seen only a part."""
+    if not isinstance(event, BeginEvent):
+        return event
+    return dataclasses.replace(event, parameters=sum(parameter.numel() for parameter in net.parameters()))
+
+
+def _validation(net: Headed, learner: Learner, plan: Plan) -> Validation | None:
+    """Return how the network is judged while it learns, or nothing where there are no validation rows."""
+    from regraft.models.forward import outputs
+    from regraft.training.loop import Validation
+
+    if not len(plan.rows["valid"]):
+        return None
+    names = list(dict.fromkeys([plan.wanted.train.metric or plan.task.validation_metric, plan.task.metrics[0]]))
+    measures = {name: METRICS.get(name)() for name in names}
+
+    def run() -> dict[str, float]:
+        judged = plan.task.probabilities(outputs(net, learner.rows["valid"], _FORWARD_ROWS))
+        return {name: measure.value(plan.targets["valid"], judged) for name, measure in measures.items()}
+
+    return Validation(run=run, metric=names[0], higher_is_better=measures[names[0]].higher_is_better)
+
+
+def cost(net: Headed, plan: Plan, trained: Passes, stages: Stages) -> dict[str, Any]:
+    """Return what the fit cost, for its report."""
+    from regraft.training.arithmetic import inference_flops
+    from regraft.training.cost import Passes, Use, Work, cost_of
+
+    machine, lengths = plan.wanted.machine, plan.rows["test"].lengths
+    answered = Work(rows=len(lengths), tokens=int(lengths.sum()), seconds=stages.seconds["answer the test rows"])
+    return cost_of(
+        Use(threads=machine.threads or default_threads(), cores=available_cores(), device=net.device),
+        stages.seconds,
+        training=trained,
+        answering=Passes(answered, inference_flops(net, lengths)),
+    ).to_json()

@@ -1,0 +1,186 @@
+"""What a fit knows before its first step: its rows, read and split, what is predicted from them, and the rows as arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regraft.data.dataset import Dataset, load_dataset
+from regraft.errors import DataError, Problem
+from regraft.modalities import MODALITIES
+from regraft.modalities.digests import modality_digest
+from regraft.modalities.encoded import EncodedRows
+from regraft.modalities.encoded_store import EncodedStore
+from regraft.tasks import TASKS
+from regraft.training.stages import Stages
+from regraft.training.threads import available_cores, crowding, default_threads
+from regraft.types import Array
+from regraft.verbs import FitOptions
+
+if TYPE_CHECKING:
+    from regraft.modalities.modality import Modality
+    from regraft.models.base import Base
+    from regraft.tasks.task import Task
+
+SPLITS = ("train", "valid", "test")
+_CHUNK_ROWS = 1024
+_SHOWN = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that is known before the first step.
+
+    Args:
+        wanted: What was asked for.
+        data: What the rows were read from, as it was named.
+        dataset: The rows and their splits.
+        base: The model to start from.
+        modality: Raw values to arrays.
+        preprocessing: Digest of the modality: same digest, same arrays.
+        task: What is predicted; has learnt the training targets.
+        rows: Split -> its encoded rows.
+        targets: Split -> its targets.
+    """
+
+    wanted: FitOptions
+    data: str
+    dataset: Dataset
+    base: Base
+    modality: Modality
+    preprocessing: str
+    task: Task
+    rows: Mapping[str, EncodedRows]
+    targets: Mapping[str, Array]
+
+
+def joined_splits(data: Any, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return data and options in which objects given as `valid` or `test` have become splits of the data.
+
+    Options are plain values that travel in the artifact; a DataFrame is not one.
+    """
+    objects = {name: options[name] for name in SPLITS[1:] if not isinstance(options.get(name), str | os.PathLike | None)}
+    if not objects:
+        return data, dict(options)
+    return {SPLITS[0]: data, **objects}, {name: value for name, value in options.items() if name not in objects}
+
+
+def read(data: Any, wanted: FitOptions, stages: Stages) -> Dataset:
+    """Read the rows, find the roles of the columns, split."""
+    modality = wanted.modality.name
+    with stages("read"):
+        dataset = load_dataset(
+            data,
+            target=wanted.target,
+            inputs={modality: wanted.text or MODALITIES.get(modality).recognises},
+            valid=wanted.valid,
+            test=wanted.test,
+            seed=wanted.seed,
+            options=wanted.data,
+        )
+    stages.notes(dataset.notes)
+    if crowded := crowding(wanted.machine.threads or default_threads(), available_cores()):
+        stages.note(crowded, "warning")
+    for name in ("train", "test"):
+        dataset.split(name)  # neither fitting nor judging can do without
+    return dataset
+
+
+def plan(data: Any, dataset: Dataset, base: Base, wanted: FitOptions, stages: Stages) -> Plan:
+    """Learn the task's targets, open the preprocessing, encode every split once."""
+    cls, options = wanted.task.resolve(TASKS)
+    task, ledger = cls(options), dataset.ledger
+    name = str(data) if isinstance(data, str | Path) else "DATA"
+    try:
+        task.learn(dataset.targets("train"), ledger)
+    except DataError as error:
+        # The task knows values only; the user looks for a file and a column.
+        place = f"{name}, column '{wanted.target}'"
+        raise DataError([dataclasses.replace(problem, where=place) for problem in error.problems]) from None
+    check_targets(task, dataset)
+    with stages("tokenise", sum(len(dataset.split(split)) for split in dataset.names)):
+        modality = base.modality(wanted.modality.options, lambda: raws(dataset, "train"))
+        preprocessing, cache = modality_digest(modality), wanted.machine.cache
+        store = EncodedStore(cache.place, cache.disk_bytes, preprocessing, stages.note, about=base.name)
+        rows = {split: EncodedRows(modality, functools.partial(raws, dataset, split), store=store) for split in SPLITS}
+    for split, encoded in rows.items():
+        if encoded.dropped:
+            where = f"{split}: {encoded.truncated_rows:,} of {len(encoded):,} rows"
+            ledger.add("truncated tokens", encoded.dropped, where)
+    targets = {split: task.targets(dataset.targets(split) if split in dataset.names else []) for split in SPLITS}
+    return Plan(
+        wanted=wanted,
+        data=name,
+        dataset=dataset,
+        base=base,
+        modality=modality,
+        preprocessing=preprocessing,
+        task=task,
+        rows=rows,
+        targets=targets,
+    )
+
+
+def raws(dataset: Dataset, split: str) -> Iterator[Sequence[Any]]:
+    """Yield the raw values of a split in chunks; nothing where there is no such split."""
+    if split in dataset.names:
+        yield from dataset.split(split).chunks(dataset.input_column, _CHUNK_ROWS)
+
+
+def check_targets(task: Task, dataset: Dataset) -> None:
+    """Refuse validation and test rows with a target that the training rows do not know, and classes of too few rows.
+
+    Raises:
+        DataError: One problem for each different cause, with the places of the first rows.
+    """
+    problems = [*_unknown_targets(task, dataset), *_rare_targets(task, dataset)]
+    if problems:
+        raise DataError(problems)
+
+
+def _rare_targets(task: Task, dataset: Dataset) -> list[Problem]:
+    fewest = task.fewest_rows
+    if fewest < 2:
+        return []
+    counts = Counter(value for name in dataset.names for value in dataset.targets(name))
+    rare = {value: n for value, n in counts.items() if n < fewest and not task.target_problem(value)}
+    if not rare:
+        return []
+    places: dict[Any, str] = {}
+    for name in dataset.names:
+        split = dataset.split(name)
+        for row, value in enumerate(split.targets()):
+            if value in rare:
+                places.setdefault(value, split.place(row))
+    several = f"{len(rare):,} classes have" if len(rare) > 1 else "a class has"
+    shown = ", ".join(f"{value!r} in {n} row{'s' if n > 1 else ''}" for value, n in list(rare.items())[:_SHOWN])
+    return [
+        Problem(
+            what=f"{several} fewer than {fewest} rows: too few to learn from some and be judged on others",
+            where=", ".join(f"{places[value]}, column '{dataset.target_column}'" for value in list(rare)[:3]),
+            got=shown + (f" and {len(rare) - _SHOWN:,} more" if len(rare) > _SHOWN else ""),
+            expected=f"at least {fewest} rows of every class",
+            fix="add rows of it, join it with another class, take the rows out, or allow it with --set task.min_rows=1",
+        )
+    ]
+
+
+def _unknown_targets(task: Task, dataset: Dataset) -> list[Problem]:
+    found: dict[str, list[str]] = {}
+    for name in dataset.names:
+        split = dataset.split(name)
+        for row, value in enumerate(split.targets()):
+            problem = task.target_problem(value)
+            if problem:
+                found.setdefault(problem, []).append(split.place(row))
+    fix = "mend the label, add training rows that have it, or leave the row out"
+    return [
+        Problem(what=what, where="; ".join(places[:3]), got=f"{len(places)} such rows", fix=fix)
+        for what, places in list(found.items())[:_SHOWN]
+    ]
