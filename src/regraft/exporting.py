@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +67,7 @@ def plan(artifact: Path, wanted: ExportOptions, stages: Stages) -> Plan:
     """
     exporter_class, options = wanted.format.resolve(EXPORTERS)
     exporter: Exporter = exporter_class(options)
+    _apart(artifact, wanted)
     with stages("open the source"):
         predictor = Predictor.load(artifact, threads=wanted.machine.threads, device="cpu")
         source = _source(predictor, wanted)
@@ -84,6 +85,14 @@ def _source(predictor: Predictor, wanted: ExportOptions) -> Source:
     net = getattr(predictor.runtime, "net", None)
     name = Path(wanted.out).expanduser().resolve().name
     return Source(artifact=predictor.artifact, modality=predictor.modality, task=predictor.task, net=net, name=name)
+
+
+def _apart(artifact: Path, wanted: ExportOptions) -> None:
+    """Refuse a place that is the source's own or inside it: the export would take the place of what it was made from."""
+    here, place = artifact.expanduser().resolve(), Path(wanted.out).expanduser().resolve()
+    if place == here or here in place.parents:
+        what = "the export would be written over its source" if place == here else "the export would be written into its source"
+        raise UsageError(Problem(what=what, where=str(place), expected="another folder", fix="choose another --out"))
 
 
 def _refuse(exporter: Exporter, source: Source) -> None:
@@ -113,7 +122,7 @@ def _rows(predictor: Predictor, wanted: ExportOptions, stages: Stages) -> tuple[
 
 
 def _sample(predictor: Predictor, wanted: ExportOptions, stages: Stages) -> list[Any]:
-    """Return raw values of rows that can be answered, the first ones of the data."""
+    """Return raw values of rows that can be answered, drawn from all of the data."""
     rows = open_rows(wanted.rows, wanted.data, split="test")
     stages.notes(rows.notes)
     if predictor.column not in rows.columns:
@@ -121,10 +130,29 @@ def _sample(predictor: Predictor, wanted: ExportOptions, stages: Stages) -> list
         raise DataError(Problem(what=what, where=rows.name, fix=did_you_mean(predictor.column, rows.columns)))
     raws = itertools.chain.from_iterable(chunk.rows.column(predictor.column).to_pylist() for chunk in rows.chunks(_CHUNK_ROWS))
     good = (raw for raw in raws if not predictor.modality.problem(raw))
-    found = list(itertools.islice(good, wanted.sample))
+    found = _drawn(good, wanted.sample, wanted.seed)
     if not found:
         raise DataError(Problem(what="none of the rows can be answered", where=rows.name, fix="name other data with --rows"))
     return found
+
+
+def _drawn(raws: Iterable[Any], count: int, seed: int) -> list[Any]:
+    """Return at most `count` of the values, each as likely as any other (algorithm R of Vitter 1985), in bounded memory.
+
+    Files are often sorted by label or time: the first rows say little about the rest.
+
+    Example:
+        >>> len(_drawn(range(100), 5, 0)), _drawn("abc", 5, 0)
+        (5, ['a', 'b', 'c'])
+    """
+    generator = np.random.default_rng(seed)
+    kept: list[Any] = []
+    for seen, raw in enumerate(raws):
+        if seen < count:
+            kept.append(raw)
+        elif (place := int(generator.integers(seen + 1))) < count:
+            kept[place] = raw
+    return kept
 
 
 def fill(folder: Path, made: Plan, stages: Stages) -> ManifestBody:
@@ -188,7 +216,8 @@ def _gate(folder: Path, body: ManifestBody, made: Plan, written: Written) -> dic
     """Return for each runtime that agrees with the source what was found; the first must."""
     threads = made.wanted.machine.threads or default_threads()
     found: dict[str, Any] = {}
-    with _provisional(folder, body), tempfile.TemporaryDirectory(prefix="regraft-parity-") as name:
+    # The rows are the user's: they wait in the private folder around the staged one, which a later run sweeps if this one dies.
+    with _provisional(folder, body), tempfile.TemporaryDirectory(prefix="parity-", dir=folder.parent) as name:
         made.expected.save(Path(name))
         for place, runtime in enumerate(written.runtimes):
             engine = RUNTIMES.get(runtime)

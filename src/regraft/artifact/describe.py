@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from regraft.artifact.golden import Goldens
-from regraft.artifact.manifest import FORMAT
 from regraft.artifact.store import CARD, GOLDEN, REPORT, Artifact
 from regraft.options import JSON, to_json
 
@@ -17,8 +16,9 @@ def describe(artifact: Artifact) -> dict[str, JSON]:
         artifact: As `read_artifact` returned it.
 
     Returns:
-        path, digest, weights_digest, verb, parent, lineage, export, format, created, versions, size_bytes, task, inputs, target,
-        base, network, transforms, seed, options, fingerprints, files, golden_rows, report (metrics, ladder, verdict, n, seconds, ledger).
+        path, digest, weights_digest, verb, parent, lineage, export, format, created, versions, size_bytes, task, inputs,
+        target, base, network, transforms, seed, options, fingerprints, files, card, golden_rows, report (metrics, ladder,
+        verdict, n, seconds, ledger).
     """
     manifest = artifact.manifest
     listed = manifest.files
@@ -32,7 +32,7 @@ def describe(artifact: Artifact) -> dict[str, JSON]:
         "parent": manifest.parent,
         "lineage": to_json(manifest.lineage),
         "export": to_json(manifest.export) if manifest.export else None,
-        "format": FORMAT,
+        "format": manifest.format,
         "created": manifest.created,
         "versions": dict(manifest.versions),
         "size_bytes": artifact.size_bytes,

@@ -6,6 +6,7 @@ files, pickles, code, weights that nobody listed, safetensors headers that are m
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import stat
@@ -60,7 +61,9 @@ def read_manifest(root: Path) -> Manifest:
         raise ArtifactError(
             Problem(what="the manifest is too large", where=str(path), got=f"{size} bytes", expected=limit, fix=_FIT_AGAIN)
         )
-    return from_json(migrate(parse(path.read_bytes(), str(path)), str(path)), str(path))
+    written = parse(path.read_bytes(), str(path))
+    manifest = from_json(migrate(written, str(path)), str(path))
+    return dataclasses.replace(manifest, format=written["format"])  # what stands on the disk, whatever it was read through
 
 
 def is_ours(root: Path) -> bool:

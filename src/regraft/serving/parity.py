@@ -129,9 +129,13 @@ def difference(expected: Answers, got: Answers, tolerance: Tolerance) -> dict[st
     Raises:
         GateError: They moved further than the tolerance; names the worst row and in which step it moved.
     """
+    if not len(expected.rows):
+        fix = "name rows with --rows DATA"
+        raise GateError(Problem(what="there is no row to hold the export against its source with", fix=fix))
     _same_rows(expected, got)
     if list(expected.names) != list(got.names):
         raise _refused("the labels stand in another order", "", ", ".join(got.names[:10]), ", ".join(expected.names[:10]))
+    _finite(expected, got)
     logits = _moves(expected.outputs, got.outputs, relative=True)
     shares = _moves(expected.probabilities, got.probabilities, relative=False)
     same = np.array([mine == theirs for mine, theirs in zip(got.values, expected.values, strict=True)])
@@ -139,12 +143,12 @@ def difference(expected: Answers, got: Answers, tolerance: Tolerance) -> dict[st
         (logits, tolerance.logits, "raw output"),
         (shares, tolerance.probabilities, "probability"),
     ):
-        worst = int(np.argmax(moved)) if len(moved) else 0
-        if len(moved) and not moved[worst] <= limit:
+        worst = int(np.argmax(moved))
+        if not moved[worst] <= limit:
             raise _moved(expected, got, worst, f"a {what} moved by {moved[worst]:.3g}", f"at most {limit:g}")
     if tolerance.agreement == 1.0:
         _same_order(expected, got, tolerance.probabilities)
-    elif len(same) and same.mean() < tolerance.agreement:
+    elif same.mean() < tolerance.agreement:
         worst = int(np.argmin(same))
         raise _moved(
             expected, got, worst, f"only {same.mean():.2%} of the rows are answered alike", f"{tolerance.agreement:.0%}"
@@ -153,7 +157,7 @@ def difference(expected: Answers, got: Answers, tolerance: Tolerance) -> dict[st
         "rows": len(expected.rows),
         "worst_logit": float(logits.max(initial=0.0)),
         "worst_probability": float(shares.max(initial=0.0)),
-        "agreement": float(same.mean()) if len(same) else 1.0,
+        "agreement": float(same.mean()),
         "bitwise": bool(np.array_equal(expected.outputs, got.outputs)),
         "tolerance": {key: (value if np.isfinite(value) else None) for key, value in asdict(tolerance).items()},
     }
@@ -169,12 +173,20 @@ def _same_rows(expected: Answers, got: Answers) -> None:
         raise _refused("the outputs have another shape", "", *shapes)
 
 
+def _finite(expected: Answers, got: Answers) -> None:
+    """Refuse what is not a number, whatever the tolerance: no difference to it can be told."""
+    for row in range(len(expected.rows)):
+        for answers, whose in ((expected, "the source"), (got, "the export")):
+            if not (np.isfinite(answers.outputs[row]).all() and np.isfinite(answers.probabilities[row]).all()):
+                raise _moved(expected, got, row, f"{whose} gives something that is not a finite number", "finite numbers")
+
+
 def _moves(expected: FloatArray, got: FloatArray, *, relative: bool) -> FloatArray:
-    """Return how far each row moved (N,); infinite where it is not a number."""
+    """Return how far each row moved (N,)."""
     flat = [np.asarray(values, dtype=np.float64).reshape(len(values), -1) for values in (expected, got)]
     scale_N = np.maximum(1.0, np.abs(flat[0]).max(axis=1, initial=0.0)) if relative else 1.0
     moved_N: FloatArray = np.abs(flat[0] - flat[1]).max(axis=1, initial=0.0) / scale_N
-    return np.where(np.isfinite(moved_N), moved_N, np.inf)
+    return moved_N
 
 
 def _same_order(expected: Answers, got: Answers, near: float) -> None:
@@ -277,9 +289,10 @@ def said_by(done: subprocess.CompletedProcess[str], where: Path, doing: str) -> 
     """
     lines = done.stdout.strip().splitlines()
     try:
-        said: dict[str, JSON] = json.loads(lines[-1])
+        last = json.loads(lines[-1])
     except (IndexError, ValueError):
-        said = {}
+        last = None
+    said: dict[str, JSON] = last if isinstance(last, dict) else {}
     if done.returncode == 0 and said.pop("ok", False):
         return said
     if "problems" in said:
