@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,9 @@ from regraft.data.reader import Chunk
 from regraft.data.rows import RowSource, open_rows
 from regraft.data.targets import as_kind, is_missing
 from regraft.errors import DataError, MissingExtraError, Problem, did_you_mean
+from regraft.options import JSON
 from regraft.registry import Registry
+from regraft.training.cost import Answered, cost_of
 from regraft.training.stages import Stages
 from regraft.types import Array, FloatArray, Ledger
 from regraft.verbs import AnswerOptions
@@ -22,12 +24,14 @@ from regraft.verbs import AnswerOptions
 if TYPE_CHECKING:
     from regraft.artifact.store import Artifact
     from regraft.data.writer import Writer
+    from regraft.evaluation.ladder import Contender
     from regraft.evaluation.report import Report
     from regraft.models import BaseCard
     from regraft.serving.predictor import Predictor
 
 _CHUNK_ROWS = 1024
 _SHOWN = 20
+_ANSWER = "answer"
 
 
 @dataclass
@@ -39,14 +43,14 @@ class Labelled:
         targets: Targets (N,), in the first predictor's label order.
         probabilities: For each predictor its probabilities (N, C), in the first one's label order.
         ledger: Rows that could not be used, tokens that were cut.
-        seconds: For each predictor, seconds spent answering.
+        answered: For each predictor, what went through it in how long.
     """
 
     name: str
     targets: Array
     probabilities: list[FloatArray]
     ledger: Ledger
-    seconds: list[float] = field(default_factory=list)
+    answered: list[Answered]
 
 
 def folder(artifact: str | Path | Artifact) -> Path:
@@ -105,21 +109,27 @@ def labelled(predictors: Sequence[Predictor], data: Any, wanted: AnswerOptions, 
     reading = _Reading(rows, target, predictors, Ledger())
     kept: list[Array] = []
     answers: list[list[FloatArray]] = [[] for _ in predictors]
-    seconds = [0.0 for _ in predictors]
-    with stages("answer", rows.row_count):
+    answered = [Answered() for _ in predictors]
+    with stages(_ANSWER, rows.row_count):
         for targets, raws in reading.chunks():
             kept.append(targets)
             for place, predictor in enumerate(predictors):
-                began = stages.total
-                found = predictor.probabilities(raws[predictor.column], batch_size=wanted.batch_size)
+                values = raws[predictor.column]
+                found = predictor.probabilities(values, batch_size=wanted.batch_size, answered=answered[place])
                 answers[place].append(found[:, orders[place]])
-                seconds[place] += stages.total - began
             stages.progress(reading.read)
+    _tell_apart(answered, stages)
     reading.settle(wanted)
     probabilities = [np.concatenate(parts) for parts in answers]
     return Labelled(
-        name=rows.name, targets=np.concatenate(kept), probabilities=probabilities, ledger=reading.ledger, seconds=seconds
+        name=rows.name, targets=np.concatenate(kept), probabilities=probabilities, ledger=reading.ledger, answered=answered
     )
+
+
+def _tell_apart(answered: Sequence[Answered], stages: Stages) -> None:
+    """Count reading and tokenising, which take turns with answering, as stages of their own."""
+    stages.part(_ANSWER, "read", stages.seconds[_ANSWER] - sum(work.seconds for work in answered))
+    stages.part(_ANSWER, "tokenise", sum(work.encode_seconds for work in answered))
 
 
 class _Reading:
@@ -186,37 +196,40 @@ class _Reading:
 
 def evaluation(predictor: Predictor, answered: Labelled, wanted: AnswerOptions, stages: Stages) -> Report:
     """Return the report on one predictor, held against always answering the commonest label of these rows."""
+    from regraft.evaluation.ladder import Contender
+
     counts_C = np.bincount(answered.targets, minlength=len(predictor.task.names))
     shares_NC = np.tile(counts_C / counts_C.sum(), (len(answered.targets), 1))
-    return _report("evaluate", [("majority", shares_NC), _named(predictor, answered, 0)], predictor, answered, wanted, stages)
+    majority = Contender(name="majority", probabilities_NC=shares_NC)
+    return _report("evaluate", [majority, _contender(predictor, answered, 0)], [predictor], answered, wanted, stages)
 
 
 def comparison(predictors: Sequence[Predictor], answered: Labelled, wanted: AnswerOptions, stages: Stages) -> Report:
     """Return the report on the second of two predictors, held against the first."""
-    named = [_named(predictor, answered, place) for place, predictor in enumerate(predictors)]
-    if named[0][0] == named[1][0]:
-        named = [(f"{name} ({place})", values) for (name, values), place in zip(named, ("first", "second"), strict=True)]
-    return _report("compare", named, predictors[-1], answered, wanted, stages)
+    contenders = [_contender(predictor, answered, place) for place, predictor in enumerate(predictors)]
+    if contenders[0].name == contenders[1].name:
+        places = zip(contenders, ("first", "second"), strict=True)
+        contenders = [replace(contender, name=f"{contender.name} ({place})") for contender, place in places]
+    return _report("compare", contenders, predictors, answered, wanted, stages)
 
 
 def _report(
     kind: str,
-    named: Sequence[tuple[str, FloatArray]],
-    predictor: Predictor,
+    contenders: Sequence[Contender],
+    predictors: Sequence[Predictor],
     answered: Labelled,
     wanted: AnswerOptions,
     stages: Stages,
 ) -> Report:
     from regraft.evaluation.judge import judge
-    from regraft.evaluation.ladder import Contender, climb
+    from regraft.evaluation.ladder import climb
     from regraft.evaluation.report import Report
 
-    task = predictor.task
+    task, judged_NC = predictors[0].task, contenders[-1].probabilities_NC
     with stages("judge"):
-        contenders = [Contender(name=name, probabilities_NC=values) for name, values in named]
         ladder = climb(contenders, answered.targets, task.names, task.metrics, options=wanted.judge, seed=wanted.seed)
-        judgement = judge(task.metrics, answered.targets, named[-1][1], task.names, options=wanted.judge, seed=wanted.seed)
-    digest = predictor.artifact.digest if predictor.artifact else None
+        judgement = judge(task.metrics, answered.targets, judged_NC, task.names, options=wanted.judge, seed=wanted.seed)
+    artifact = predictors[-1].artifact
     return Report(
         kind=kind,
         judgement=judgement,
@@ -224,12 +237,27 @@ def _report(
         ledger=answered.ledger,
         seconds=stages.total,
         seconds_by_stage=stages.seconds,
-        about={"data": answered.name, "contenders": [name for name, _ in named], "artifact": digest},
+        cost=_cost(predictors, answered.answered, stages),
+        about={
+            "data": answered.name,
+            "contenders": [contender.name for contender in contenders],
+            "artifact": artifact.digest if artifact else None,
+        },
     )
 
 
-def _named(predictor: Predictor, answered: Labelled, place: int) -> tuple[str, FloatArray]:
-    return (predictor.artifact.path.name if predictor.artifact else f"predictor {place + 1}"), answered.probabilities[place]
+def _cost(predictors: Sequence[Predictor], answered: Sequence[Answered], stages: Stages) -> dict[str, JSON]:
+    """Return what answering cost: of the last predictor, and of the first where there are two."""
+    passes = [predictor.runtime.passes(work) for predictor, work in zip(predictors, answered, strict=True)]
+    against = passes[0] if len(passes) > 1 else None
+    return cost_of(predictors[-1].runtime.use(), stages.seconds, answering=passes[-1], against=against).to_json()
+
+
+def _contender(predictor: Predictor, answered: Labelled, place: int) -> Contender:
+    from regraft.evaluation.ladder import Contender
+
+    name = predictor.artifact.path.name if predictor.artifact else f"predictor {place + 1}"
+    return Contender(name=name, probabilities_NC=answered.probabilities[place], seconds=answered.answered[place].seconds)
 
 
 def _target_column(predictors: Sequence[Predictor], rows: RowSource) -> str:

@@ -18,10 +18,11 @@ import numpy as np
 from regraft.errors import DataError, Problem
 from regraft.evaluation import METRICS
 from regraft.evaluation.rung import Rows
-from regraft.learning import cost, features_before, learner, train
+from regraft.learning import features_before, learner, train
 from regraft.models import BASES
 from regraft.options import Pick, to_json
 from regraft.planning import SPLITS, Plan, check_targets, joined_splits, plan, raws, read
+from regraft.training.cost import Answered, Passes, cost_of
 from regraft.training.stages import Stages
 from regraft.training.threads import default_threads
 from regraft.verbs import FitOptions
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from regraft.models.base import Base
     from regraft.models.net import Headed
     from regraft.serving.predictor import Predictor
-    from regraft.training.cost import Passes
 
 _GOLDEN_POOL = 4096
 
@@ -108,9 +108,9 @@ def judge(net: Headed, plan: Plan, before: Mapping[str, Rows], trained: Passes, 
 
     wanted, task = plan.wanted, plan.task
     options, seed = wanted.judge, wanted.seed
+    door, answered = predictor(net, plan), Answered()
     with stages("answer the test rows", len(plan.rows["test"])):
-        door = predictor(net, plan)
-        parts = [door.probabilities(chunk) for chunk in raws(plan.dataset, "test")]
+        parts = [door.probabilities(chunk, answered=answered) for chunk in raws(plan.dataset, "test")]
     with stages("judge"):
         fitted = Contender(name="fitted", probabilities_NC=np.concatenate(parts), seconds=stages.seconds.get("train", 0.0))
         counts_C = np.bincount(plan.targets["train"], minlength=len(task.names))
@@ -128,7 +128,7 @@ def judge(net: Headed, plan: Plan, before: Mapping[str, Rows], trained: Passes, 
         seconds=stages.total,
         seconds_by_stage=stages.seconds,
         notes=plan.dataset.notes,
-        cost=cost(net, plan, trained, stages),
+        cost=cost_of(door.runtime.use(), stages.seconds, training=trained, answering=door.runtime.passes(answered)).to_json(),
         about={"base": plan.base.name, "tuning": wanted.tuning.name, "task": wanted.task.name, "rows": _row_counts(plan)},
     )
 

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from regraft.objectives import OBJECTIVES
 from regraft.planning import SPLITS, Plan
 from regraft.training.events import BeginEvent, Event
 from regraft.training.stages import Stages
-from regraft.training.threads import available_cores, default_threads
+from regraft.training.threads import default_threads
 from regraft.tuning import TUNINGS
 from regraft.tuning.parts import Decided
 
@@ -170,18 +170,3 @@ def _validation(net: Headed, learner: Learner, plan: Plan) -> Validation | None:
         return {name: measure.value(plan.targets["valid"], judged) for name, measure in measures.items()}
 
     return Validation(run=run, metric=names[0], higher_is_better=measures[names[0]].higher_is_better)
-
-
-def cost(net: Headed, plan: Plan, trained: Passes, stages: Stages) -> dict[str, Any]:
-    """Return what the fit cost, for its report."""
-    from regraft.training.arithmetic import inference_flops
-    from regraft.training.cost import Passes, Use, Work, cost_of
-
-    machine, lengths = plan.wanted.machine, plan.rows["test"].lengths
-    answered = Work(rows=len(lengths), tokens=int(lengths.sum()), seconds=stages.seconds["answer the test rows"])
-    return cost_of(
-        Use(threads=machine.threads or default_threads(), cores=available_cores(), device=net.device),
-        stages.seconds,
-        training=trained,
-        answering=Passes(answered, inference_flops(net, lengths)),
-    ).to_json()

@@ -146,10 +146,12 @@ def evaluate(artifact: str | Path | Artifact | Predictor, data: Any, /, *, liste
         **options: The fields of `AnswerOptions`.
 
     Returns:
-        Metrics with n and interval, per class, confusion matrix, and the verdict against always answering the commonest label.
+        Metrics with n and interval, per class, confusion matrix, the verdict against always answering the commonest label, and
+        what answering cost.
     """
     wanted, stages = build(AnswerOptions, options), Stages(listen)
-    predictor = answering.opened(artifact, wanted)
+    with stages("open the artifact"):
+        predictor = answering.opened(artifact, wanted)
     answered = answering.labelled([predictor], data, wanted, stages)
     return answering.evaluation(predictor, answered, wanted, stages)
 
@@ -167,10 +169,11 @@ def compare(
         **options: The fields of `AnswerOptions`.
 
     Returns:
-        A report on the second, its ladder holding both, with the verdict better / no evidence / worse.
+        A report on the second, its ladder holding both, with the verdict better / no evidence / worse and what both cost.
     """
     wanted, stages = build(AnswerOptions, options), Stages(listen)
-    predictors = [answering.opened(artifact, wanted) for artifact in (first, second)]
+    with stages("open the artifacts"):
+        predictors = [answering.opened(artifact, wanted) for artifact in (first, second)]
     answered = answering.labelled(predictors, data, wanted, stages)
     return answering.comparison(predictors, answered, wanted, stages)
 

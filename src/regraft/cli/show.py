@@ -32,6 +32,11 @@ def _show_ledger(report: Report, console: Console) -> None:
         console.print(render.ledger_line(why, loss), style="yellow", markup=False, soft_wrap=True)
 
 
+def _show_cost(report: Report, console: Console) -> None:
+    for line in render.cost_lines(report):
+        console.print(line, style="dim", markup=False, soft_wrap=True)
+
+
 def show_fit(artifact: Artifact, report: Report, seconds: float, console: Console | None) -> None:
     """Show what `fit` made: verdict, ladder, where it is, what to do next."""
     console = console or results()
@@ -42,8 +47,7 @@ def show_fit(artifact: Artifact, report: Report, seconds: float, console: Consol
     console.print(render.classes_table(report.judgement.per_class))
     console.print(render.confusion_table(report.judgement.confusion))
     _show_ledger(report, console)
-    for line in render.cost_lines(report):
-        console.print(line, style="dim", markup=False, soft_wrap=True)
+    _show_cost(report, console)
     console.print(
         f"\nArtifact {artifact.path}, {megabytes(artifact.size_bytes)} ({artifact.digest[:12]}), {seconds:.0f} s in all",
         markup=False,
@@ -58,12 +62,13 @@ def show_report(report: Report, console: Console | None) -> None:
 
 
 def show_comparison(report: Report, console: Console | None) -> None:
-    """Show the verdict and both artifacts side by side."""
+    """Show the verdict and both artifacts side by side, and what their answers cost."""
     console = console or results()
     if report.ladder:
         console.print(render.verdict_panel(report.ladder.verdict))
         console.print(render.ladder_table(report.ladder))
     _show_ledger(report, console)
+    _show_cost(report, console)
 
 
 def show_prediction_summary(summary: StreamSummary, console: Console) -> None:

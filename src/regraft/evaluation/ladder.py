@@ -88,7 +88,7 @@ class Contender:
     Args:
         name: What to call it.
         probabilities_NC: What it gives for the judged rows, classes in label order.
-        seconds: What it took to fit.
+        seconds: What it took to fit, or to answer where nothing was fitted.
         note: How it was learnt.
     """
 

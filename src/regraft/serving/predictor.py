@@ -9,6 +9,7 @@ This file imports no torch: the runtime does, if it is one that needs it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from regraft.serving import RUNTIMES
 from regraft.serving.choice import fastest, usable
 from regraft.serving.runtime import Runtime
 from regraft.tasks import TASKS, Task
+from regraft.training.cost import Answered
 from regraft.training.options import MachineOptions
 from regraft.types import Array, Batch, FloatArray, Prediction
 from regraft.version import __version__
@@ -144,25 +146,41 @@ class Predictor:
         outputs = self.outputs(rows, batch_size=batch_size)
         return outputs, self.task.decode(outputs) if len(outputs) else []
 
-    def outputs(self, rows: Sequence[Any], *, batch_size: int = BATCH_SIZE) -> FloatArray:
+    def outputs(self, rows: Sequence[Any], *, batch_size: int = BATCH_SIZE, answered: Answered | None = None) -> FloatArray:
         """Return the network's raw outputs (N, ...), float32, for rows that can all be answered.
+
+        Args:
+            rows: As `predict` takes them.
+            batch_size: Rows a forward pass.
+            answered: What this took is added to it.
 
         Raises:
             DataError: Rows cannot be answered; lists them.
         """
+        begin, answered = time.perf_counter(), answered if answered is not None else Answered()
         raws, problems = self.raws(self._listed(rows, batch_size))
         if problems:
             raise DataError(shortened(problems))
-        windows = [self._forward(raws[i : i + WINDOW_ROWS], batch_size)[0] for i in range(0, len(raws), WINDOW_ROWS)]
-        return np.concatenate(windows) if windows else np.empty((0, 0), dtype=np.float32)
+        starts = range(0, len(raws), WINDOW_ROWS)
+        windows = [self._forward(raws[start : start + WINDOW_ROWS], batch_size, answered)[0] for start in starts]
+        outputs = np.concatenate(windows) if windows else np.empty((0, 0), dtype=np.float32)
+        answered.seconds += time.perf_counter() - begin
+        return outputs
 
-    def probabilities(self, rows: Sequence[Any], *, batch_size: int = BATCH_SIZE) -> FloatArray:
+    def probabilities(
+        self, rows: Sequence[Any], *, batch_size: int = BATCH_SIZE, answered: Answered | None = None
+    ) -> FloatArray:
         """Return what the metrics are computed on (for classification (N, C), float64), for rows that can all be answered.
+
+        Args:
+            rows: As `predict` takes them.
+            batch_size: Rows a forward pass.
+            answered: What this took is added to it.
 
         Raises:
             DataError: Rows cannot be answered; lists them.
         """
-        return self.task.probabilities(self.outputs(rows, batch_size=batch_size))
+        return self.task.probabilities(self.outputs(rows, batch_size=batch_size, answered=answered))
 
     def predict_stream(
         self,
@@ -235,24 +253,28 @@ class Predictor:
         good = [index for index in range(len(raws)) if index not in bad]
         predictions = [Prediction(value=None, error=one_line(bad[i]) if i in bad else "") for i in range(len(raws))]
         if good:
-            outputs, dropped = self._forward([raws[index] for index in good], batch_size)
+            outputs, dropped = self._forward([raws[index] for index in good], batch_size, Answered())
             for index, prediction, lost in zip(good, self.task.decode(outputs), dropped, strict=True):
                 predictions[index] = replace(prediction, dropped=lost) if lost else prediction
         return predictions
 
-    def _forward(self, raws: Sequence[Any], batch_size: int) -> tuple[FloatArray, list[int]]:
+    def _forward(self, raws: Sequence[Any], batch_size: int, answered: Answered) -> tuple[FloatArray, list[int]]:
         """Return the outputs of good rows of one window, in row order, and how many positions of each were cut off."""
+        begin = time.perf_counter()
         encoded = self.modality.encode(raws, spans=False)
+        answered.encode_seconds += time.perf_counter() - begin
         order = np.argsort([row.length for row in encoded], kind="stable")
         result: FloatArray | None = None
         lengths = np.array([row.length for row in encoded])[order]
         for start, stop in batches(lengths, batch_size, self.runtime.positions):
             index = order[start:stop]
             inputs, mask_BT = self.modality.collate([encoded[i] for i in index])
+            answered.add(len(index), int(np.count_nonzero(mask_BT)), mask_BT.size, 0.0)
             values = self.runtime.outputs(Batch(inputs=inputs, mask_BT=mask_BT, rows_B=index))
             if result is None:
                 result = np.empty((len(order), *values.shape[1:]), dtype=np.float32)
             result[index] = values
+        answered.lengths.append(lengths)
         outputs = np.empty((0, 0), dtype=np.float32) if result is None else result
         return outputs, [row.dropped for row in encoded]
 

@@ -9,7 +9,10 @@ from typing import ClassVar, Self
 from regraft.artifact.manifest import Manifest
 from regraft.options import JSON
 from regraft.tasks.task import Task
+from regraft.training.arithmetic import Flops
+from regraft.training.cost import Answered, Passes, Use
 from regraft.training.options import MachineOptions
+from regraft.training.threads import available_cores, default_threads
 from regraft.types import Batch, FloatArray
 
 
@@ -47,6 +50,14 @@ class Runtime(ABC):
     @abstractmethod
     def environment(self) -> dict[str, JSON]:
         """Return everything that may change the last bits of an output: library, version, threads, processor, device."""
+
+    def use(self) -> Use:
+        """Return what of the machine is used."""
+        return Use(threads=int(self.environment().get("threads") or default_threads()), cores=available_cores())
+
+    def passes(self, answered: Answered) -> Passes:
+        """Return what was answered with the arithmetic it took, where a runtime can tell."""
+        return Passes(answered, Flops(reason=f"the operations of {type(self).package} are not counted"), None)
 
     def weights_digest(self) -> str:
         """Return the digest of the tensors as they are in memory, or an empty string where a runtime cannot tell."""

@@ -15,10 +15,12 @@ from regraft.errors import ArtifactError, BaseError, Problem
 from regraft.options import JSON
 from regraft.serving.runtime import Runtime
 from regraft.tasks.task import Task
+from regraft.training.arithmetic import inference_flops
+from regraft.training.cost import Answered, Passes, Use
 from regraft.training.device import choose_device
 from regraft.training.machine import processor
 from regraft.training.options import MachineOptions
-from regraft.training.threads import default_threads, with_threads
+from regraft.training.threads import available_cores, default_threads, with_threads
 from regraft.types import Batch, FloatArray
 
 if TYPE_CHECKING:
@@ -78,6 +80,14 @@ class TorchRuntime(Runtime):
         on = torch.cuda.get_device_name(device) if device.type != "cpu" else processor()
         capability = torch.backends.cpu.get_cpu_capability()
         return {"library": f"torch {torch.__version__}", "threads": self.threads, "instructions": capability, "processor": on}
+
+    def use(self) -> Use:
+        """Return threads, cores and device."""
+        return Use(threads=self.threads, cores=available_cores(), device=self.net.device)
+
+    def passes(self, answered: Answered) -> Passes:
+        """Return what was answered with its operations, which the network's own shape gives; answers are always in float32."""
+        return Passes(answered, inference_flops(self.net, np.concatenate([np.zeros(0, np.int64), *answered.lengths])))
 
     def weights_digest(self) -> str:
         """Return the digest of every tensor of the network."""

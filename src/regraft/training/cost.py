@@ -2,6 +2,12 @@
 
 meter = Meter(listen)                      stands where the listener stood and passes every event on
 cost_of(Use(...), stages.seconds, training=Passes(meter.training, flops), profile=profile).to_json()
+
+answered = Answered()                      a predictor adds to it what it answers
+predictor.outputs(rows, answered=answered)
+cost_of(predictor.runtime.use(), stages.seconds, answering=predictor.runtime.passes(answered)).to_json()
+
+Nothing here imports torch, but for a peak that is wanted and not known.
 """
 
 from __future__ import annotations
@@ -17,6 +23,7 @@ from regraft.training.arithmetic import Flops
 from regraft.training.events import BeginEvent, Event, StepEvent, ValidEvent
 from regraft.training.machine import Dtype, Profile, peak_flops
 from regraft.training.stages import Listener, ignore
+from regraft.types import Array
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +53,19 @@ class Work:
         self.tokens += tokens
         self.padded_tokens += padded_tokens
         self.seconds += seconds
+
+
+@dataclass(kw_only=True)
+class Answered(Work):
+    """What a predictor has answered: `seconds` are those of the whole way from raw values to outputs.
+
+    Args:
+        encode_seconds: Those of them in which raw values became arrays.
+        lengths: Real positions of the rows (N,), window by window.
+    """
+
+    encode_seconds: float = 0.0
+    lengths: list[Array] = field(default_factory=list)
 
 
 class Meter:
@@ -92,12 +112,12 @@ class Passes:
     Args:
         work: What was done.
         flops: Operations for one token.
-        precision: Number format of the products.
+        precision: Number format of the products; None where it is not known.
     """
 
     work: Work
     flops: Flops
-    precision: Dtype = "fp32"
+    precision: Dtype | None = "fp32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +131,7 @@ class Cost:
         peak_gpu_memory_mb: Most memory that tensors held on the GPU; None without one.
         training: Figures of training passes, named as in `rates`; empty if nothing was trained.
         answering: The same for passes that only answer.
+        against: The same for the answers of the artifact that this one is held against.
     """
 
     use: Use
@@ -119,12 +140,14 @@ class Cost:
     peak_gpu_memory_mb: float | None
     training: Mapping[str, JSON] = field(default_factory=dict)
     answering: Mapping[str, JSON] = field(default_factory=dict)
+    against: Mapping[str, JSON] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, JSON]:
-        """Return one flat object; figures of answering begin with `predict_`."""
+        """Return one flat object; figures of answering begin with `predict_`, those of the other artifact with `against_`."""
         return {
             **self.training,
             **{f"predict_{name}": value for name, value in self.answering.items()},
+            **{f"against_{name}": value for name, value in self.against.items()},
             "threads": self.use.threads,
             "cores": self.use.cores,
             "peak_memory_mb": self.peak_memory_mb,
@@ -139,6 +162,7 @@ def cost_of(
     *,
     training: Passes | None = None,
     answering: Passes | None = None,
+    against: Passes | None = None,
     profile: Profile | None = None,
 ) -> Cost:
     """Return what a run cost, held against the machine's own peak; that is measured now where it is not known yet.
@@ -148,11 +172,12 @@ def cost_of(
         seconds_by_stage: Stage -> seconds.
         training: Passes that learnt.
         answering: Passes that answered only.
+        against: The same of the artifact that this one is held against, on the same threads.
         profile: Of the machine; opened if it is needed and not given.
     """
     memory_mb, gpu_memory_mb = peak_memory_mb(), _peak_gpu_memory_mb(use)  # before the peak of products takes some
     known = profile or Profile.load()
-    figures = [{} if passes is None else _held_against(passes, use, known) for passes in (training, answering)]
+    figures = [{} if passes is None else _held_against(passes, use, known) for passes in (training, answering, against)]
     return Cost(
         use=use,
         seconds_by_stage=seconds_by_stage,
@@ -160,6 +185,7 @@ def cost_of(
         peak_gpu_memory_mb=gpu_memory_mb,
         training=figures[0],
         answering=figures[1],
+        against=figures[2],
     )
 
 
@@ -192,7 +218,7 @@ def rates(passes: Passes, peak: float | None) -> dict[str, JSON]:
 
 
 def _held_against(passes: Passes, use: Use, profile: Profile) -> dict[str, JSON]:
-    if passes.flops.per_token is None or not passes.work.tokens:
+    if passes.flops.per_token is None or passes.precision is None or not passes.work.tokens:
         return rates(passes, None)
     return rates(passes, peak_flops(passes.precision, use.threads, device=use.device, profile=profile))
 
@@ -231,7 +257,8 @@ def sentences(cost: Mapping[str, JSON]) -> list[str]:
     Args:
         cost: What `Cost.to_json` gave.
     """
-    lines = [_rate_sentence("training", "", cost), _rate_sentence("answering", "predict_", cost)]
+    prefixes = {"training": "", "answering": "predict_", "answering of the first": "against_"}
+    lines = [_rate_sentence(what, prefix, cost) for what, prefix in prefixes.items()]
     seconds = {str(stage): float(s) for stage, s in (cost.get("seconds_by_stage") or {}).items() if s}
     if seconds:
         longest = sorted(seconds.items(), key=lambda item: -item[1])

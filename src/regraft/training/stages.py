@@ -54,6 +54,18 @@ class Stages:
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begin
 
+    def part(self, stage: str, name: str, seconds: float) -> None:
+        """Count time of a stage that is over under a name of its own: what is interleaved cannot be a stage by itself.
+
+        Args:
+            stage: The stage.
+            name: Of the part.
+            seconds: What the part took; at most what the stage has.
+        """
+        taken = min(seconds, self.seconds[stage])
+        self.seconds[stage] -= taken
+        self.seconds[name] = self.seconds.get(name, 0.0) + taken
+
     def note(self, text: str, level: str = "info") -> None:
         """Tell the listener something a person should know."""
         self.listen(NoteEvent(step=0, seconds=self.total, text=text, level=level))

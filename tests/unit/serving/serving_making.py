@@ -51,6 +51,8 @@ def make_rows(n: int, seed: int = 0, longest: int = 40) -> list[str]:
 class NumpyRuntime(Runtime):
     """Mean of word vectors: what the torch-free core will be like; remembers the batches it was given."""
 
+    package, extra = "numpy", "runtime"
+
     def __init__(self, classes: int = 3) -> None:
         self.table = np.random.default_rng(7).normal(size=(WORDS + 4, classes)).astype(np.float32)
         self.batches: list[Batch] = []

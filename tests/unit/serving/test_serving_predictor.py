@@ -10,6 +10,8 @@ from serving_making import NumpyRuntime, make_predictor, make_rows
 
 from regraft.errors import ArtifactError, DataError, UsageError
 from regraft.serving.predictor import WINDOW_ROWS, Predictor
+from regraft.training.arithmetic import Flops
+from regraft.training.cost import Answered
 
 
 def by_hand(predictor: Predictor, row: str) -> np.ndarray:
@@ -53,6 +55,33 @@ def test_the_same_rows_answer_with_the_same_bits_and_within_1e5_across_batch_siz
     assert np.array_equal(first, predictor.outputs(list(rows)))
     for size in (1, 7, 300, 5000):
         np.testing.assert_allclose(predictor.outputs(rows, batch_size=size), first, atol=1e-5)
+
+
+def test_what_answering_took_is_added_up(predictor):
+    rows = make_rows(WINDOW_ROWS + 10)
+    lengths = [len(row.split()) + 2 for row in rows]
+    windows = [sorted(lengths[:WINDOW_ROWS]), sorted(lengths[WINDOW_ROWS:])]
+    padded = [len(window[i : i + 100]) * max(window[i : i + 100]) for window in windows for i in range(0, len(window), 100)]
+    answered = Answered()
+    counted = predictor.outputs(rows, batch_size=100, answered=answered)
+    assert np.array_equal(counted, predictor.outputs(rows, batch_size=100))
+    assert (answered.rows, answered.tokens, answered.padded_tokens) == (len(rows), sum(lengths), sum(padded))
+    assert np.concatenate(answered.lengths).tolist() == windows[0] + windows[1]
+    assert 0 < answered.encode_seconds < answered.seconds
+    before = answered.seconds
+    predictor.probabilities(rows[:3], answered=answered)
+    assert answered.rows == len(rows) + 3
+    assert answered.seconds > before
+
+
+def test_what_a_runtime_does_not_count_it_says(predictor, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    use, passes = predictor.runtime.use(), predictor.runtime.passes(Answered(rows=2, seconds=1.0))
+    assert (use.threads, use.device, passes.precision) == (3, None, None)
+    assert use.cores >= 1
+    assert passes.flops == Flops(reason="the operations of numpy are not counted")
+    predictor.runtime.environment = lambda: {"threads": 5}
+    assert predictor.runtime.use().threads == 5
 
 
 def test_outputs_decode_to_the_predictions(predictor):

@@ -28,6 +28,7 @@ from regraft.training.arithmetic import Flops, Part, attended, flops_per_token, 
 from regraft.training.cost import Meter, Passes, Use, Work, cost_of, peak_memory_mb, rates, sentences
 from regraft.training.events import BeginEvent, EndEvent, NoteEvent, StepEvent, ValidEvent
 from regraft.training.machine import Profile
+from regraft.training.stages import Stages, ignore
 from regraft.training.threads import crowding
 
 LENGTHS = np.array([8, 8, 8])
@@ -239,6 +240,44 @@ def test_a_cost_is_flat_json_with_units(profile):
     assert written["peak_memory_mb"] > 100
     assert "peak_gpu_memory_mb" not in written
     assert not [name for name, value in written.items() if isinstance(value, dict) and name != "seconds_by_stage"]
+
+
+def test_both_sides_of_a_comparison_have_their_own_figures(profile):
+    cost = cost_of(
+        Use(threads=2, cores=4),
+        {},
+        answering=Passes(Work(rows=10, tokens=100, seconds=1.0), Flops(per_token=1e6)),
+        against=Passes(Work(rows=10, tokens=100, padded_tokens=150, seconds=2.0), Flops(reason="it is not counted"), None),
+        profile=profile,
+    ).to_json()
+    assert (cost["predict_rows_per_s"], cost["against_rows_per_s"]) == (10.0, 5.0)
+    assert (cost["predict_padding_ratio"], cost["against_padding_ratio"]) == (None, 1.5)
+    assert (cost["predict_precision"], cost["against_precision"]) == ("fp32", None)
+    assert (cost["predict_mfu"], cost["against_mfu"]) == (pytest.approx(0.1), None)
+    assert sentences(cost)[:2] == [
+        "answering: 10 rows/s, 100 real tokens/s, MFU 0.10 of 1 GFLOP/s in fp32",
+        "answering of the first: 5 rows/s, 50 real tokens/s, padding ratio 1.50, no MFU: it is not counted",
+    ]
+
+
+def test_without_a_number_format_there_is_no_peak_to_hold_it_against(tmp_path, monkeypatch):
+    monkeypatch.setattr("regraft.training.cost.peak_flops", lambda *given, **named: pytest.fail("measured"))
+    passes = Passes(WORK, Flops(per_token=1e6), None)
+    cost = cost_of(Use(threads=1, cores=1), {}, answering=passes, profile=Profile(tmp_path / "p.json", {})).to_json()
+    assert (cost["predict_mfu"], cost["predict_mfu_note"]) == (None, "the peak of matrix products is not known")
+
+
+def test_a_part_of_a_stage_is_counted_once():
+    stages = Stages(ignore)
+    with stages("answer"):
+        pass
+    stages.seconds["answer"] = 5.0
+    stages.part("answer", "read", 2.0)
+    stages.part("answer", "tokenise", 1.0)
+    stages.part("answer", "read", 0.5)
+    assert stages.seconds == {"answer": 1.5, "read": 2.5, "tokenise": 1.0}
+    stages.part("answer", "read", 9.0)
+    assert stages.seconds == {"answer": 0.0, "read": 4.0, "tokenise": 1.0}
 
 
 def test_a_peak_is_only_measured_for_what_needs_it(tmp_path, monkeypatch):
