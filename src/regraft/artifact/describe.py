@@ -17,8 +17,8 @@ def describe(artifact: Artifact) -> dict[str, JSON]:
 
     Returns:
         path, digest, weights_digest, verb, parent, lineage, export, format, created, versions, size_bytes, task, inputs,
-        target, base, network, transforms, seed, options, fingerprints, files, card, golden_rows, report (metrics, ladder,
-        verdict, n, seconds, ledger).
+        target, base, network, transforms, seed, options, fingerprints, files, golden_rows, and of the report metrics, ladder,
+        verdict, n, seconds, ledger.
     """
     manifest = artifact.manifest
     listed = manifest.files

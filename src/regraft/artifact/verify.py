@@ -23,7 +23,7 @@ MANIFEST_LIMIT_BYTES = 64 * 2**20
 CODE = frozenset({".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".exe", ".sh", ".bat", ".ps1"})
 WEIGHTS = frozenset({".safetensors", ".onnx", ".gguf", ".tflite", ".pte", ".pt2", ".xml"})
 """Formats of weights that are fine when listed and a smuggled network when not."""
-_LEFT_BY_DESKTOPS = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+LEFT_BY_DESKTOPS = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 _FIT_AGAIN = "restore the artifact from its source, or fit it again"
 
 
@@ -77,7 +77,7 @@ def unlisted(root: Path) -> list[str]:
         listed = json.loads(_manifest_bytes(root))["files"].keys()
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return []
-    return [name for name, path in walk(root) if name not in {*listed, MANIFEST} and path.name not in _LEFT_BY_DESKTOPS]
+    return [name for name, path in walk(root) if name not in {*listed, MANIFEST} and path.name not in LEFT_BY_DESKTOPS]
 
 
 def _manifest_bytes(root: Path) -> bytes:
@@ -137,7 +137,7 @@ def _unsafe_file(relative: str, path: Path, manifest: Manifest) -> Iterator[Prob
         yield _refusal("formats that can hold a pickle are refused in an artifact", path, f"'{path.name}'", "safetensors")
     elif suffix in CODE and listed:
         yield _refusal("code is refused in an artifact", path, f"'{path.name}'", "weights, JSON and text")
-    elif listed or relative == MANIFEST or path.name in _LEFT_BY_DESKTOPS:
+    elif listed or relative == MANIFEST or path.name in LEFT_BY_DESKTOPS:
         return
     elif suffix in WEIGHTS:
         yield _refusal("there are weights that the manifest does not list", path, f"'{relative}'", "only listed weights")
