@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from regraft.lifecycle import load as load
     from regraft.lifecycle import predict as predict
     from regraft.lifecycle import serve as serve
+    from regraft.lifecycle import sign as sign
+    from regraft.lifecycle import verify as verify
     from regraft.serving.predictor import Predictor as Predictor
     from regraft.types import Ledger as Ledger
     from regraft.types import Metric as Metric
@@ -56,6 +58,8 @@ _PUBLIC = {
     "load_dataset": "regraft.data.dataset",
     "predict": "regraft.lifecycle",
     "serve": "regraft.lifecycle",
+    "sign": "regraft.lifecycle",
+    "verify": "regraft.lifecycle",
 }
 
 __all__ = [*_PUBLIC]

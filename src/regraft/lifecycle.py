@@ -23,7 +23,7 @@ from regraft.options import build
 from regraft.training.stages import Listener, Stages, ignore
 from regraft.training.threads import with_threads
 from regraft.types import Prediction
-from regraft.verbs import AnswerOptions, ExportOptions, FitOptions
+from regraft.verbs import AnswerOptions, ExportOptions, FitOptions, SignOptions
 
 if TYPE_CHECKING:
     from regraft.artifact.store import Artifact
@@ -205,6 +205,48 @@ def export(artifact: str | Path | Artifact, *, listen: Listener = ignore, **opti
     return write_artifact(wanted.out, functools.partial(exporting.fill, made=made, stages=stages))
 
 
+def sign(artifact: str | Path | Artifact, **options: Any) -> Path:
+    """Sign every file of an artifact with a private key.
+
+    Args:
+        artifact: Its folder.
+        **options: The fields of `SignOptions`; `key` is required.
+
+    Returns:
+        Where the signature stands: beside the folder, because what is inside is what was judged.
+
+    Raises:
+        ArtifactError: The artifact is damaged or edited; it is not signed.
+        UsageError: The key cannot be used.
+    """
+    from regraft.artifact import signing
+    from regraft.artifact.store import read_artifact
+
+    wanted = build(SignOptions, options)
+    return signing.sign(read_artifact(answering.folder(artifact)), Path(wanted.key), signature=wanted.place)
+
+
+def verify(artifact: str | Path | Artifact, **options: Any) -> Artifact:
+    """Refuse an artifact unless the holder of a key signed every file as it is now.
+
+    Args:
+        artifact: Its folder.
+        **options: The fields of `SignOptions`; `key`, the public one, is required.
+
+    Returns:
+        The artifact.
+
+    Raises:
+        ArtifactError: It is damaged, edited, not signed, or signed with another key.
+    """
+    from regraft.artifact import signing
+    from regraft.artifact.store import read_artifact
+
+    wanted, whole = build(SignOptions, options), read_artifact(answering.folder(artifact))
+    signing.verify_signature(whole, Path(wanted.key), signature=wanted.place)
+    return whole
+
+
 def inspect(artifact: str | Path | Artifact) -> dict[str, Any]:
     """Verify an artifact and return its facts: what it answers, from what, how good, made of which files."""
     from regraft.artifact.describe import describe
@@ -293,4 +335,6 @@ __all__ = [
     "predict",
     "predict_file",
     "serve",
+    "sign",
+    "verify",
 ]

@@ -1,4 +1,4 @@
-"""What each verb can be asked for: the options of `fit`, `evaluate`, `predict`, `compare`, `serve` and `export`.
+"""What each verb can be asked for: the options of `fit`, `evaluate`, `predict`, `compare`, `serve`, `export`, `sign`.
 
 Python, run.yaml, `--set` and flags all end here. A field with a `flag` has its own command-line flag; every field can be
 reached with `--set path=value`.
@@ -6,6 +6,7 @@ reached with `--set path=value`.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -119,3 +120,19 @@ class ExportOptions:
 
     machine: MachineOptions = Field(default_factory=MachineOptions)
     """What of the machine is used."""
+
+
+@options
+class SignOptions:
+    """How an artifact is signed, and how its signature is verified."""
+
+    key: Annotated[PathText, Field(json_schema_extra={"flag": "--key"})]
+    """File with the key (PEM, elliptic curve): the private one to sign, the public one to verify."""
+
+    signature: Annotated[PathText | None, Field(json_schema_extra={"flag": "--signature"})] = None
+    """File of the signature; beside the artifact, with .sig after its name, if not given."""
+
+    @property
+    def place(self) -> Path | None:
+        """The file of the signature, if one was named."""
+        return None if self.signature is None else Path(self.signature)

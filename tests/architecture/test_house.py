@@ -72,6 +72,8 @@ PUBLIC = [
     "load_dataset",
     "predict",
     "serve",
+    "sign",
+    "verify",
 ]
 FORBIDDEN_FILES = {"utils", "helpers", "common", "manager", "misc", "util", "helper"}
 FORBIDDEN_IMPORTS = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "torchvision", "torchaudio"}

@@ -26,6 +26,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("regraft.cli.answer:compare", "Say whether a second artifact is better than a first on the same rows."),
     "export": ("regraft.cli.export:export", "Make an artifact into another form that answers alike, or refuse."),
     "inspect": ("regraft.cli.look:inspect", "Verify an artifact and show what is in it."),
+    "sign": ("regraft.cli.sign:sign", "Sign an artifact with a private key."),
+    "verify": ("regraft.cli.sign:verify", "Verify the signature of an artifact with a public key."),
     "bases": ("regraft.cli.look:bases", "List the base models; fetch one."),
     "list": ("regraft.cli.look:list_family", "List what can be chosen: tasks, bases, tunings, ..."),
     "cache": ("regraft.cli.cache:cache", "Show what is kept of earlier work; make room."),
