@@ -139,20 +139,13 @@ def difference(expected: Answers, got: Answers, tolerance: Tolerance) -> dict[st
     logits = _moves(expected.outputs, got.outputs, relative=True)
     shares = _moves(expected.probabilities, got.probabilities, relative=False)
     same = np.array([mine == theirs for mine, theirs in zip(got.values, expected.values, strict=True)])
-    for moved, limit, what in (
-        (logits, tolerance.logits, "raw output"),
-        (shares, tolerance.probabilities, "probability"),
-    ):
-        worst = int(np.argmax(moved))
-        if not moved[worst] <= limit:
-            raise _moved(expected, got, worst, f"a {what} moved by {moved[worst]:.3g}", f"at most {limit:g}")
+    _within(expected, got, logits, tolerance.logits, "a raw output")
     if tolerance.agreement == 1.0:
         _same_order(expected, got, tolerance.probabilities)
     elif same.mean() < tolerance.agreement:
-        worst = int(np.argmin(same))
-        raise _moved(
-            expected, got, worst, f"only {same.mean():.2%} of the rows are answered alike", f"{tolerance.agreement:.0%}"
-        )
+        what = f"only {same.mean():.2%} of the rows are answered alike"
+        raise _moved(expected, got, int(np.argmin(same)), what, f"at least {tolerance.agreement:.0%}")
+    _within(expected, got, shares, tolerance.probabilities, "a probability")
     return {
         "rows": len(expected.rows),
         "worst_logit": float(logits.max(initial=0.0)),
@@ -179,6 +172,12 @@ def _finite(expected: Answers, got: Answers) -> None:
         for answers, whose in ((expected, "the source"), (got, "the export")):
             if not (np.isfinite(answers.outputs[row]).all() and np.isfinite(answers.probabilities[row]).all()):
                 raise _moved(expected, got, row, f"{whose} gives something that is not a finite number", "finite numbers")
+
+
+def _within(expected: Answers, got: Answers, moved: FloatArray, limit: float, what: str) -> None:
+    worst = int(np.argmax(moved))
+    if not moved[worst] <= limit:
+        raise _moved(expected, got, worst, f"{what} moved by {moved[worst]:.3g}", f"at most {limit:g}")
 
 
 def _moves(expected: FloatArray, got: FloatArray, *, relative: bool) -> FloatArray:
