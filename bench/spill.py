@@ -1,9 +1,11 @@
 """Features of 50,000 rows of 64 tokens above layer 4 of 6, with 200 MB of memory for them: the rest goes to disk.
 
     python bench/spill.py [ROWS [WIDTH]]
+    python bench/spill.py --minilm [ROWS]
 
-The network is a small BERT of 6 layers with random weights, 64 wide if nothing else is said (0.8 GB of features; 384 wide, as
-MiniLM is, 4.9 GB and as many times the minutes).
+The network is a small BERT of 6 layers with random weights, 64 wide if nothing else is said (0.8 GB of features). With
+`--minilm` it is MiniLM with its own weights, 384 wide, on words of real e-mails: 50,000 rows of it are 4.9 GB and take as many
+times the minutes, so it takes 10,000 if nothing else is said. Of another number of rows the budget is as many times less.
 
 Says how far the resident memory of the process grew while features were computed, kept and read back in random batches as
 training reads them (sampled every 20 ms; a plain pass over the network beforehand, so that its own buffers are not counted),
@@ -12,30 +14,36 @@ and the largest difference between features read back and features computed anew
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 
 from measure import report
+from regraft.data.samples import spam
+from regraft.fitting import base_of
 from regraft.modalities.digests import modality_digest
 from regraft.modalities.encoded import EncodedRows
 from regraft.models import BASES
+from regraft.models.base import Base
 from regraft.models.cuts import halves
 from regraft.models.evaluation_mode import without_gradients
 from regraft.models.heads import LinearHead
 from regraft.models.net import Headed
 from regraft.options import Pick
 from regraft.training.cache.options import CacheOptions
-from regraft.training.frozen import Setting, learner
+from regraft.training.frozen import Learner, Setting, learner
 from regraft.tuning.top_k import TopK, TopKOptions
 
-BUDGET_MB, LENGTH, CHECKED = 200, 64, 512
+ROWS, BUDGET_MB = 50_000, 200
+MINILM_ROWS, LENGTH, CHECKED, READ_ROWS, CUT = 10_000, 64, 512, 16_000, 4
 
 
 class Watch(threading.Thread):
@@ -56,70 +64,117 @@ def _resident_mb() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
 
 
-def main() -> None:
-    """Fill, read back, compare, write the table."""
-    rows = int(sys.argv[1]) if len(sys.argv) > 1 else 50_000
-    width = int(sys.argv[2]) if len(sys.argv) > 2 else 64
+@dataclass(frozen=True)
+class Made:
+    """What is measured: a network and its rows.
+
+    Args:
+        base: What it was made from.
+        encoded: Rows of 64 tokens.
+        net: The network under a head.
+        preprocessing: Digest of what made the rows.
+    """
+
+    base: Base
+    encoded: EncodedRows
+    net: Headed
+    preprocessing: str
+
+
+def made(rows: int, width: int, *, minilm: bool) -> Made:
+    """Return the network and its rows: 64 words drawn at random each, cut at 64 tokens."""
     rng = np.random.default_rng(0)
-    words = np.array([f"w{number}" for number in range(3000)])
+    words = np.array(mail_words() if minilm else [f"w{number}" for number in range(3000)])
 
     def chunks() -> Iterator[list[str]]:
         for done in range(0, rows, 1000):
             yield [" ".join(row) for row in words[rng.integers(0, len(words), (min(1000, rows - done), LENGTH))]]
 
-    cls, options = Pick("transformer", {"width": width, "layers": 6, "positions": LENGTH}).resolve(BASES)
-    base = cls("transformer", options)
+    base = base_of("minilm") if minilm else small(width)
+    base.fetch()
     modality = base.modality({"max_length": LENGTH}, lambda: iter([list(words)]))
-    encoded = EncodedRows(modality, chunks())
     backbone = base.backbone(modality, 0)
     net = Headed(backbone, LinearHead(backbone.width, 2, 0.0, torch.Generator().manual_seed(0)))
-    notes: list[str] = []
+    return Made(base, EncodedRows(modality, chunks()), net, modality_digest(modality))
+
+
+def small(width: int) -> Base:
+    """Return a BERT of 6 layers that is as wide as asked for, with random weights."""
+    cls, options = Pick("transformer", {"width": width, "layers": 6, "positions": LENGTH}).resolve(BASES)
+    return cls("transformer", options)
+
+
+def mail_words() -> list[str]:
+    """Return the words of the sample of e-mails, each once."""
+    texts = pq.read_table(spam.PATH, columns=["text"])["text"].to_pylist()
+    return sorted({word for text in texts for word in text.split()})
+
+
+def furthest(part: Learner, given: Made, order: np.ndarray) -> float:
+    """Return the largest difference between features read back and features computed anew."""
+    prefix, most = halves(given.net.backbone, CUT).prefix, 0.0
+    with without_gradients(given.net):
+        for start in range(0, min(len(order), CHECKED), 32):
+            chosen = order[start : start + 32]
+            kept = torch.from_numpy(part.rows["train"].batch(chosen).inputs["hidden"])
+            anew = prefix(*given.net.tensors(given.encoded.batch(chosen)))
+            most = max(most, float((kept - anew).abs().max()))
+    return most
+
+
+def main() -> None:
+    """Fill, read back, compare, write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else None)
+    parser.add_argument("rows", nargs="?", type=int, help=f"{ROWS:,}, of MiniLM {MINILM_ROWS:,}")
+    parser.add_argument("width", nargs="?", type=int, default=64, help="of the small BERT")
+    parser.add_argument("--minilm", action="store_true", help="MiniLM with its own weights, 384 wide")
+    asked = parser.parse_args()
+    rows = asked.rows or (MINILM_ROWS if asked.minilm else ROWS)
+    budget_mb = max(1, round(BUDGET_MB * rows / ROWS))
+    given, notes, order = made(rows, asked.width, minilm=asked.minilm), [], np.random.default_rng(1).permutation(rows)
     with tempfile.TemporaryDirectory() as folder:
-        cache = CacheOptions(memory_mb=BUDGET_MB, disk_mb=20_000, folder=folder)
         setting = Setting(
-            cache=cache,
-            preprocessing=modality_digest(modality),
-            about="transformer",
+            cache=CacheOptions(memory_mb=budget_mb, disk_mb=20_000, folder=folder),
+            preprocessing=given.preprocessing,
+            about=given.base.name,
             threads=torch.get_num_threads(),
             note=notes.append,
         )
-        with without_gradients(net):
-            net(*net.tensors(encoded.batch(np.arange(32))))
+        with without_gradients(given.net):
+            given.net(*given.net.tensors(given.encoded.batch(np.arange(32))))
         watch, began = Watch(), time.perf_counter()
         watch.start()
-        trainable = TopK(TopKOptions(layers=2)).trainable(net)
-        with learner(net, trainable, {"pooled"}, {"train": encoded}, setting) as part:
-            filled_s, order = time.perf_counter() - began, rng.permutation(rows)
-            began = time.perf_counter()
-            for start in range(0, min(rows, 16_000), 16):
+        trainable = TopK(TopKOptions(layers=6 - CUT)).trainable(given.net)
+        with learner(given.net, trainable, {"pooled"}, {"train": given.encoded}, setting) as part:
+            filled_s, began = time.perf_counter() - began, time.perf_counter()
+            for start in range(0, min(rows, READ_ROWS), 16):
                 part.rows["train"].batch(order[start : start + 16])
             read_s = time.perf_counter() - began
             watch.over.set()
             watch.join()
-            prefix, furthest = halves(backbone, 4).prefix, 0.0
-            with without_gradients(net):
-                for start in range(0, min(rows, CHECKED), 32):
-                    chosen = order[start : start + 32]
-                    kept = torch.from_numpy(part.rows["train"].batch(chosen).inputs["hidden"])
-                    anew = prefix(*net.tensors(encoded.batch(chosen)))
-                    furthest = max(furthest, float((kept - anew).abs().max()))
+            difference = furthest(part, given, order)
         size_mb = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file()) / 1e6
-    grown_mb = watch.most_mb - watch.first_mb
+    grown_mb, batches = watch.most_mb - watch.first_mb, -(-min(rows, READ_ROWS) // 16)
     table = (
-        f"{rows:,} rows, {encoded.positions:,} tokens: {size_mb:,.0f} MB on disk\n"
-        f"budget {BUDGET_MB} MB, the process grew by {grown_mb:.0f} MB\n"
-        f"computed and kept in {filled_s:.0f} s, 1,000 random batches of 16 read in {read_s:.1f} s\n"
-        f"furthest from computing anew: {furthest:.1g}\n{notes[0].replace(folder, 'a temporary folder') if notes else ''}"
+        f"{given.base.name}, {given.net.backbone.width} wide: {rows:,} rows, {given.encoded.positions:,} tokens, "
+        f"{size_mb:,.0f} MB on disk\n"
+        f"budget {budget_mb} MB, the process grew by {grown_mb:.0f} MB\n"
+        f"computed and kept in {filled_s:.0f} s, {batches:,} random batches of 16 read in {read_s:.1f} s\n"
+        f"furthest from computing anew: {difference:.1g}\n{notes[0].replace(folder, 'a temporary folder') if notes else ''}"
     )
     figures = {
+        "base": given.base.name,
         "rows": rows,
-        "width": width,
+        "width": given.net.backbone.width,
         "disk_mb": size_mb,
-        "budget_mb": BUDGET_MB,
+        "budget_mb": budget_mb,
         "grown_mb": grown_mb,
-        "difference": furthest,
+        "difference": difference,
+        "filled_s": filled_s,
+        "batches": batches,
+        "read_s": read_s,
     }
-    report("spill", {**figures, "filled_s": filled_s, "read_1000_batches_s": read_s}, table)
+    report("spill_minilm" if asked.minilm else "spill", figures, table)
 
 
 if __name__ == "__main__":

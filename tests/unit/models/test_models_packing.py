@@ -7,18 +7,15 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tiny_families import FAMILIES, VOCABULARY, tiny_model
+from packed_families import PACKED, both, reference, rows
+from tiny_families import FAMILIES, tiny_model
 
 from regraft.models.architectures import ARCHITECTURES
 from regraft.models.attention import NAME
 from regraft.models.backbones import Backbone, Body, PoolingChoice, Shapes
-from regraft.models.heads import LinearHead
 from regraft.models.layout import _CALL, _COPY, _PAIR, layout_of, partition
-from regraft.models.net import Headed
 from regraft.models.packing import packing_of
-from regraft.models.vocabulary import PAD_ID
 
-PACKED = [name for name in FAMILIES if ARCHITECTURES[name].packing]
 LENGTHS = {
     "one row of one": [1],
     "one and two": [1, 2, 1],
@@ -26,34 +23,6 @@ LENGTHS = {
     "all different": [3, 9, 1, 6, 2, 12],
     "one very long": [2, 3, 2, 50, 3],
 }
-
-
-def rows(lengths, seed=0):
-    rng = np.random.default_rng(seed)
-    mask = np.arange(max(lengths)) < np.asarray(lengths)[:, None]
-    ids = np.where(mask, rng.integers(5, VOCABULARY, mask.shape), PAD_ID)
-    types = np.where(mask, rng.integers(0, 2, mask.shape), 0)
-    return {"input_ids": torch.from_numpy(ids), "token_type_ids": torch.from_numpy(types)}, torch.from_numpy(mask)
-
-
-def both(name, dropout=0.0):
-    """Return a backbone that packs, and an independent copy of the hub's model as the hub runs it."""
-    model = tiny_model(name)
-    if getattr(model, "pooler", None) is not None:
-        model.pooler = None
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = dropout
-        for field in ("attention_dropout", "dropout_prob"):
-            if isinstance(getattr(module, field, None), float):
-                setattr(module, field, dropout)
-    plain = copy.deepcopy(model)
-    return Backbone(Body(model, ARCHITECTURES[name]), PoolingChoice("mean", "")), plain
-
-
-def reference(plain, name, inputs, mask):
-    taken = {key: inputs[key] for key in ARCHITECTURES[name].inputs}
-    return plain(**taken, attention_mask=mask.long()).last_hidden_state
 
 
 def test_the_families_that_pack_are_those_that_were_promised():
@@ -105,53 +74,6 @@ def test_gradients_are_those_of_padded_rows(name):
         assert (parameter.grad - expected[path].grad).abs().max() <= 1e-5 * scale, path
         checked += 1
     assert checked > 10
-
-
-@pytest.mark.parametrize("name", ["bert", "roberta", "mpnet", "modernbert", "llama", "gpt2"])
-def test_fifty_steps_take_the_path_of_padded_rows(name):
-    backbone, _ = both(name)
-    nets = [Headed(backbone, LinearHead(backbone.width, 2, 0.0, torch.Generator().manual_seed(0)))]
-    nets.append(copy.deepcopy(nets[0]))
-    nets[1].backbone.shapes = Shapes("padded")
-    batches = [rows(list(np.random.default_rng(seed).integers(1, 20, 8)), seed) for seed in range(5)]
-    targets = torch.arange(8) % 2
-    losses = []
-    for net in nets:
-        net.train()
-        optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
-        path = []
-        for step in range(50):
-            loss = torch.nn.functional.cross_entropy(net(*batches[step % 5]), targets)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            path.append(float(loss.detach()))
-        losses.append(path)
-    assert np.abs(np.subtract(*losses)).max() <= 1e-4
-    assert losses[0][-1] < losses[0][0]
-
-
-@pytest.mark.parametrize(("name", "lengths"), [("bert", [4, 9, 2, 9]), ("mpnet", [4, 9, 2]), ("llama", [4, 9, 2])])
-def test_dropout_leaves_mean_and_variance_of_outputs(name, lengths):
-    """Two samples of 1,000 draws each: means by Welch's z, variances by their ratio; limits for 2 x 3 x 32 numbers at 1e-4 each."""
-    backbone, _ = both(name, dropout=0.1)
-    inputs, mask = rows(lengths)
-    inputs, mask = {name: values.repeat(50, 1) for name, values in inputs.items()}, mask.repeat(50, 1)
-    padded = copy.deepcopy(backbone)
-    padded.shapes = Shapes("padded")
-    samples = []
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for net in (backbone.train(), padded.train()):
-            draws = torch.cat([net(inputs, mask).pooled_BD for _ in range(20)])
-            samples.append(draws.view(1000, len(lengths), -1).double())
-    first, second = samples
-    z = (first.mean(0) - second.mean(0)) / ((first.var(0) + second.var(0)) / 1000).sqrt()
-    assert first.std(0).min() > 0
-    assert z.abs().max() < 4.7
-    # The logarithm of a ratio of variances spreads by sqrt(4 / 1000) for normal numbers; outputs have heavier tails.
-    assert (first.var(0) / second.var(0)).log().abs().max() < 8 * np.sqrt(4 / 1000)
-    assert (first.var(0) / second.var(0)).log().mean().abs() < 0.05
 
 
 def test_rows_of_mistral_see_no_further_than_its_window():
@@ -280,27 +202,3 @@ def test_in_fixed_shapes_a_row_has_the_same_bits_in_every_batch():
         for taken in ([0], [5, 2], [10, 9, 8, 7, 6, 5, 4, 3, 2]):
             part = backbone({name: value[taken] for name, value in inputs.items()}, mask[taken]).sequence_BTD
             assert torch.equal(part[mask[taken]], whole[taken][mask[taken]])
-
-
-@pytest.mark.base
-def test_minilm_packed_is_minilm_padded(minilm):
-    modality = minilm.modality({}, lambda: iter([]))
-    backbone = minilm.backbone(modality, 0)
-    texts = ["Win a prize", "Dear all, " + "the meeting is moved to Monday. " * 12, "ok", "see you there at nine", "hi"] * 3
-    encoded = modality.encode(texts)
-    inputs, mask = modality.collate(encoded)
-    tensors, mask = {name: torch.from_numpy(array) for name, array in inputs.items()}, torch.from_numpy(mask)
-    net = Headed(backbone, LinearHead(backbone.width, 2, 0.0, torch.Generator().manual_seed(0)))
-    gradients, outputs = [], []
-    for kind in ("packed", "padded"):
-        backbone.shapes = Shapes(kind)
-        outputs.append(net(tensors, mask))
-        torch.nn.functional.cross_entropy(outputs[-1], torch.arange(len(texts)) % 2).backward()
-        gradients.append({name: p.grad.clone() for name, p in net.named_parameters()})
-        net.zero_grad()
-    assert (outputs[0] - outputs[1]).abs().max() <= 1e-5
-    largest = max(float(g.abs().max()) for g in gradients[1].values())
-    for name, gradient in gradients[1].items():
-        if not name.endswith("key.bias"):
-            scale = max(float(gradient.abs().max()), 1e-3 * largest)
-            assert (gradients[0][name] - gradient).abs().max() <= 1e-5 * scale, name
