@@ -1,0 +1,113 @@
+"""A program of torch.export (`network/model.pt2`): needs torch to answer, but neither transformers nor the network's code.
+
+The format itself can hold pickles; what is written here holds none: the rows that the graph was captured with are left out,
+and weights are raw. It is read by `regraft.artifact.pt2_file`, which runs nothing of a file, and by torch's own `torch.export.load`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regraft.artifact.pt2_file import read_pt2, unknown_operators
+from regraft.errors import Problem, UsageError
+from regraft.exporters.exporter import NETWORK_FOLDER, Exporter, Source, Written
+from regraft.exporters.weights import strangers
+from regraft.options import options
+from regraft.types import Array
+
+if TYPE_CHECKING:
+    import torch
+
+    from regraft.exporters.graph import Graph
+
+FORM = "torch-program"
+_FILE = "model.pt2"
+_TOLD = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node")
+"""What torch notes beside each step: where in whose files it came from, on the machine that exported."""
+
+
+@options
+class TorchOptions:
+    """Nothing can be chosen: the graph is captured as it is, in float32, for any number of rows and positions."""
+
+
+class TorchExporter(Exporter):
+    """Write the network as a program of torch.export."""
+
+    Options = TorchOptions
+    name = "torch"
+
+    def write(self, source: Source, folder: Path) -> Written:
+        """Capture the network and write it."""
+        import torch
+
+        from regraft.exporters.graph import example_batch, graph_of
+        from regraft.exporters.recurrence import plain
+
+        graph = graph_of(source, plain)
+        program = captured(graph, graph.arguments(example_batch(source.modality)), self.name)
+        inside = folder / NETWORK_FOLDER
+        inside.mkdir()
+        torch.export.save(bare(program), inside / _FILE)
+        if unknown := unknown_operators(inside / _FILE):
+            raise UsageError([_unknown(name) for name in unknown])
+        return Written(form=FORM, runtimes=(FORM,), facts={"inputs": list(graph.names), "torch": str(torch.__version__)})
+
+    def faults(self, source: Source, folder: Path) -> list[Problem]:
+        """Return the weights that are not the source's."""
+        path = folder / NETWORK_FOLDER / _FILE
+        program = read_pt2(path)
+
+        def arrays() -> Iterator[tuple[str, Array]]:
+            return ((weight.name, weight.value) for weight in program.weights.values())
+
+        return strangers(source.network(), path, arrays)
+
+
+def captured(
+    graph: Graph, example: tuple[torch.Tensor, ...], exporter: str, shapes: Any = None
+) -> torch.export.ExportedProgram:
+    """Return a network as a program.
+
+    Args:
+        graph: The network.
+        example: Its arguments for a few rows.
+        exporter: Registered name, for messages.
+        shapes: For each argument its axes of any length; any number of rows and positions if not given.
+
+    Raises:
+        UsageError: torch cannot capture it.
+    """
+    import torch
+
+    axis = torch.export.Dim.DYNAMIC
+    any_shape = {name: {0: axis, 1: axis} for name in graph.names}
+    try:
+        with torch.no_grad():
+            return torch.export.export(graph, example, dynamic_shapes=shapes or any_shape)
+    except Exception as error:  # each stage of the capture fails in its own way
+        problem = Problem(
+            what=f"the network cannot be exported as '{exporter}': torch.export does not capture it",
+            got=f"{type(error).__name__}: {error}"[:500],
+            fix="export it in another format, for example --format onnx",
+        )
+        raise UsageError(problem) from error
+
+
+def bare(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Return a program without the rows it was captured with, which would be a pickle, and without paths of this machine."""
+    program.example_inputs = None
+    for module in program.graph_module.modules():
+        for node in getattr(module, "graph", program.graph).nodes:
+            for key in _TOLD:
+                node.meta.pop(key, None)
+    return program
+
+
+def _unknown(operator: str) -> Problem:
+    return Problem(
+        what=f"the network uses the operator '{operator}', which the runtime 'torch-program' does not know",
+        fix="export it in another format, for example --format onnx",
+    )
