@@ -24,9 +24,9 @@ def weight_faults(
 ) -> list[Problem]:
     """Return what shows that weights in a file are not those of the source.
 
-    A tensor is the source's if its bytes are, in any order of its axes and under any name. One that is not there as it was has
-    been computed with others into a constant when the graph was simplified: then only answers can tell. But if there is a tensor
-    of its name, or one that is the same in most of its numbers, it has been changed.
+    A tensor is the source's if its bytes are, in any order of its axes and under any name. One that is not there as it was may
+    have been computed with others into a constant when the graph was simplified: then only answers can tell. But if there is a
+    tensor of its name, or one that is the same in most of its numbers, it has been changed.
 
     Args:
         expected: Name -> values of every tensor of the source that the graph uses.

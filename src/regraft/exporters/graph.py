@@ -1,0 +1,166 @@
+"""A headed network as one graph with named inputs: what formats that hold a graph are made from.
+
+    input_ids (B, T), ..., attention_mask (B, T)  ->  logits (B, ...)
+
+Rows come padded on the right, with any number of rows and positions. Everything between the arrays of the preprocessing and the
+raw output of the head is inside (pooling, and whatever else belongs to the network); what is left outside, the names of the
+labels and the share of each, stays with the task. The network that is exported shares every weight with its source and changes
+nothing of it.
+
+Shapes: B rows, T positions.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from regraft.models.attention import NAME as PACKED_ATTENTION
+from regraft.models.backbones import Shapes
+from regraft.models.evaluation_mode import without_gradients
+from regraft.models.net import Headed
+from regraft.models.view import view
+from regraft.types import Array, Batch, FloatArray
+
+if TYPE_CHECKING:
+    from regraft.exporters.exporter import Source
+    from regraft.modalities import Modality
+
+MASK = "attention_mask"
+OUTPUT = "logits"
+BATCH, LENGTH = "batch", "length"
+_PLAIN_ATTENTION = "eager"
+_LONGEST_TRIED = 512
+_SIGNAL = np.linspace(0.05, 0.95, 12).reshape(3, 4)
+
+Replacement = Callable[[nn.Module], nn.Module | None]
+"""Gives what stands in the place of a module in the graph, or nothing where it stays."""
+
+
+class Graph(nn.Module):
+    """A headed network whose inputs are arguments, by name and in order, the mask last.
+
+    Args:
+        net: The network, in padded form.
+        inputs: Names of the arrays of a batch that it reads.
+    """
+
+    def __init__(self, net: Headed, inputs: tuple[str, ...]) -> None:
+        super().__init__()
+        self.net = net
+        self.inputs = inputs
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the arguments, in order."""
+        return (*self.inputs, MASK)
+
+    def forward(self, *values: torch.Tensor) -> torch.Tensor:
+        """Return the raw output of the head (B, ...).
+
+        Args:
+            *values: The arrays of a batch (B, T, ...), and the mask (B, T), 1 where a position is real, 0 elsewhere.
+        """
+        *arrays, mask_BT = values
+        output: torch.Tensor = self.net(dict(zip(self.inputs, arrays, strict=True)), mask_BT.bool())
+        return output
+
+    def arguments(self, batch: Batch) -> tuple[torch.Tensor, ...]:
+        """Return a batch as arguments."""
+        arrays = arrays_of(batch)
+        return tuple(torch.from_numpy(arrays[name]) for name in self.names)
+
+    def dynamic_shapes(self) -> dict[str, dict[int, str]]:
+        """Return for each argument its axes of any length, by name."""
+        return {name: {0: BATCH, 1: LENGTH} for name in self.names}
+
+
+def arrays_of(batch: Batch) -> dict[str, Array]:
+    """Return the arrays of a batch by the names of a graph's arguments; the mask as int64, as tools of the hub give it."""
+    return {**batch.inputs, MASK: batch.mask_BT.astype(np.int64)}
+
+
+def token_tables(graph: Graph) -> set[str]:
+    """Return the names of the tables that a row of data touches only a part of."""
+    table = graph.net.backbone.body.get_input_embeddings().weight
+    return {name for name, tensor in graph.named_parameters(remove_duplicate=False) if tensor is table}
+
+
+def graph_of(source: Source, replacement: Replacement = lambda module: None) -> Graph:
+    """Return the network of an artifact as one graph, in evaluation mode.
+
+    Args:
+        source: The artifact, opened.
+        replacement: Called with every module.
+    """
+    net = _padded(source.network())
+    found = {path: made for path, module in net.named_modules() if (made := replacement(module)) is not None}
+    wanted = set(net.backbone.architecture.inputs)
+    inputs = tuple(name for name in source.modality.padding if name in wanted)
+    return _named(Graph(view(net, found) if found else net, inputs)).eval()
+
+
+def _padded(net: Headed) -> Headed:
+    """Return a network that computes padded rows in plain steps and shares every weight with the one given."""
+    shared = {id(tensor): tensor for tensor in (*net.parameters(), *net.buffers())}
+    twin: Headed = copy.deepcopy(net, shared)  # type: ignore[arg-type]  # a memo holds the objects that are not copied
+    twin.backbone.shapes = Shapes("padded")
+    body: Any = twin.backbone.body
+    if body.config._attn_implementation == PACKED_ATTENTION:
+        body.set_attn_implementation(_PLAIN_ATTENTION)
+    return twin
+
+
+def _named(graph: Graph) -> Graph:
+    """Give the graph's `forward` arguments with names; tools that capture it take them as the names of its inputs."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    signature = inspect.Signature([inspect.Parameter(name, kind) for name in ("self", *graph.names)])
+
+    def forward(self: Graph, *values: torch.Tensor, **named: torch.Tensor) -> torch.Tensor:
+        return Graph.forward(self, *values, *(named[name] for name in self.names[len(values) :]))
+
+    forward.__signature__ = signature  # type: ignore[attr-defined]
+    graph.__class__ = type("Graph", (Graph,), {"forward": forward})
+    return graph
+
+
+def example_batch(modality: Modality) -> Batch:
+    """Return a few rows of a modality's own example: what a graph is captured with."""
+    raws = [raw for raw in type(modality).example(_SIGNAL, 0) if not modality.problem(raw)]
+    inputs, mask_BT = modality.collate(modality.encode(raws, spans=False))
+    return Batch(inputs=inputs, mask_BT=mask_BT)
+
+
+def trial_batches(modality: Modality) -> Iterator[tuple[str, Batch]]:
+    """Yield batches of extreme shapes, each with what it is: one position, one row, very uneven rows, the longest row."""
+    example = example_batch(modality)
+    longest = min(modality.longest or _LONGEST_TRIED, _LONGEST_TRIED)
+    for rows, lengths in ((1, (1,)), (1, (2,)), (5, (1, 2, 3, 3, 7)), (2, (longest, 1)), (1, (longest,))):
+        yield f"{rows} x {max(lengths)}", _of_lengths(example, [min(length, longest) for length in lengths], modality.padding)
+
+
+def _of_lengths(example: Batch, lengths: list[int], padding: Mapping[str, float]) -> Batch:
+    """Return rows of these lengths, made of the positions of an example, repeated."""
+    width = max(lengths)
+    mask_BT = np.arange(width) < np.array(lengths)[:, None]
+    real = {name: array[example.mask_BT] for name, array in example.inputs.items()}
+    inputs = {}
+    for name, values in real.items():
+        places = np.arange(len(lengths))[:, None] * 5 + np.arange(width)
+        array = values[places % len(values)].copy()
+        array[~mask_BT] = padding[name]
+        inputs[name] = array
+    return Batch(inputs=inputs, mask_BT=mask_BT)
+
+
+def answers_of(net: Headed, batch: Batch) -> FloatArray:
+    """Return what the source's own network makes of a batch, as it computes it everywhere else."""
+    with without_gradients(net):
+        values: FloatArray = net(*net.tensors(batch)).float().cpu().numpy()
+    return values

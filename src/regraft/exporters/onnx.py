@@ -1,0 +1,248 @@
+"""ONNX: one file with the whole network, head included, that ONNX Runtime, OpenVINO and most other tools compute.
+
+    FOLDER/network/model.onnx     input_ids (batch, length), ..., attention_mask (batch, length) -> logits (batch, classes)
+
+The shares of the labels are the softmax of the logits; names of labels stand in the file's metadata and in the manifest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from regraft.artifact.onnx_file import STANDARD, onnx_problems, read_onnx
+from regraft.errors import Problem, UsageError
+from regraft.exporters.exporter import NETWORK_FOLDER, Exporter, Source, Written
+from regraft.exporters.onnx_session import known_opset, open_session
+from regraft.exporters.weights import weight_faults
+from regraft.options import options
+from regraft.registry import missing_extra
+from regraft.types import Array
+
+if TYPE_CHECKING:
+    from regraft.exporters.graph import Graph
+
+MODEL_FILE = "model.onnx"
+_OLDEST, _NEWEST = 18, 23
+_LARGEST_IN_ONE_FILE = 1_900_000_000  # a protocol buffer ends at 2 GB
+_OPERATOR = re.compile(r"No ONNX function found for <(?:OpOverload\(op='|built-in function )([^'>]+)")
+_TOLERANCE = 1e-4
+
+
+@options
+class OnnxOptions:
+    """How the ONNX file is written."""
+
+    opset: Annotated[int, Field(ge=1, le=10_000)] = 20
+    """Version of the set of operators; an older one is understood by older runtimes."""
+
+    external_data: bool = False
+    """Write the weights into a file of their own beside the graph; above 2 GB that is always done."""
+
+
+class OnnxExporter(Exporter):
+    """One ONNX file with the whole network, for ONNX Runtime, OpenVINO and other tools."""
+
+    Options: ClassVar[type[Any]] = OnnxOptions
+    name: ClassVar[str] = "onnx"
+
+    def problems(self, source: Source) -> list[Problem]:
+        """Return which packages are missing, or why the set of operators cannot be written or computed."""
+        missing = []
+        for package, extra in (("onnx", "export"), ("onnxscript", "export"), ("onnxruntime", "runtime")):
+            try:
+                __import__(package)
+            except ModuleNotFoundError as error:
+                missing += missing_extra(error, f"'{self.name}' (exporters)", extra).problems
+        return missing or self._opset_problems()
+
+    def _opset_problems(self) -> list[Problem]:
+        opset = self.options.opset
+        unknown = known_opset(opset)
+        if not _OLDEST <= opset <= _NEWEST:
+            expected = f"{_OLDEST} to {_NEWEST}" + (f"; also {unknown.expected}" if unknown else "")
+            what, fix = "this set of ONNX operators cannot be written", "leave out format.opset: 20 suits most runtimes"
+            return [Problem(what=what, where="format.opset", got=str(opset), expected=expected, fix=fix)]
+        if unknown:
+            fix = "leave out format.opset, or pip install --upgrade onnxruntime"
+            return [Problem(what=unknown.what, where="format.opset", got=unknown.got, expected=unknown.expected, fix=fix)]
+        return []
+
+    def write(self, source: Source, folder: Path) -> Written:
+        """Write `network/model.onnx`.
+
+        Raises:
+            UsageError: The network has an operator that ONNX does not know, or cannot be captured as a graph.
+        """
+        inside = folder / NETWORK_FOLDER
+        inside.mkdir()
+        graph = graph_for_onnx(source)
+        write_onnx(graph, source, inside / MODEL_FILE, self.options)
+        facts = {"opset": self.options.opset, **graph_facts(graph, f"{NETWORK_FOLDER}/{MODEL_FILE}")}
+        return Written(form="onnx", runtimes=("onnxruntime", "openvino"), facts=facts)
+
+    def faults(self, source: Source, folder: Path) -> list[Problem]:
+        """Return weights that are not the source's, axes that are not free, and shapes that are answered otherwise."""
+        from regraft.exporters.graph import token_tables
+
+        path = folder / NETWORK_FOLDER / MODEL_FILE
+        model = read_onnx(path)
+        listed = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+        if problems := onnx_problems(model, folder, listed):
+            return problems
+        graph = graph_for_onnx(source)
+        expected = {name: tensor.detach().numpy() for name, tensor in graph.state_dict().items()}
+        problems = weight_faults(expected, list(model.arrays()), path, token_tables(graph))
+        return problems or _shape_faults(source, path)
+
+
+def graph_for_onnx(source: Source) -> Graph:
+    """Return the network of an artifact as a graph in which recurrent layers are operators of ONNX."""
+    from regraft.exporters.graph import graph_of
+    from regraft.exporters.recurrence import as_operator
+
+    return graph_of(source, as_operator)
+
+
+def graph_facts(graph: Graph, file: str) -> dict[str, Any]:
+    """Return what a runtime must know of a graph: its file and the names of its ends."""
+    from regraft.exporters.graph import MASK, OUTPUT
+
+    return {"file": file, "inputs": list(graph.inputs), "mask": MASK, "output": OUTPUT}
+
+
+def write_onnx(graph: Graph, source: Source, path: Path, options: OnnxOptions) -> None:
+    """Write a graph as an ONNX file that says nothing about the machine it was written on.
+
+    Raises:
+        UsageError: It has an operator that ONNX does not know, or cannot be captured.
+    """
+    import torch
+
+    from regraft.exporters.graph import OUTPUT, example_batch
+
+    size = sum(tensor.nbytes for tensor in graph.state_dict().values())
+    with _quiet(), torch.random.fork_rng(devices=[]), _as_usage_error():
+        program = torch.onnx.export(
+            graph,
+            graph.arguments(example_batch(source.modality)),
+            input_names=list(graph.names),
+            output_names=[OUTPUT],
+            dynamic_shapes=graph.dynamic_shapes(),
+            opset_version=options.opset,
+            dynamo=True,
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export(dynamo=True) gives a program")
+    _plain_model(program.model, source)
+    program.save(path, external_data=options.external_data or size > _LARGEST_IN_ONE_FILE)
+
+
+def _plain_model(model: Any, source: Source) -> None:
+    """Take what was noted about the capture (places of source files, names of nodes) out of a model; say what it answers."""
+    for owner in (model.graph, *model.functions.values()):
+        owner.metadata_props.clear()
+        owner.doc_string = None
+        for value in (*owner.inputs, *owner.outputs, *getattr(owner, "initializers", {}).values()):
+            value.metadata_props.clear()
+        for node in owner.all_nodes():
+            node.metadata_props.clear()
+            node.doc_string = None
+            for value in node.outputs:
+                value.metadata_props.clear()
+    for domain in [domain for domain in model.opset_imports if domain != STANDARD]:
+        if not any(node.domain == domain for node in model.graph.all_nodes()):
+            del model.opset_imports[domain]
+    model.graph.name = source.name
+    model.metadata_props.clear()
+    model.metadata_props.update({"task": source.task.name, "labels": json.dumps(list(source.task.names), ensure_ascii=False)})
+
+
+def _shape_faults(source: Source, path: Path) -> list[Problem]:
+    """Return the shapes (one position, one row, the longest row) that the file answers otherwise than the source."""
+    from regraft.exporters.graph import OUTPUT, answers_of, arrays_of, trial_batches
+
+    session = open_session(path, 1)
+    inputs = tuple(entry.name for entry in session.get_inputs())
+    problems = []
+    for told, batch in trial_batches(source.modality):
+        expected = answers_of(source.network(), batch)
+        try:
+            got = session.run([OUTPUT], {name: array for name, array in arrays_of(batch).items() if name in inputs})[0]
+        except Exception as error:  # noqa: BLE001 - its errors have no class in common; what it says is the finding
+            problems.append(_shape_problem(told, path, " ".join(str(error).split())[:300]))
+            continue
+        moved = _moved(expected, got)
+        if not moved <= _TOLERANCE:
+            problems.append(_shape_problem(told, path, f"outputs that moved by {moved:.3g}"))
+    return problems
+
+
+def _moved(expected: Array, got: Array) -> float:
+    if expected.shape != got.shape:
+        return float("inf")
+    scale = max(1.0, float(np.abs(expected).max(initial=0.0)))
+    return float(np.abs(expected - got).max(initial=0.0)) / scale
+
+
+def _shape_problem(told: str, path: Path, got: str) -> Problem:
+    what = f"the exported file does not answer a batch of {told} positions as its source does"
+    fix = "nothing was written; export in another format (regraft list exporters)"
+    return Problem(what=what, where=str(path), got=got, expected=f"at most {_TOLERANCE:g} away", fix=fix)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's remarks on its own ways from users: what goes wrong comes as an error."""
+    import logging
+
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _as_usage_error() -> Iterator[None]:
+    """Say what stands in the way of a graph."""
+    import torch
+
+    try:
+        yield
+    except torch.onnx.OnnxExporterError as error:
+        raise UsageError(_no_graph(_whole_text(error))) from error
+
+
+def _whole_text(error: BaseException | None) -> str:
+    texts = []
+    while error is not None:
+        texts.append(str(error))
+        error = error.__cause__
+    return "\n".join(texts)
+
+
+def _no_graph(said: str) -> Problem:
+    operator = _OPERATOR.search(said)
+    fix = "export in a format that keeps PyTorch's operators: --format torch"
+    if operator:
+        name = operator.group(1)
+        return Problem(what=f"ONNX has no operator for '{name}', which the network uses", got=name, fix=fix)
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    got = (lines[-1] if lines else "no reason was given")[:400]
+    return Problem(what="the network cannot be captured as a graph", got=got, fix=fix)
