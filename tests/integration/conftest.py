@@ -34,3 +34,10 @@ def fit_small(mail_file: Path) -> Callable[..., Artifact]:
 @pytest.fixture(scope="session")
 def artifact(fit_small: Callable[..., Artifact], tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return fit_small(tmp_path_factory.mktemp("artifacts") / "spam-model")
+
+
+@pytest.fixture(scope="session")
+def bert(fit_small: Callable[..., Artifact], tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A tiny transformer: unlike in an mlp, its pooling, its scales and the order of its tokens show in every answer."""
+    base = {"name": "transformer", "width": 16, "heads": 2, "layers": 1, "vocabulary_size": 300, "positions": 64}
+    return fit_small(tmp_path_factory.mktemp("artifacts") / "bert", base=base)

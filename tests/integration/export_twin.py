@@ -12,8 +12,9 @@ from regraft.errors import Problem
 from regraft.exporters import EXPORTERS
 from regraft.exporters.exporter import Exporter, Source, Written
 from regraft.options import options
-
-NAMES = ("twin", "shelf")
+from regraft.serving import RUNTIMES
+from regraft.serving.runtime_torch import TorchRuntime
+from regraft.types import Batch, FloatArray
 
 
 @options
@@ -71,13 +72,31 @@ class ShelfExporter(Exporter):
         return Written(form="shelf", runtimes=network.runtimes, facts=network.facts)
 
 
+class CrookedRuntime(TorchRuntime):
+    """PyTorch, a little off."""
+
+    def outputs(self, batch: Batch) -> FloatArray:
+        return super().outputs(batch) * np.float32(1.001)
+
+
+class AbsentRuntime(TorchRuntime):
+    """Computed by a package that is not here."""
+
+    package = "a_package_that_nobody_has"
+
+
 @contextmanager
 def registered() -> Iterator[None]:
-    """Let `twin` and `shelf` be names of exporters in here."""
+    """Let `twin` and `shelf` be names of exporters in here, `crooked` and `absent` of runtimes."""
     EXPORTERS.add("twin", "export_twin:TwinExporter")
     EXPORTERS.add("shelf", "export_twin:ShelfExporter")
+    EXPORTERS.add("needy", "a_package_that_nobody_has.exporter:Exporter")
+    RUNTIMES.add("crooked", "export_twin:CrookedRuntime")
+    RUNTIMES.add("absent", "export_twin:AbsentRuntime")
     try:
         yield
     finally:
-        for name in NAMES:
+        for name in ("twin", "shelf", "needy"):
             EXPORTERS.discard(name)
+        for name in ("crooked", "absent"):
+            RUNTIMES.discard(name)
