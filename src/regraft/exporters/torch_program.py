@@ -1,21 +1,22 @@
 """A program of torch.export (`network/model.pt2`): needs torch to answer, but neither transformers nor the network's code.
 
 The format itself can hold pickles; what is written here holds none: the rows that the graph was captured with are left out,
-and weights are raw. It is read by `regraft.artifact.pt2_file`, which runs nothing of a file, and by torch's own `torch.export.load`.
+and weights are raw. `regraft.artifact.pt2_file` reads it without running anything; torch's own `torch.export.load` reads it too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regraft.artifact.pt2_file import read_pt2, unknown_operators
 from regraft.errors import Problem, UsageError
 from regraft.exporters.exporter import NETWORK_FOLDER, Exporter, Source, Written
-from regraft.exporters.weights import strangers
+from regraft.exporters.onnx import graph_facts
+from regraft.exporters.program_machine import Machine
+from regraft.exporters.trials import shape_faults
+from regraft.exporters.weights import weight_faults
 from regraft.options import options
-from regraft.types import Array
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from regraft.exporters.graph import Graph
 
 FORM = "torch-program"
-_FILE = "model.pt2"
+MODEL_FILE = "model.pt2"
 _TOLD = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node")
 """What torch notes beside each step: where in whose files it came from, on the machine that exported."""
 
@@ -50,20 +51,26 @@ class TorchExporter(Exporter):
         program = captured(graph, graph.arguments(example_batch(source.modality)), self.name)
         inside = folder / NETWORK_FOLDER
         inside.mkdir()
-        torch.export.save(bare(program), inside / _FILE)
-        if unknown := unknown_operators(inside / _FILE):
+        torch.export.save(bare(program), inside / MODEL_FILE)
+        if unknown := unknown_operators(inside / MODEL_FILE):
             raise UsageError([_unknown(name) for name in unknown])
-        return Written(form=FORM, runtimes=(FORM,), facts={"inputs": list(graph.names), "torch": str(torch.__version__)})
+        facts = {**graph_facts(graph, f"{NETWORK_FOLDER}/{MODEL_FILE}"), "torch": str(torch.__version__)}
+        return Written(form=FORM, runtimes=(FORM,), facts=facts)
 
     def faults(self, source: Source, folder: Path) -> list[Problem]:
-        """Return the weights that are not the source's."""
-        path = folder / NETWORK_FOLDER / _FILE
+        """Return weights that are not the source's, and shapes that are answered otherwise."""
+        from regraft.exporters.graph import arrays_of, graph_of, token_tables
+        from regraft.exporters.recurrence import plain
+
+        path = folder / NETWORK_FOLDER / MODEL_FILE
         program = read_pt2(path)
-
-        def arrays() -> Iterator[tuple[str, Array]]:
-            return ((weight.name, weight.value) for weight in program.weights.values())
-
-        return strangers(source.network(), path, arrays)
+        graph = graph_of(source, plain)
+        expected = {name: tensor.detach().numpy() for name, tensor in graph.state_dict().items()}
+        found = [(weight.name, weight.value) for weight in program.weights.values()]
+        if problems := weight_faults(expected, found, path, token_tables(graph)):
+            return problems
+        machine = Machine(program)
+        return shape_faults(source, path, lambda batch: machine.run(arrays_of(batch)))
 
 
 def captured(

@@ -1,21 +1,18 @@
-"""OpenVINO on the CPU: answers without torch and transformers, from its own files or from ONNX."""
+"""The network in OpenVINO on the processor, from its own files or from ONNX: neither torch nor transformers are needed."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
-
-import numpy as np
+from typing import ClassVar, Self
 
 from regraft.artifact.manifest import Manifest
-from regraft.artifact.onnx_file import onnx_problems, read_onnx
 from regraft.artifact.openvino_file import read_openvino
-from regraft.errors import ArtifactError, Problem
+from regraft.errors import ArtifactError, MachineError, Problem
+from regraft.exporters.openvino_session import OpenvinoSession, open_openvino
 from regraft.options import JSON
 from regraft.registry import missing_extra
-from regraft.serving.arguments import TRAINING_STACK, arguments, network_file
+from regraft.serving.graph_file import GraphFile, checked_onnx, graph_file
 from regraft.serving.runtime import Runtime
 from regraft.tasks.task import Task
 from regraft.training.machine import instructions, processor
@@ -23,98 +20,88 @@ from regraft.training.options import MachineOptions
 from regraft.training.threads import default_threads
 from regraft.types import Batch, FloatArray
 
-if TYPE_CHECKING:
-    import openvino
-
-_XML, _ONNX = "network/model.xml", "network/model.onnx"
-_KEPT_SHAPES = 64
-"""So many prepared steps are kept for shapes that come again; each new shape would otherwise stay in memory for good."""
+_FIX = "export the artifact again, or get it from its source"
 
 
 class OpenvinoRuntime(Runtime):
-    """Run a network on the CPU in float32.
+    """Run a network in float32.
 
     Args:
-        model: As OpenVINO read it; any number of rows and positions.
-        options: Threads.
+        session: The opened network.
+        graph: How it is fed.
+        threads: Threads of a matrix product.
     """
 
     package = "openvino"
     extra = "openvino"
-    does_without = TRAINING_STACK
+    does_without = frozenset({"torch", "transformers", "datasets", "sklearn", "huggingface_hub", "onnx", "onnxruntime"})
+    positions: ClassVar[int | None] = None
 
-    def __init__(self, model: openvino.Model, options: MachineOptions) -> None:
-        import openvino
-
-        self.threads = options.threads or default_threads()
-        compiled = openvino.Core().compile_model(model, "CPU", _settings(self.threads))
-        self.inputs = tuple(port.get_any_name() for port in compiled.inputs)
-        # One request holds the memory of one batch; more of them at once would only share the same cores.
-        self._request = compiled.create_infer_request()
-        self._lock = threading.Lock()
+    def __init__(self, session: OpenvinoSession, graph: GraphFile, threads: int) -> None:
+        self.session = session
+        self.graph = graph
+        self.threads = threads
 
     @classmethod
     def load(cls, folder: Path, manifest: Manifest, task: Task, options: MachineOptions) -> Self:
-        """Open the network of an export: `network/model.xml`, else `network/model.onnx`."""
+        """Open the network of an export, looked at before OpenVINO sees it.
+
+        Raises:
+            ArtifactError: The network is unsafe, damaged, or cannot be opened.
+            MissingExtraError: OpenVINO is not installed.
+        """
+        graph = graph_file(folder, manifest)
+        threads = options.threads or default_threads()
+        files = _checked(graph, folder, manifest)
         try:
-            import openvino
+            session = open_openvino(files, threads)
         except ModuleNotFoundError as error:
             raise missing_extra(error, "the runtime 'openvino'", cls.extra) from error
-        path = network_file(folder, manifest, _XML, _ONNX)
-        files = _READERS[path.suffix](path, folder, manifest)
-        try:
-            return cls(openvino.Core().read_model(*map(str, files)), options)
-        except RuntimeError as error:
-            fix = "use the version of openvino that wrote it or a newer one, or export it again"
-            what = "OpenVINO cannot open the network"
-            raise ArtifactError(Problem(what=what, where=str(path), got=str(error)[:500], fix=fix)) from error
+        if {*session.inputs} != {*graph.inputs, graph.mask}:
+            what, expected = "the network has other inputs than the manifest says", ", ".join((*graph.inputs, graph.mask))
+            problem = Problem(what=what, where=str(graph.path), got=", ".join(session.inputs), expected=expected, fix=_FIX)
+            raise ArtifactError(problem)
+        return cls(session, graph, threads)
 
     def outputs(self, batch: Batch) -> FloatArray:
-        """Return the network's output for a batch, float32 (B, ...)."""
-        given = arguments(batch, self.inputs)
-        with self._lock:
-            self._request.infer(given, share_inputs=True)
-            # The memory of the output is used again for the next batch.
-            return np.array(self._request.get_output_tensor(0).data, dtype=np.float32)
+        """Return the head's output for a batch, float32 (B, ...).
+
+        Raises:
+            MachineError: OpenVINO gave up (no memory).
+        """
+        try:
+            return self.session.run(self.graph.feeds(batch))
+        except RuntimeError as error:
+            got = " ".join(str(error).split())[:300]
+            shape = " x ".join(map(str, batch.mask_BT.shape))
+            what, fix = f"OpenVINO could not compute a batch of {shape} positions", "try a smaller batch_size"
+            raise MachineError(Problem(what=what, where=str(self.graph.path), got=got, fix=fix)) from error
 
     def environment(self) -> dict[str, JSON]:
-        """Return library, version, threads, instruction set and processor."""
+        """Return library and version, threads, instruction set and processor."""
         import openvino
 
-        return {
-            "library": f"openvino {openvino.__version__}",
-            "threads": self.threads,
-            "instructions": instructions(),
-            "processor": processor(),
-        }
+        library = f"openvino {openvino.__version__}"
+        return {"library": library, "threads": self.threads, "instructions": instructions(), "processor": processor()}
 
 
-def _settings(threads: int) -> dict[str, Any]:
-    """Return the settings under which a network answers alike everywhere, within this process's threads."""
-    return {
-        # By itself it computes in bfloat16 where the processor can, which moves answers by 2e-3.
-        "INFERENCE_PRECISION_HINT": "f32",
-        "EXECUTION_MODE_HINT": "ACCURACY",
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": "1",
-        "INFERENCE_NUM_THREADS": threads,
-        # Pinned threads of several processes would all sit on the same first cores.
-        "ENABLE_CPU_PINNING": False,
-        "CPU_RUNTIME_CACHE_CAPACITY": _KEPT_SHAPES,
-    }
+def _checked(graph: GraphFile, folder: Path, manifest: Manifest) -> tuple[Path, ...]:
+    """Return the files of a network after looking at what a runtime must not be given."""
+    kinds: Mapping[str, Callable[[GraphFile, Path, Manifest], tuple[Path, ...]]] = {".xml": _own_files, ".onnx": _onnx_file}
+    if graph.path.suffix not in kinds:
+        what, expected = "this runtime cannot read the network's file", " or ".join(kinds)
+        raise ArtifactError(Problem(what=what, where=str(graph.path), got=graph.path.name, expected=expected, fix=_FIX))
+    return kinds[graph.path.suffix](graph, folder, manifest)
 
 
-def _own_files(path: Path, folder: Path, manifest: Manifest) -> tuple[Path, ...]:
-    weights = network_file(folder, manifest, path.with_suffix(".bin").relative_to(folder).as_posix())
-    read_openvino(path, weights)
-    return path, weights
+def _own_files(graph: GraphFile, folder: Path, manifest: Manifest) -> tuple[Path, ...]:
+    weights = graph.path.with_suffix(".bin")
+    if weights.relative_to(folder).as_posix() not in manifest.files:
+        what, expected = "the weights of the network are not one of the artifact's files", "a file that the manifest lists"
+        raise ArtifactError(Problem(what=what, where=str(graph.path), got=f"'{weights.name}'", expected=expected, fix=_FIX))
+    read_openvino(graph.path, weights)
+    return graph.path, weights
 
 
-def _onnx_file(path: Path, folder: Path, manifest: Manifest) -> tuple[Path, ...]:
-    if problems := onnx_problems(read_onnx(path), folder, manifest.files):
-        raise ArtifactError(problems)
-    return (path,)
-
-
-_READERS: Mapping[str, Callable[[Path, Path, Manifest], tuple[Path, ...]]] = {".xml": _own_files, ".onnx": _onnx_file}
-"""What is looked at before OpenVINO opens a file, by the file's ending; gives the files to open."""
+def _onnx_file(graph: GraphFile, folder: Path, manifest: Manifest) -> tuple[Path, ...]:
+    return (checked_onnx(folder, manifest).path,)

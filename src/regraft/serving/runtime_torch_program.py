@@ -1,22 +1,20 @@
-"""A program of torch.export, computed step by step with torch's own operators; no code of the file is run."""
+"""A program of torch.export: needs torch to answer, but neither transformers nor the network's code."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Self
 
 import numpy as np
 
 from regraft.artifact.manifest import Manifest
-from regraft.artifact.pt2_file import Argument, Constant, Program, Step, Use, read_pt2
-from regraft.artifact.pt2_operators import OPERATORS, SCALARS
+from regraft.artifact.pt2_file import read_pt2
 from regraft.errors import ArtifactError, Problem
+from regraft.exporters.program_machine import Machine
 from regraft.options import JSON
 from regraft.registry import missing_extra
-from regraft.serving.arguments import TRAINING_STACK, arguments, network_file
+from regraft.serving.graph_file import GraphFile, graph_file
 from regraft.serving.runtime import Runtime
 from regraft.tasks.task import Task
 from regraft.training.machine import processor
@@ -24,214 +22,57 @@ from regraft.training.options import MachineOptions
 from regraft.training.threads import default_threads, with_threads
 from regraft.types import Batch, FloatArray
 
-if TYPE_CHECKING:
-    import torch
-
-_FILE = "network/model.pt2"
-
 
 class TorchProgramRuntime(Runtime):
     """Run a program on the CPU.
 
     Args:
-        program: As `read_pt2` gave it.
-        options: Threads.
+        machine: Computes it.
+        graph: How it is fed.
+        threads: Threads of a matrix product.
     """
 
     package = "torch"
     extra = "train"
-    does_without = TRAINING_STACK - {"torch"}
+    does_without = frozenset({"transformers", "datasets", "sklearn", "huggingface_hub"})
 
-    def __init__(self, program: Program, options: MachineOptions) -> None:
-        self.program = program
-        self.threads = options.threads or default_threads()
-        self._machine = Machine(program)
+    def __init__(self, machine: Machine, graph: GraphFile, threads: int) -> None:
+        self.graph = graph
+        self.threads = threads
+        self._machine = machine
         # Threads are a setting of the process: two calls at once would change it under each other.
         self._lock = threading.Lock()
 
     @classmethod
     def load(cls, folder: Path, manifest: Manifest, task: Task, options: MachineOptions) -> Self:
-        """Open the program of an artifact."""
+        """Open the program of an export; nothing that it says is run.
+
+        Raises:
+            ArtifactError: The program is unsafe, damaged, or of a version that is not known here.
+            MissingExtraError: torch is not installed.
+        """
+        graph = graph_file(folder, manifest)
+        program = read_pt2(graph.path)
+        if {*program.inputs} != {*graph.inputs, graph.mask}:
+            what, fix = "the program has other inputs than the manifest says", "restore the artifact from its source"
+            expected = ", ".join((*graph.inputs, graph.mask))
+            got = ", ".join(program.inputs)
+            raise ArtifactError(Problem(what=what, where=str(graph.path), got=got, expected=expected, fix=fix))
         try:
-            import torch  # noqa: F401 - says early which package is missing
+            machine = Machine(program)
         except ModuleNotFoundError as error:
             raise missing_extra(error, "the runtime 'torch-program'", cls.extra) from error
-        return cls(read_pt2(network_file(folder, manifest, _FILE)), options)
+        return cls(machine, graph, options.threads or default_threads())
 
     def outputs(self, batch: Batch) -> FloatArray:
         """Return the program's output for a batch, float32 (B, ...)."""
-        import torch
-
-        given = [torch.from_numpy(array) for array in arguments(batch, self.program.inputs).values()]
-        with self._lock, with_threads(self.threads), torch.inference_mode():
-            values: FloatArray = self._machine(given).float().numpy()
-        return np.ascontiguousarray(values)
+        with self._lock, with_threads(self.threads):
+            return np.ascontiguousarray(self._machine.run(self.graph.feeds(batch)), dtype=np.float32)
 
     def environment(self) -> dict[str, JSON]:
         """Return library, version, threads, instruction set and processor."""
         import torch
 
+        library = f"torch {torch.__version__}"
         capability = torch.backends.cpu.get_cpu_capability()
-        return {
-            "library": f"torch {torch.__version__}",
-            "threads": self.threads,
-            "instructions": capability,
-            "processor": processor(),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """A place in the list of values."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """A step with its operator found and its values numbered.
-
-    Args:
-        function: What it computes.
-        positional: Its arguments; those that are or hold a `_Place` are filled in when it runs.
-        named: Its named arguments.
-        filled: Positions of `positional` to fill in.
-        filled_names: Names of `named` to fill in.
-        stores: Where what it gives goes: one place, or one for each of several; None where it is not used.
-        frees: Places that nobody reads after it.
-    """
-
-    function: Callable[..., Any]
-    positional: tuple[Any, ...]
-    named: Mapping[str, Any]
-    filled: tuple[int, ...]
-    filled_names: tuple[str, ...]
-    stores: Any
-    frees: tuple[int, ...]
-
-
-class Machine:
-    """Compute a program.
-
-    Args:
-        program: Its steps use only operators of the tables.
-    """
-
-    def __init__(self, program: Program) -> None:
-        import torch
-
-        self._places: dict[str, int] = {}
-        self._weights: list[Any] = []
-        for name, weight in program.weights.items():
-            self._place(name)
-            self._weights.append(torch.from_numpy(weight.value))
-        self._inputs = [self._place(name) for name in program.inputs]
-        last = {name: number for number, step in enumerate(program.steps) for name in _read(step)}
-        kept = {*program.weights, program.output}
-        self._calls = [self._call(step, number, last, kept) for number, step in enumerate(program.steps)]
-        self._output = self._places[program.output]
-
-    def __call__(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the output for inputs in the program's order."""
-        values: list[Any] = [*self._weights, *[None] * (len(self._places) - len(self._weights))]
-        for place, value in zip(self._inputs, inputs, strict=True):
-            values[place] = value
-        for call in self._calls:
-            positional, named = list(call.positional), call.named
-            for position in call.filled:
-                positional[position] = _filled(positional[position], values)
-            if call.filled_names:
-                named = {**named, **{name: _filled(named[name], values) for name in call.filled_names}}
-            _store(values, call.stores, call.function(*positional, **named))
-            for place in call.frees:
-                values[place] = None
-        output: torch.Tensor = values[self._output]
-        return output
-
-    def _place(self, name: str) -> int:
-        return self._places.setdefault(name, len(self._places))
-
-    def _call(self, step: Step, number: int, last: Mapping[str, int], kept: set[str]) -> _Call:
-        positional = tuple(self._argument(argument) for argument in step.positional)
-        named = {name: self._argument(argument) for name, argument in step.named.items()}
-        stores = tuple(
-            None if name is None else self._place(name) if isinstance(name, str) else tuple(self._place(part) for part in name)
-            for name in step.outputs
-        )
-        unread = {name for name in _written(step) if name not in last}
-        free = {name for name in _read(step) if last[name] == number} | unread
-        return _Call(
-            function=_function(step.operator),
-            positional=positional,
-            named=named,
-            filled=tuple(place for place, argument in enumerate(positional) if _open(argument)),
-            filled_names=tuple(name for name, argument in named.items() if _open(argument)),
-            stores=stores[0] if len(stores) == 1 else stores,
-            frees=tuple(self._places[name] for name in sorted(free - kept)),
-        )
-
-    def _argument(self, argument: Argument) -> Any:
-        if isinstance(argument, Use):
-            return _Place(self._places[argument.name])
-        if isinstance(argument, Constant):
-            return _constant(argument.name)
-        if isinstance(argument, Sequence) and not isinstance(argument, str):
-            return [self._argument(part) for part in argument]
-        return argument
-
-
-def _open(argument: Any) -> bool:
-    return isinstance(argument, _Place) or (isinstance(argument, list) and any(isinstance(part, _Place) for part in argument))
-
-
-def _filled(argument: Any, values: Sequence[Any]) -> Any:
-    if isinstance(argument, _Place):
-        return values[argument.number]
-    return [values[part.number] if isinstance(part, _Place) else part for part in argument]
-
-
-def _store(values: list[Any], stores: Any, given: Any) -> None:
-    if isinstance(stores, int):
-        values[stores] = given
-    elif stores is not None:
-        for place, part in zip(stores, given, strict=True):
-            _store(values, place, part)
-
-
-def _read(step: Step) -> set[str]:
-    found: set[str] = set()
-    for argument in (*step.positional, *step.named.values()):
-        parts = argument if isinstance(argument, list) else [argument]
-        found |= {part.name for part in parts if isinstance(part, Use)}
-    return found
-
-
-def _written(step: Step) -> set[str]:
-    names: set[str] = set()
-    for output in step.outputs:
-        names.update(() if output is None else (output,) if isinstance(output, str) else output)
-    return names
-
-
-def _function(name: str) -> Callable[..., Any]:
-    """Return what an operator of the tables computes."""
-    import torch
-
-    if name in SCALARS:
-        return SCALARS[name]
-    packet, _, overload = name.rpartition(".")
-    if name in OPERATORS and hasattr(torch.ops.aten, packet) and overload in getattr(torch.ops.aten, packet).overloads():
-        function: Callable[..., Any] = getattr(getattr(torch.ops.aten, packet), overload)
-        return function
-    fix = "use the version of torch that wrote it (see the manifest), or export it again"
-    what = f"the operator '{name}' is not in this version of torch"
-    raise ArtifactError(Problem(what=what, got=f"torch {torch.__version__}", fix=fix))
-
-
-def _constant(name: str) -> Any:
-    import torch
-
-    constants = {"cpu": torch.device("cpu")}
-    names = ("uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "bool", "bfloat16")
-    constants.update({known: getattr(torch, known) for known in (*names, "strided", "contiguous_format", "preserve_format")})
-    return constants[name]
+        return {"library": library, "threads": self.threads, "instructions": capability, "processor": processor()}

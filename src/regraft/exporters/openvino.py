@@ -1,0 +1,116 @@
+"""OpenVINO's own files (`network/model.xml`, `network/model.bin`): answers on a CPU without torch.
+
+Weights are kept in float32: OpenVINO's default halves them, and its runtime computes in bfloat16 where the processor can.
+Either moves answers further than an export may.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from regraft.artifact.openvino_file import read_openvino
+from regraft.errors import Problem, UsageError
+from regraft.exporters.exporter import NETWORK_FOLDER, Exporter, Source, Written
+from regraft.exporters.onnx import graph_facts
+from regraft.exporters.openvino_session import open_openvino
+from regraft.exporters.torch_program import captured
+from regraft.exporters.trials import shape_faults
+from regraft.exporters.weights import weight_faults
+from regraft.options import options
+from regraft.registry import missing_extra
+
+if TYPE_CHECKING:
+    import openvino
+
+    from regraft.exporters.graph import Graph
+
+FORM = "openvino"
+MODEL_FILE = "model.xml"
+_OPERATOR = re.compile(r"aten[:.]+[a-z0-9_]+(?:\.[A-Za-z_]+)?")
+
+
+@options
+class OpenvinoOptions:
+    """Nothing can be chosen: the graph is written in float32, for any number of rows and positions."""
+
+
+class OpenvinoExporter(Exporter):
+    """Write the network as OpenVINO's own files."""
+
+    Options = OpenvinoOptions
+    name = "openvino"
+
+    def problems(self, source: Source) -> list[Problem]:
+        """Refuse to begin without OpenVINO."""
+        try:
+            import openvino  # noqa: F401 - says early which package is missing
+        except ModuleNotFoundError as error:
+            raise missing_extra(error, f"the exporter '{self.name}'", "export") from error
+        return []
+
+    def write(self, source: Source, folder: Path) -> Written:
+        """Write `network/model.xml` and `network/model.bin`.
+
+        Raises:
+            UsageError: The network has an operator that OpenVINO does not know, or cannot be captured as a graph.
+        """
+        import openvino
+
+        from regraft.exporters.graph import graph_of
+        from regraft.exporters.recurrence import plain
+
+        inside = folder / NETWORK_FOLDER
+        inside.mkdir()
+        graph = graph_of(source, plain)
+        openvino.save_model(converted(graph, source), inside / MODEL_FILE, compress_to_fp16=False)
+        facts = {**graph_facts(graph, f"{NETWORK_FOLDER}/{MODEL_FILE}"), "openvino": str(openvino.__version__)}
+        return Written(form=FORM, runtimes=(FORM,), facts=facts)
+
+    def faults(self, source: Source, folder: Path) -> list[Problem]:
+        """Return weights that are not the source's, and shapes that are answered otherwise."""
+        from regraft.exporters.graph import arrays_of, graph_of, token_tables
+        from regraft.exporters.recurrence import plain
+
+        path = folder / NETWORK_FOLDER / MODEL_FILE
+        files = (path, path.with_suffix(".bin"))
+        graph = graph_of(source, plain)
+        expected = {name: tensor.detach().numpy() for name, tensor in graph.state_dict().items()}
+        if problems := weight_faults(expected, list(read_openvino(*files).arrays()), files[1], token_tables(graph)):
+            return problems
+        session = open_openvino(files, 1)
+        return shape_faults(source, path, lambda batch: session.run(arrays_of(batch)))
+
+
+def converted(graph: Graph, source: Source) -> openvino.Model:
+    """Return a graph as OpenVINO's own.
+
+    Raises:
+        UsageError: It has an operator that OpenVINO does not know, or cannot be captured.
+    """
+    import openvino
+
+    from regraft.exporters.graph import OUTPUT, example_batch
+
+    program = captured(graph, graph.arguments(example_batch(source.modality)), "openvino")
+    try:
+        model = openvino.convert_model(program)
+    except Exception as error:  # each stage of the conversion fails in its own way
+        raise UsageError(_not_converted(str(error))) from error
+    for port, name in zip(model.inputs, graph.names, strict=True):
+        port.get_tensor().set_names({name})
+        port.get_node().set_partial_shape(openvino.PartialShape([-1, -1, *list(port.get_partial_shape())[2:]]))
+    model.outputs[0].get_tensor().set_names({OUTPUT})
+    model.validate_nodes_and_infer_types()
+    model.set_friendly_name(source.name)
+    return model
+
+
+def _not_converted(said: str) -> Problem:
+    unknown = sorted(set(_OPERATOR.findall(said)))
+    return Problem(
+        what="OpenVINO cannot convert this network" + (f": it has no operator {', '.join(unknown)}" if unknown else ""),
+        got=" ".join(said.split())[:500],
+        fix="export it in another format, for example --format onnx or --format torch",
+    )
