@@ -136,5 +136,6 @@ def test_an_older_artifact_is_read_through_its_steps(tmp_path: Path, monkeypatch
     old["digest"] = m.digest_of(old)
     (tmp_path / "manifest.json").write_bytes(m.canonical(old))
     step = {0: lambda v: {k: x for k, x in {**v, "seed": v["random_state"]}.items() if k != "random_state"}}
-    monkeypatch.setattr(verify, "migrate", lambda values, where: steps.migrate(values, where, step))
-    assert verify.read_manifest(tmp_path).seed == 3
+    monkeypatch.setattr(verify, "migrate", lambda values, where: steps.migrate(values, where, {**steps.STEPS, **step}))
+    found = verify.read_manifest(tmp_path)
+    assert (found.seed, found.format, found.digest) == (3, 0, old["digest"])
