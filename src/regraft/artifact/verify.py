@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from regraft.artifact.files import sha256_of
-from regraft.artifact.manifest import FORM_OF_FIT, MANIFEST, FileEntry, Manifest, from_json, parse
+from regraft.artifact.manifest import MANIFEST, FileEntry, Manifest, from_json, parse
 from regraft.artifact.migrate import migrate
 from regraft.errors import ArtifactError, Problem, did_you_mean
 from regraft.models.safety import PICKLES, check_safetensors_header
@@ -24,6 +24,9 @@ CODE = frozenset({".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".exe", ".sh",
 WEIGHTS = frozenset({".safetensors", ".onnx", ".gguf", ".tflite", ".pte", ".pt2", ".xml"})
 """Formats of weights that are fine when listed and a smuggled network when not."""
 LEFT_BY_DESKTOPS = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+_LEFT_BY_REGISTRIES = frozenset({"registered_model_meta"})
+"""What MLflow's registry puts into a folder that it hands out; nothing here reads it."""
+_HARMLESS = LEFT_BY_DESKTOPS | _LEFT_BY_REGISTRIES
 _FIT_AGAIN = "restore the artifact from its source, or fit it again"
 
 
@@ -77,7 +80,7 @@ def unlisted(root: Path) -> list[str]:
         listed = json.loads(_manifest_bytes(root))["files"].keys()
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return []
-    return [name for name, path in walk(root) if name not in {*listed, MANIFEST} and path.name not in LEFT_BY_DESKTOPS]
+    return [name for name, path in walk(root) if name not in {*listed, MANIFEST} and path.name not in _HARMLESS]
 
 
 def _manifest_bytes(root: Path) -> bytes:
@@ -133,17 +136,23 @@ def _unsafe_entries(root: Path, manifest: Manifest) -> Iterator[Problem]:
 def _unsafe_file(relative: str, path: Path, manifest: Manifest) -> Iterator[Problem]:
     suffix = path.suffix.lower()
     listed = relative in manifest.files
-    if suffix in PICKLES:  # even when the manifest lists it
+    if suffix in PICKLES and not _plain_bytes(path, relative, manifest):  # even when the manifest lists it
         yield _refusal("formats that can hold a pickle are refused in an artifact", path, f"'{path.name}'", "safetensors")
     elif suffix in CODE and listed:
         yield _refusal("code is refused in an artifact", path, f"'{path.name}'", "weights, JSON and text")
-    elif listed or relative == MANIFEST or path.name in LEFT_BY_DESKTOPS:
+    elif listed or relative == MANIFEST or path.name in _HARMLESS:
         return
     elif suffix in WEIGHTS:
         yield _refusal("there are weights that the manifest does not list", path, f"'{relative}'", "only listed weights")
-    elif manifest.network.form != FORM_OF_FIT or relative.split("/")[0] in _loaded_folders(manifest):
+    elif manifest.export is not None or relative.split("/")[0] in _loaded_folders(manifest):
         # Formats read what stands beside them by name, each in its own way: an export holds nothing but its own files.
         yield _refusal("there is a file that the manifest does not list", path, f"'{relative}'", "only listed files here")
+
+
+def _plain_bytes(path: Path, relative: str, manifest: Manifest) -> bool:
+    """Return whether a file is the weights of a network of OpenVINO, in an export: numbers end to end, read as nothing else."""
+    described = PurePosixPath(relative).with_suffix(".xml").as_posix()
+    return path.suffix == ".bin" and manifest.export is not None and {relative, described} <= manifest.files.keys()
 
 
 def _loaded_folders(manifest: Manifest) -> set[str]:

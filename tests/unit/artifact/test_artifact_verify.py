@@ -125,6 +125,21 @@ def test_pickles_are_refused_listed_or_not(artifact: Artifact, suffix: str, fold
     assert "formats that can hold a pickle are refused" in problems(artifact.path)
 
 
+def test_raw_weights_are_no_pickle_beside_their_description_in_an_export(artifact: Artifact):
+    export = {"format": "openvino", "options": {}, "gate": {}}
+    (artifact.path / "model.bin").write_bytes(bytes(8))
+    forged(artifact.path, export=export)
+    assert "formats that can hold a pickle are refused" in problems(artifact.path), "nothing describes it"
+    (artifact.path / "model.xml").write_text("<net/>")
+    forged(artifact.path)
+    assert "formats that can hold a pickle are refused" in problems(artifact.path), "no export"
+    forged(artifact.path, export=export)
+    assert read_artifact(artifact.path).manifest.export is not None
+    listed = read_artifact(artifact.path).manifest.to_json()["files"]
+    forged(artifact.path, export=export, files={name: entry for name, entry in listed.items() if name != "model.bin"})
+    assert "formats that can hold a pickle are refused" in problems(artifact.path), "nobody lists it"
+
+
 def test_weights_and_code_that_nobody_listed(artifact: Artifact):
     (artifact.path / "more.safetensors").write_bytes(safetensors())
     assert "there are weights that the manifest does not list" in problems(artifact.path)
