@@ -15,6 +15,8 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,8 +117,6 @@ def verify_signature(artifact: Artifact, key: Path, *, signature: Path | None = 
 
 def _signed(config: Any, artifact: Artifact, place: Path) -> bytes:
     """Return the bytes of a signature, by way of a private folder beside its place."""
-    import tempfile
-
     with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as folder:
         made = Path(folder) / "bundle"
         config.sign(artifact.path, made)
@@ -194,7 +194,7 @@ def _unusable(key: Path, error: Exception, *, private: bool) -> Problem:
 
 
 def _not_signed(artifact: Artifact, place: Path, error: Exception) -> Problem:
-    got = str(error) or type(error).__name__  # a wrong signature has no text of its own
+    got = _told(str(error)) or type(error).__name__  # a wrong signature has no text of its own
     return Problem(
         what="the signature is not one of this key over these files",
         where=f"{artifact.path}, {place.name}",
@@ -202,6 +202,12 @@ def _not_signed(artifact: Artifact, place: Path, error: Exception) -> Problem:
         expected="a signature made with the private key of the pair, over every file as it is now",
         fix=_UNTRUSTED,
     )
+
+
+def _told(text: str) -> str:
+    """Return what the library says about files, without the digests that it prints as bytes."""
+    changed = [f"{name} was changed" for name in re.findall(r"Hash mismatch for '(.+?)': Expected", text)]
+    return "; ".join([*re.findall(r"((?:Extra|Missing) files [^\"]*)", text), *changed]) or text
 
 
 @contextmanager
