@@ -38,7 +38,7 @@ def learner(net: Headed, plan: Plan, stages: Stages) -> Iterator[Learner]:
     from regraft.training.frozen import learner as made
 
     tuning_class, tuning_options = plan.wanted.tuning.resolve(TUNINGS)
-    trainable = tuning_class(tuning_options).trainable(net)
+    trainable = tuning_class(tuning_options).trainable(net) - net.fixed
     used = {split: plan.rows[split] for split in SPLITS[:2]}
     with contextlib.ExitStack() as stack:
         with stages("compute what is frozen", sum(map(len, used.values()))):

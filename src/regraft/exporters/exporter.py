@@ -27,6 +27,19 @@ NETWORK_FOLDER = "network"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What another machine needs to answer with an artifact as it is.
+
+    Args:
+        extra: The extra of regraft that brings the runtime it was judged with.
+        packages: Distribution -> version, of everything that decides what it answers.
+    """
+
+    extra: str = "train"
+    packages: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """The artifact that is exported, opened.
 
@@ -36,6 +49,7 @@ class Source:
         task: Its task, restored.
         net: Its network in evaluation mode on the CPU; None where the artifact is not of the form that `fit` writes.
         name: What the result is called: the last part of the name of its folder.
+        needs: What another machine needs to answer with it as it is.
     """
 
     artifact: Artifact
@@ -43,6 +57,7 @@ class Source:
     task: Task
     net: Headed | None
     name: str
+    needs: Needs = field(default_factory=Needs)
 
     @property
     def manifest(self) -> Manifest:

@@ -28,6 +28,7 @@ POOLINGS: "Registry[type[Pooling]]" = Registry(
         "mean": "regraft.models.pooling:MeanPooling",
         "last": "regraft.models.pooling:LastPooling",
         "attention": "regraft.models.pooling:AttentionPooling",
+        "hub-head": "regraft.models.pooling_hub:HubHeadPooling",
     },
 )
 

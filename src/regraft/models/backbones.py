@@ -37,10 +37,12 @@ class PoolingChoice:
     Args:
         name: Registered name.
         reason: Where the choice comes from, as people read it.
+        seed: Draws weights of the pooling that are new.
     """
 
     name: str
     reason: str
+    seed: int = 0
 
 
 @dataclass
@@ -93,11 +95,11 @@ class Backbone(nn.Module):
         self.width = int(body.model.config.hidden_size)
         self.pooling_name = pooling.name
         self.pooling_reason = pooling.reason
-        self.pooling = POOLINGS.get(pooling.name)(self.width)
+        self.pooling = POOLINGS.get(pooling.name).for_body(body.model, body.unused, pooling.seed)
         self.blocks: Blocks = find_blocks(body.model, body.architecture, "body")
         self.packing: Packing = packing_of(body.model, body.architecture)
         self.shapes = Shapes()
-        self._unused = dict(body.unused)
+        self.unused = dict(body.unused)
 
     def forward(self, inputs: Mapping[str, torch.Tensor], mask_BT: torch.Tensor) -> Features:
         """Return the features of a batch.
@@ -154,8 +156,8 @@ class Backbone(nn.Module):
         """
         state = {name: tensor.detach().cpu() for name, tensor in self.body.state_dict().items()}
         self.body.config._name_or_path = ""
-        with _quiet():
-            self.body.save_pretrained(folder, state_dict={**state, **self._unused})
+        with quietly():
+            self.body.save_pretrained(folder, state_dict={**state, **self.unused})
 
     @classmethod
     def load(cls, folder: Path, spec: JSON) -> Self:
@@ -188,7 +190,7 @@ def open_body(folder: Path) -> Body:
     module, _, name = architecture.model.partition(":")
     source = getattr(importlib.import_module(module), name)
     config = make_config(config_values, str(folder / CONFIG_FILE))
-    with _quiet(), torch.random.fork_rng(devices=[]):
+    with quietly(), torch.random.fork_rng(devices=[]):
         try:
             model, info = source.from_pretrained(
                 str(folder),
@@ -278,7 +280,7 @@ def _notes(unexpected: Sequence[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Keep the hub's library from printing while a model is read or written; what it says is returned to us as data."""
     from transformers.utils import logging
 

@@ -55,7 +55,7 @@ class FolderBase(Base):
         return text
 
     def backbone(self, modality: Modality, seed: int) -> Backbone:
-        """Return the network with the base's weights; nothing in it is drawn at random."""
+        """Return the network with the base's weights; only a pooling may have new ones, drawn from the seed."""
         from regraft.models.backbones import Backbone, PoolingChoice, open_body
 
         folder = self.folder()
@@ -64,7 +64,7 @@ class FolderBase(Base):
         if self.options.pooling is not None:
             name, reason = self.options.pooling, "chosen by option"
         self._notes = tuple(body.notes)
-        return Backbone(body, PoolingChoice(name, reason))
+        return Backbone(body, PoolingChoice(name, reason, seed))
 
     def found(self) -> dict[str, JSON]:
         """Return what was found in the folder: digests of configuration, weights and tokenizer, and notes."""

@@ -50,6 +50,13 @@ class Headed(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
+    @property
+    def fixed(self) -> set[str]:
+        """Names of weights that never learn: a bias of the head where the pooling stands before a map that has none."""
+        if self.backbone.pooling.head_bias:
+            return set()
+        return {name for name, _ in self.named_parameters() if name.startswith("head.") and name.endswith(".bias")}
+
     def tensors(self, batch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Return the inputs and mask of a numpy batch as tensors where the weights are."""
         device = self.device

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -19,9 +21,23 @@ class Pooling(nn.Module, ABC):
         width: Width D of the vectors.
     """
 
+    head_bias: bool = True
+    """Whether the linear map over the pooled vector has a bias that learns; without, it stays zero."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.width = width
+
+    @classmethod
+    def for_body(cls, body: Any, unused: Mapping[str, torch.Tensor], seed: int = 0) -> Self:
+        """Return the pooling for a body; most need to know nothing of it but its width.
+
+        Args:
+            body: The hub's model.
+            unused: Weights that came with it and play no part in the vectors of positions (a pretrained pooler).
+            seed: Draws new weights.
+        """
+        return cls(int(body.config.hidden_size))
 
     @abstractmethod
     def forward(self, sequence_BTD: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:

@@ -122,7 +122,7 @@ class ScratchBase(Base):
             model = AutoModel.from_config(config)
         body = Body(model, ARCHITECTURES[self.model_type])
         body.unused = detach_pooler(model, keep=True)
-        return Backbone(body, PoolingChoice(self.options.pooling, "chosen by option"))
+        return Backbone(body, PoolingChoice(self.options.pooling, "chosen by option", seed))
 
     def origin(self) -> dict[str, JSON]:
         """Return what the manifest records."""

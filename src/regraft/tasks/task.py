@@ -41,6 +41,8 @@ class Task(ABC):
     """Registered names of the metrics to report, the most important first; the first compares two predictors."""
     validation_metric: ClassVar[str]
     """Registered name of the metric that early stopping watches by default."""
+    hub_problem: ClassVar[str] = ""
+    """What the hub's classes for sequences call this task (`problem_type`); empty where none of them does it."""
 
     def __init__(self, options: Any) -> None:
         self.options = options

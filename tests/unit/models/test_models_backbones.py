@@ -167,8 +167,8 @@ def test_the_unused_pooler_does_not_learn_but_stays_in_the_folder(name, opened, 
     assert not [key for key in ours.state_dict() if "pooler" in key]
     again = Backbone.load(save(ours, tmp_path), ours.spec())
     expected = {key: value for key, value in theirs.state_dict().items() if key.startswith("pooler.")}
-    assert expected.keys() == again._unused.keys()
-    assert all(torch.equal(expected[key], again._unused[key]) for key in expected)
+    assert expected.keys() == again.unused.keys()
+    assert all(torch.equal(expected[key], again.unused[key]) for key in expected)
 
 
 def test_every_trainable_weight_gets_a_gradient(opened):
