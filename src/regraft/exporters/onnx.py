@@ -11,21 +11,21 @@ import contextlib
 import json
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import numpy as np
 from pydantic import Field
 
 from regraft.artifact.onnx_file import STANDARD, onnx_problems, read_onnx
 from regraft.errors import Problem, UsageError
 from regraft.exporters.exporter import NETWORK_FOLDER, Exporter, Source, Written
 from regraft.exporters.onnx_session import known_opset, open_session
+from regraft.exporters.trials import shape_faults
 from regraft.exporters.weights import weight_faults
 from regraft.options import options
 from regraft.registry import missing_extra
-from regraft.types import Array
+from regraft.types import Batch, FloatArray
 
 if TYPE_CHECKING:
     from regraft.exporters.graph import Graph
@@ -34,7 +34,6 @@ MODEL_FILE = "model.onnx"
 _OLDEST, _NEWEST = 18, 23
 _LARGEST_IN_ONE_FILE = 1_900_000_000  # a protocol buffer ends at 2 GB
 _OPERATOR = re.compile(r"No ONNX function found for <(?:OpOverload\(op='|built-in function )([^'>]+)")
-_TOLERANCE = 1e-4
 
 
 @options
@@ -90,7 +89,7 @@ class OnnxExporter(Exporter):
         return Written(form="onnx", runtimes=("onnxruntime", "openvino"), facts=facts)
 
     def faults(self, source: Source, folder: Path) -> list[Problem]:
-        """Return weights that are not the source's, axes that are not free, and shapes that are answered otherwise."""
+        """Return weights that are not the source's, and shapes that are answered otherwise."""
         from regraft.exporters.graph import token_tables
 
         path = folder / NETWORK_FOLDER / MODEL_FILE
@@ -101,7 +100,7 @@ class OnnxExporter(Exporter):
         graph = graph_for_onnx(source)
         expected = {name: tensor.detach().numpy() for name, tensor in graph.state_dict().items()}
         problems = weight_faults(expected, list(model.arrays()), path, token_tables(graph))
-        return problems or _shape_faults(source, path)
+        return problems or shape_faults(source, path, _answering(path))
 
 
 def graph_for_onnx(source: Source) -> Graph:
@@ -128,12 +127,14 @@ def write_onnx(graph: Graph, source: Source, path: Path, options: OnnxOptions) -
     import torch
 
     from regraft.exporters.graph import OUTPUT, example_batch
+    from regraft.exporters.read_positions import smallest
 
+    arguments = graph.arguments(example_batch(source.modality))
     size = sum(tensor.nbytes for tensor in graph.state_dict().values())
     with _quiet(), torch.random.fork_rng(devices=[]), _as_usage_error():
         program = torch.onnx.export(
-            graph,
-            graph.arguments(example_batch(source.modality)),
+            smallest(graph, arguments),
+            arguments,
             input_names=list(graph.names),
             output_names=[OUTPUT],
             dynamic_shapes=graph.dynamic_shapes(),
@@ -167,37 +168,22 @@ def _plain_model(model: Any, source: Source) -> None:
     model.metadata_props.update({"task": source.task.name, "labels": json.dumps(list(source.task.names), ensure_ascii=False)})
 
 
-def _shape_faults(source: Source, path: Path) -> list[Problem]:
-    """Return the shapes (one position, one row, the longest row) that the file answers otherwise than the source."""
-    from regraft.exporters.graph import OUTPUT, answers_of, arrays_of, trial_batches
+def _answering(path: Path) -> Callable[[Batch], FloatArray]:
+    """Return what computes a batch with the file."""
+    from regraft.exporters.graph import OUTPUT, arrays_of
 
     session = open_session(path, 1)
-    inputs = tuple(entry.name for entry in session.get_inputs())
-    problems = []
-    for told, batch in trial_batches(source.modality):
-        expected = answers_of(source.network(), batch)
+    inputs = [entry.name for entry in session.get_inputs()]
+
+    def answer(batch: Batch) -> FloatArray:
+        arrays = arrays_of(batch)
         try:
-            got = session.run([OUTPUT], {name: array for name, array in arrays_of(batch).items() if name in inputs})[0]
-        except Exception as error:  # noqa: BLE001 - its errors have no class in common; what it says is the finding
-            problems.append(_shape_problem(told, path, " ".join(str(error).split())[:300]))
-            continue
-        moved = _moved(expected, got)
-        if not moved <= _TOLERANCE:
-            problems.append(_shape_problem(told, path, f"outputs that moved by {moved:.3g}"))
-    return problems
+            values: FloatArray = session.run([OUTPUT], {name: arrays[name] for name in inputs})[0]
+        except Exception as error:  # its errors have no class in common
+            raise RuntimeError(str(error)) from error
+        return values
 
-
-def _moved(expected: Array, got: Array) -> float:
-    if expected.shape != got.shape:
-        return float("inf")
-    scale = max(1.0, float(np.abs(expected).max(initial=0.0)))
-    return float(np.abs(expected - got).max(initial=0.0)) / scale
-
-
-def _shape_problem(told: str, path: Path, got: str) -> Problem:
-    what = f"the exported file does not answer a batch of {told} positions as its source does"
-    fix = "nothing was written; export in another format (regraft list exporters)"
-    return Problem(what=what, where=str(path), got=got, expected=f"at most {_TOLERANCE:g} away", fix=fix)
+    return answer
 
 
 @contextlib.contextmanager
