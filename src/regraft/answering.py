@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regraft.data.reader import Chunk
-from regraft.data.rows import RowSource, open_rows
 from regraft.data.targets import as_kind, is_missing
 from regraft.errors import DataError, MissingExtraError, Problem, did_you_mean
 from regraft.options import JSON
@@ -23,6 +21,8 @@ from regraft.verbs import AnswerOptions
 
 if TYPE_CHECKING:
     from regraft.artifact.store import Artifact
+    from regraft.data.reader import Chunk
+    from regraft.data.rows import RowSource
     from regraft.data.writer import Writer
     from regraft.evaluation.ladder import Contender
     from regraft.evaluation.report import Report
@@ -70,6 +70,8 @@ def opened(artifact: str | Path | Artifact | Predictor, wanted: AnswerOptions) -
 
 def source(data: Any, wanted: AnswerOptions, stages: Stages) -> RowSource:
     """Open rows and tell what was found out about them; of data that hold splits, the test rows."""
+    from regraft.data.rows import open_rows
+
     rows = open_rows(data, wanted.data, split="test")
     stages.notes(rows.notes)
     return rows

@@ -14,20 +14,21 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from regraft.artifact.manifest import MANIFEST, ExportEntry, LineageEntry, Manifest, ManifestBody
+from regraft.artifact.manifest import MANIFEST, ExportEntry, LineageEntry, Manifest, ManifestBody, library_versions
 from regraft.artifact.store import CARD, GOLDEN, REPORT, Artifact
 from regraft.artifact.verify import file_entries
 from regraft.data.rows import open_rows
 from regraft.errors import DataError, GateError, Problem, UsageError, did_you_mean
 from regraft.exporters import EXPORTERS
-from regraft.exporters.exporter import Exporter, Source, Written
+from regraft.exporters.exporter import Exporter, Needs, Source, Written
+from regraft.registry import installed
 from regraft.serving import RUNTIMES
-from regraft.serving.choice import installed
 from regraft.serving.parity import Answers, compare_in_fresh_process
 from regraft.serving.predictor import Predictor
 from regraft.training.stages import Stages
@@ -37,6 +38,7 @@ from regraft.verbs import ExportOptions
 PREPROCESSING_FOLDER = "preprocessing"
 _MADE_UP = 48
 _CHUNK_ROWS = 1024
+_NOT_PACKAGES = frozenset({"regraft", "python"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +86,20 @@ def _source(predictor: Predictor, wanted: ExportOptions) -> Source:
     # Only the form that `fit` writes has a network in PyTorch; exporters that wrap an artifact take any form as it is.
     net = getattr(predictor.runtime, "net", None)
     name = Path(wanted.out).expanduser().resolve().name
-    return Source(artifact=predictor.artifact, modality=predictor.modality, task=predictor.task, net=net, name=name)
+    needs = _needs(predictor.artifact)
+    return Source(
+        artifact=predictor.artifact, modality=predictor.modality, task=predictor.task, net=net, name=name, needs=needs
+    )
+
+
+def _needs(artifact: Artifact) -> Needs:
+    """Return what answering with an artifact as it is takes, in the versions with which the gate sees it answer here."""
+    engine = RUNTIMES.get(artifact.manifest.network.runtimes[0])
+    names = {name: version for name, version in library_versions().items() if name not in engine.does_without}
+    packages = {**names, engine.package: metadata.version(engine.package)}
+    # A local build ("2.13.0+cpu") is the same release; other machines have builds of their own.
+    plain = {name: version.partition("+")[0] for name, version in sorted(packages.items()) if name not in _NOT_PACKAGES}
+    return Needs(extra=engine.extra, packages=plain)
 
 
 def _apart(artifact: Path, wanted: ExportOptions) -> None:

@@ -16,10 +16,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regraft import answering, fitting
+from regraft import answering
 from regraft.families import FAMILIES
 from regraft.models import BASES
 from regraft.options import build
+from regraft.registry import require
 from regraft.training.stages import Listener, Stages, ignore
 from regraft.training.threads import with_threads
 from regraft.types import Prediction
@@ -48,11 +49,14 @@ def fit(data: Any, /, *, listen: Listener = ignore, **options: Any) -> Artifact:
 
     Raises:
         UsageError: Options, data or base cannot be used; nothing was started.
+        MissingExtraError: What brings networks is not installed; names the extra.
         GateError: The saved artifact does not answer as the network that was judged; nothing was written.
 
     Example:
         `fit("mails.csv", target="label", out="spam-model", train={"epochs": 2})`
     """
+    require("torch", "transformers", needed_by="fitting", extra="train")
+    from regraft import fitting
     from regraft.artifact.store import check_out, write_artifact
 
     data, options = fitting.joined_splits(data, options)
@@ -265,7 +269,9 @@ def bases(name: str | None = None, *, fetch: bool = False, say: Callable[[str], 
     """
     if name is None:
         return [card for known in BASES if (card := answering.base_card(known))]
-    base = fitting.base_of(name)
+    from regraft.fitting import base_of
+
+    base = base_of(name)
     if fetch:
         base.fetch(say)
     return [base.card()]

@@ -14,38 +14,55 @@ comes from; the rest of the mapping is checked against the `Options` class of th
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import functools
 import importlib
 import inspect
+import itertools
 import os
+import textwrap
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Protocol, TypeVar, dataclass_transform, get_args
-
-import pydantic
-import yaml
-from pydantic import ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass as pydantic_dataclass
-from pydantic_core import PydanticCustomError, core_schema
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar, dataclass_transform, get_args
 
 from regraft.errors import OptionsError, Problem, UsageError, did_you_mean
 from regraft.registry import Registry
+from regraft.typed import UNFIT, Before, Limits, made_exactly
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, ValidationError
+    from pydantic_core import PydanticCustomError, core_schema
 
 T = TypeVar("T")
 JSON = Any  # any JSON value; the one place where Any is meant
 
 
-@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field, pydantic.Field))
+def Field(*, default_factory: Callable[[], Any] | None = None, **limits: Any) -> Any:  # noqa: N802 - stands where pydantic's stood
+    """Say more about a field than its type; `pydantic.Field` means the same here, but importing pydantic takes long.
+
+        rank: Annotated[int, Field(ge=1)] = 8
+        part: PartOptions = Field(default_factory=PartOptions)
+
+    Args:
+        default_factory: Makes the default; then nothing else is said.
+        **limits: The fields of `regraft.typed.Limits`: ge, gt, le, lt, min_length, max_length, json_schema_extra.
+    """
+    return Limits(**limits) if default_factory is None else field(default_factory=default_factory)
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field, Field))
 def options(cls: type[T]) -> type[T]:
     """Make a class with annotated, documented fields into an options class.
+
+    Values that fit exactly are taken as they are; all others are shown to pydantic, which converts or refuses them.
 
     Args:
         cls: Class whose annotations are the options; at most 15, each with a docstring below it.
 
     Returns:
-        A frozen keyword-only pydantic dataclass whose constructor raises `OptionsError`.
+        A frozen keyword-only dataclass whose constructor raises `OptionsError`.
 
     Example:
         >>> @options
@@ -60,34 +77,91 @@ def options(cls: type[T]) -> type[T]:
           where: Small
           to do: did you mean 'rank'?
     """
-    config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-    _inherit_help(cls)
-    made = pydantic_dataclass(frozen=True, kw_only=True, config=config)(cls)
-    validating_init = made.__init__
+    _own_defaults(cls)
+    made = dataclass(frozen=True, kw_only=True)(cls)
+    plain_init = made.__init__
 
-    @functools.wraps(validating_init)
+    @functools.wraps(plain_init)
     def init(self: T, *args: object, **kwargs: object) -> None:
-        try:
-            validating_init(self, *args, **_with_default_names(made, kwargs))
-        except ValidationError as error:
-            raise OptionsError(_problems(error, made, "")) from None
+        values = _with_default_names(made, kwargs)
+        taken = UNFIT if args else made_exactly(made, values)
+        if taken is UNFIT:
+            taken = _validated(made, values, args)
+        for item in dataclasses.fields(made):  # type: ignore[arg-type]
+            object.__setattr__(self, item.name, getattr(taken, item.name))
 
     made.__init__ = init  # type: ignore[method-assign, assignment]
-    return typing.cast(type[T], made)
+    made.__pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # type: ignore[attr-defined]
+    return made
 
 
-def _inherit_help(cls: type[Any]) -> None:
-    """Repeat inherited fields with the docstrings they have above; pydantic reads only those of the class itself."""
-    own = inspect.get_annotations(cls)
-    for base in cls.__mro__[1:]:
-        for name, info in getattr(base, "__pydantic_fields__", {}).items():
-            if name in own:
-                continue
-            help_text = pydantic.Field(description=info.description, json_schema_extra=info.json_schema_extra)
-            own = {**own, name: Annotated[(info.annotation, *info.metadata, help_text)]}
-            if info.default_factory is not None:
-                setattr(cls, name, pydantic.Field(default_factory=info.default_factory))
-    cls.__annotations__ = own
+def _own_defaults(cls: type[Any]) -> None:
+    """Let a default made with `pydantic.Field` be one of a plain dataclass."""
+    for name, value in list(vars(cls).items()):
+        if type(value).__module__.startswith("pydantic.") and callable(getattr(value, "default_factory", None)):
+            setattr(cls, name, field(default_factory=value.default_factory))
+
+
+def _validated(cls: type[T], values: Mapping[str, JSON], args: tuple[object, ...] = (), owner: str = "") -> T:
+    """Return the options that pydantic makes of values, or raise everything that it finds wrong."""
+    from pydantic import ValidationError
+    from pydantic_core import ArgsKwargs
+
+    try:
+        return _adapter(cls).validate_python(ArgsKwargs(args, dict(values)))
+    except ValidationError as error:
+        raise OptionsError(_problems(error, cls, owner)) from None
+
+
+@functools.cache
+def _adapter(cls: type[T]) -> TypeAdapter[T]:
+    import pydantic
+
+    _prepare(cls, set())
+    return pydantic.TypeAdapter(cls)
+
+
+def _prepare(cls: type[Any], seen: set[type[Any]]) -> None:
+    """Give pydantic the evaluated annotations of an options class and of those inside it, each with its help text."""
+    import pydantic
+
+    seen.add(cls)
+    try:
+        hints = typing.get_type_hints(cls, include_extras=True)
+    except NameError:  # a type that stands inside a function: pydantic knows more ways to find it
+        return
+    help_texts = field_help(cls)
+    for item in dataclasses.fields(cls):
+        extra = _schema_extra(hints[item.name])
+        told = pydantic.Field(description=help_texts.get(item.name), json_schema_extra=dict(extra) or None)
+        item.type = Annotated[hints[item.name], told]  # type: ignore[assignment]
+        for part in (hints[item.name], *get_args(hints[item.name])):
+            if is_options(part) and part not in seen:
+                _prepare(part, seen)
+
+
+@functools.cache
+def field_help(cls: type[object]) -> dict[str, str]:
+    """Return the docstring below each field of an options class, those of the classes above it included."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if not dataclasses.is_dataclass(base):
+            continue
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
+        except (OSError, TypeError, SyntaxError):  # typed into a console
+            continue
+        body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
+        for above, below in itertools.pairwise(body):
+            said = below.value.value if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) else None
+            if isinstance(above, ast.AnnAssign) and isinstance(above.target, ast.Name) and isinstance(said, str):
+                found[above.target.id] = inspect.cleandoc(said)
+    return found
+
+
+def _schema_extra(hint: object) -> Mapping[str, JSON]:
+    marks = getattr(hint, "__metadata__", ())
+    return next((mark.json_schema_extra for mark in marks if getattr(mark, "json_schema_extra", None)), {})
 
 
 def build(cls: type[T], values: Mapping[str, JSON], owner: str = "") -> T:
@@ -101,10 +175,9 @@ def build(cls: type[T], values: Mapping[str, JSON], owner: str = "") -> T:
     Raises:
         OptionsError: With one problem per wrong, unknown or missing option.
     """
-    try:
-        return TypeAdapter(cls).validate_python(_with_default_names(cls, values))
-    except ValidationError as error:
-        raise OptionsError(_problems(error, cls, owner)) from None
+    named = _with_default_names(cls, values)
+    taken = made_exactly(cls, named)
+    return typing.cast(T, taken) if taken is not UNFIT else _validated(cls, named, owner=owner)
 
 
 def to_json(value: object) -> JSON:
@@ -122,21 +195,24 @@ def to_json(value: object) -> JSON:
 
 def json_schema(cls: type[object]) -> dict[str, JSON]:
     """Return the JSON Schema of an options class, help texts included."""
-    return TypeAdapter(cls).json_schema()
+    return _adapter(cls).json_schema()
 
 
 def _with_default_names(cls: type[object], values: Mapping[str, JSON]) -> dict[str, JSON]:
     """Put the default's name into picks that are given by their options alone (`modality: {max_length: 256}`)."""
     filled = dict(values)
-    hints = typing.get_type_hints(cls)
-    for name, info in cls.__pydantic_fields__.items():  # type: ignore[attr-defined]
-        given = filled.get(name)
-        if not isinstance(given, Mapping):
+    mappings = [name for name, given in filled.items() if isinstance(given, Mapping)]
+    if not mappings:
+        return filled
+    hints, items = typing.get_type_hints(cls), {item.name: item for item in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for name in mappings:
+        if name not in items:
             continue
+        given, default = filled[name], items[name].default
         if is_options(hints[name]):
             filled[name] = _with_default_names(hints[name], given)
-        elif isinstance(info.default, Pick) and "name" not in given:
-            filled[name] = {"name": info.default.name, **info.default.options, **given}
+        elif isinstance(default, Pick) and "name" not in given:
+            filled[name] = {"name": default.name, **default.options, **given}
     return filled
 
 
@@ -145,7 +221,7 @@ def as_text(value: object) -> object:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-PathText = Annotated[str, pydantic.BeforeValidator(as_text)]
+PathText = Annotated[str, Before(as_text)]
 """A path in options: text, or any path object."""
 
 
@@ -190,6 +266,8 @@ class Among:
         return typing.cast(Registry[Any], _imported(self.registry))
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        from pydantic_core import core_schema
+
         return core_schema.no_info_plain_validator_function(self.check)
 
     def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, JSON]:
@@ -212,7 +290,7 @@ class Among:
             except UsageError as error:
                 problems.extend(error.problems)
         if problems:
-            raise PydanticCustomError("regraft", "see problems", {"problems": problems})
+            raise _refusal("see problems", problems)
         return Pick(registry.canonical(pick.name), dict(pick.options))
 
 
@@ -224,7 +302,13 @@ def _as_pick(value: object) -> Pick:
         return Pick(value)
     if isinstance(value, Mapping) and isinstance(value.get("name"), str):
         return Pick(value["name"], {str(key): item for key, item in value.items() if key != "name"})
-    raise PydanticCustomError("regraft", "a name, or a mapping with the key 'name', is expected", {})
+    raise _refusal("a name, or a mapping with the key 'name', is expected")
+
+
+def _refusal(message: typing.LiteralString, problems: Iterable[Problem] = ()) -> PydanticCustomError:
+    from pydantic_core import PydanticCustomError
+
+    return PydanticCustomError("regraft", message, {"problems": list(problems)})
 
 
 def _imported(target: str) -> object:
@@ -250,6 +334,8 @@ def parse_assignment(text: str) -> dict[str, JSON]:
                 what="--set takes KEY=VALUE", got=f"'{text}'", expected="for example --set train.epochs=3", fix="write it so"
             )
         )
+    import yaml
+
     try:
         value: JSON = yaml.safe_load(raw)
     except yaml.YAMLError:
@@ -319,29 +405,29 @@ def describe(cls: type[object], prefix: str = "") -> Iterator[OptionHelp]:
         cls: An options class.
         prefix: Dotted path put before each name.
     """
-    hints = typing.get_type_hints(cls, include_extras=False)
-    infos: Mapping[str, pydantic.fields.FieldInfo] = cls.__pydantic_fields__  # type: ignore[attr-defined]
-    for name, info in infos.items():
-        path, hint = f"{prefix}{name}", hints[name]
+    hints, marked = typing.get_type_hints(cls), typing.get_type_hints(cls, include_extras=True)
+    help_texts = field_help(cls)
+    for item in dataclasses.fields(cls):  # type: ignore[arg-type]
+        path, hint = f"{prefix}{item.name}", hints[item.name]
         if is_options(hint):
             yield from describe(hint, f"{path}.")
             continue
-        extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
-        default = info.get_default(call_default_factory=True, validated_data={})
-        shown = "" if info.is_required() or default is None else str(to_json(default))
+        made = item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
+        required = made is dataclasses.MISSING
+        shown = "" if required or made is None else str(to_json(made))
         yield OptionHelp(
             path=path,
             type=_type_name(hint),
-            default=default.name if isinstance(default, Pick) else shown,
-            help=" ".join((info.description or "").split()),
-            flag=str(extra.get("flag", "")),
-            required=info.is_required(),
+            default=made.name if isinstance(made, Pick) else shown,
+            help=" ".join(help_texts.get(item.name, "").split()),
+            flag=str(_schema_extra(marked[item.name]).get("flag", "")),
+            required=required,
         )
 
 
 def is_options(hint: object) -> bool:
     """Return whether a type is an options class."""
-    return isinstance(hint, type) and hasattr(hint, "__pydantic_fields__") and dataclasses.is_dataclass(hint)
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint) and hasattr(hint, "__pydantic_config__")
 
 
 def _type_name(hint: object) -> str:
@@ -401,6 +487,8 @@ def _class_at(cls: type[object], path: Iterable[str]) -> type[object] | None:
 __all__ = [
     "JSON",
     "Among",
+    "Before",
+    "Field",
     "HasOptions",
     "OptionHelp",
     "PathText",

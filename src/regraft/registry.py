@@ -11,9 +11,9 @@ that listing a family imports nothing. An outside package adds a name with an en
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from typing import Generic, TypeVar, cast
 
 from regraft.errors import MissingExtraError, Problem, UnknownNameError, did_you_mean
@@ -52,7 +52,7 @@ class Registry(Generic[T]):
         self._outside_seen = False
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self.canonical(name) in self._entries()
+        return isinstance(name, str) and (self.canonical(name) in self._table or self.canonical(name) in self._entries())
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
@@ -71,11 +71,11 @@ class Registry(Generic[T]):
         Raises:
             UnknownNameError: There is no such name; the nearest ones are offered.
         """
-        entries = self._entries()
         canonical = self.canonical(name)
-        if canonical not in entries:
+        # Outside packages never take the place of a name in the table, so they are looked for only when it is not there.
+        if canonical not in self._table and canonical not in self._entries():
             raise UnknownNameError(self.unknown(name))
-        return entries[canonical]
+        return self._table[canonical]
 
     def unknown(self, name: str) -> Problem:
         """Return the problem to report for a name that is not registered."""
@@ -130,6 +130,8 @@ class Registry(Generic[T]):
 
     def _entries(self) -> dict[str, str]:
         if not self._outside_seen:
+            from importlib import metadata
+
             self._outside_seen = True
             for point in metadata.entry_points(group=f"regraft.{self.family}"):
                 if point.name not in self._table:
@@ -151,6 +153,30 @@ def _broken(error: Exception, needed_by: str, package: str) -> MissingExtraError
             fix=f"mend or update the package '{package}', or remove it",
         )
     )
+
+
+def installed(package: str) -> bool:
+    """Return whether a package can be imported here, without importing it."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ModuleNotFoundError, ValueError):
+        return False
+
+
+def require(*packages: str, needed_by: str, extra: str) -> None:
+    """Refuse before work begins what would fail at an import in its middle.
+
+    Args:
+        packages: Names of what will be imported.
+        needed_by: Who needs them, as the user calls it.
+        extra: Group of optional dependencies that brings them.
+
+    Raises:
+        MissingExtraError: One of them is not installed.
+    """
+    for package in packages:
+        if not installed(package):
+            raise missing_extra(ModuleNotFoundError(name=package), needed_by, extra)
 
 
 def missing_extra(error: ModuleNotFoundError, needed_by: str, extra: str) -> MissingExtraError:

@@ -9,11 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
-
 from regraft.data.options import DataOptions
 from regraft.evaluation.options import JudgeOptions
-from regraft.options import Among, PathText, Pick, options
+from regraft.options import Among, Field, PathText, Pick, options
 from regraft.training.options import ComputeOptions, MachineOptions, TrainOptions
 
 

@@ -23,6 +23,7 @@ ROOMS = [
     "version",
     "errors",
     "registry",
+    "typed",
     "options",
     "types",
     "families",

@@ -13,18 +13,18 @@ import dataclasses
 import functools
 import hashlib
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib import metadata
-from typing import Annotated, Any, ClassVar, Self
-
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, cast
 
 from regraft.errors import ArtifactError, Problem
-from regraft.options import JSON, to_json
+from regraft.options import JSON, Field, to_json
+from regraft.typed import UNFIT, made_exactly
 from regraft.version import __version__
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 FORMAT = 2
 KIND = "regraft-artifact"
@@ -38,7 +38,7 @@ _LIBRARIES = ("numpy", "safetensors", "tokenizers", "torch", "transformers")
 class Entry:
     """Root of the parts of a manifest: a field that this version does not know is an error, not a thing to overlook."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,11 +246,16 @@ class Manifest(ManifestBody):
 
 @functools.cache
 def _adapter() -> TypeAdapter[Manifest]:
+    from pydantic import TypeAdapter
+
     return TypeAdapter(Manifest)
 
 
 def library_versions() -> dict[str, str]:
     """Return the versions of regraft, Python and the libraries that decide what an artifact answers."""
+    import platform
+    from importlib import metadata
+
     found = {"regraft": __version__, "python": platform.python_version()}
     for name in _LIBRARIES:
         try:
@@ -315,6 +320,11 @@ def from_json(values: Mapping[str, JSON], where: str) -> Manifest:
     Raises:
         ArtifactError: A field is missing, unknown or of the wrong type.
     """
+    made = made_exactly(Manifest, dict(values))
+    if made is not UNFIT:
+        return cast(Manifest, made)
+    from pydantic import ValidationError
+
     try:
         return _adapter().validate_python(dict(values))
     except ValidationError as error:

@@ -1,10 +1,14 @@
 """Rows: readers, roles of columns, splits, fingerprints, checks, samples. Arrow underneath, no tensors."""
 
-from regraft.data.reader import Reader
-from regraft.data.writer import Writer
+from typing import TYPE_CHECKING
+
 from regraft.registry import Registry
 
-READERS: Registry[type[Reader]] = Registry(
+if TYPE_CHECKING:
+    from regraft.data.reader import Reader
+    from regraft.data.writer import Writer
+
+READERS: "Registry[type[Reader]]" = Registry(
     "readers",
     {
         "csv": "regraft.data.read_delimited:CsvReader",
@@ -16,7 +20,7 @@ READERS: Registry[type[Reader]] = Registry(
     aliases={"json-lines": "jsonl", "ndjson": "jsonl", "feather": "arrow", "ipc": "arrow"},
 )
 
-WRITERS: Registry[type[Writer]] = Registry(
+WRITERS: "Registry[type[Writer]]" = Registry(
     "writers",
     {
         "csv": "regraft.data.write:CsvWriter",
@@ -29,4 +33,4 @@ WRITERS: Registry[type[Writer]] = Registry(
 
 SAMPLES: Registry[str] = Registry("samples", {"spam": "regraft.data.samples.spam:PATH"})
 
-__all__ = ["READERS", "SAMPLES", "WRITERS", "Reader", "Writer"]
+__all__ = ["READERS", "SAMPLES", "WRITERS"]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
-
-from regraft.options import options
+from regraft.options import Field, options
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 

@@ -8,10 +8,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from regraft.errors import DataError, Problem, nearest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 """Suffix of a compressed text file -> name of the codec."""
@@ -89,6 +91,8 @@ def require_file(path: Path) -> None:
 
 def open_bytes(path: Path) -> pa.NativeFile:
     """Open a file for reading bytes, decompressed if its name says that it is compressed."""
+    import pyarrow as pa
+
     return pa.input_stream(str(path), compression=compression_of(path))
 
 

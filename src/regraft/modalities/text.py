@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import Field
 from tokenizers import Tokenizer
 
 from regraft.errors import BaseError, OptionsError, Problem
 from regraft.modalities import free_text
 from regraft.modalities.modality import Modality
-from regraft.options import JSON, build, options, to_json
+from regraft.options import JSON, Field, build, options, to_json
 from regraft.types import Array, Encoded, FloatArray
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -87,11 +86,15 @@ class Text(Modality):
         pad_id: int = 0,
         files: Mapping[str, JSON] | None = None,
     ) -> None:
-        self.options = options
         self.inputs = tuple(inputs)
         self.pad_id = pad_id
         self._files = dict(files or {})
-        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self._take(Tokenizer.from_str(tokenizer.to_str()), options)
+
+    def _take(self, tokenizer: Tokenizer, options: TextOptions) -> None:
+        """Hold a tokenizer that nobody else holds."""
+        self.options = options
+        self._tokenizer = tokenizer
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._frame = _frame(self._tokenizer)
@@ -171,13 +174,12 @@ class Text(Modality):
     @classmethod
     def load(cls, folder: Path, spec: JSON) -> Self:
         """Rebuild from `save`d files and `spec`; encodes the same bytes as before."""
-        return cls(
-            read_tokenizer(folder),
-            build(TextOptions, spec["options"], owner="text"),
-            inputs=spec["inputs"],
-            pad_id=spec["pad_id"],
-            files=read_companions(folder),
-        )
+        made = cls.__new__(cls)
+        made.inputs = tuple(spec["inputs"])
+        made.pad_id = spec["pad_id"]
+        made._files = read_companions(folder)
+        made._take(read_tokenizer(folder), build(TextOptions, spec["options"], owner="text"))
+        return made
 
     @classmethod
     def recognises(cls, values: Sequence[Any]) -> bool:
@@ -253,7 +255,7 @@ def _portions(texts: Sequence[str]) -> Iterator[list[str]]:
 
 def _frame(tokenizer: Tokenizer) -> _Frame:
     """Find what a tokenizer puts around every text, by giving it one that it does not lose."""
-    for probe in ("a", "0", *sorted(tokenizer.get_vocab(with_added_tokens=False))[:100]):
+    for probe in _probes(tokenizer):
         found = tokenizer.encode(probe, add_special_tokens=True)
         bare = len(tokenizer.encode(probe, add_special_tokens=False))
         inside = [i for i, sequence in enumerate(found.sequence_ids) if sequence is not None]
@@ -269,6 +271,12 @@ def _frame(tokenizer: Tokenizer) -> _Frame:
         after_types=tuple(found.type_ids[end:]),
         body_type=found.type_ids[start],
     )
+
+
+def _probes(tokenizer: Tokenizer) -> Iterator[str]:
+    """Yield texts, one of which the tokenizer will not lose; sorting a vocabulary takes longer than an answer."""
+    yield from ("a", "0")
+    yield from sorted(tokenizer.get_vocab(with_added_tokens=False))[:100]
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:

@@ -5,15 +5,14 @@ What was measured is kept in the profile of the machine, so that the same artifa
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from typing import TYPE_CHECKING
 
-from regraft.artifact.golden import Goldens
+from regraft.artifact.golden import Goldens, replay
 from regraft.artifact.store import GOLDEN, Artifact
 from regraft.errors import GateError, MissingExtraError, Problem, UsageError
+from regraft.registry import installed
 from regraft.serving import RUNTIMES
 from regraft.training.machine import Profile
 from regraft.training.options import MachineOptions
@@ -71,40 +70,39 @@ def usable(artifact: Artifact, wanted: str) -> list[str]:
     )
 
 
-def installed(package: str) -> bool:
-    """Return whether a package can be imported here, without importing it."""
-    try:
-        return importlib.util.find_spec(package) is not None
-    except (ModuleNotFoundError, ValueError):
-        return False
-
-
 def fastest(artifact: Artifact, names: Sequence[str], opened: Callable[[str], Predictor], options: MachineOptions) -> Predictor:
-    """Return the artifact opened with the runtime that answers its golden rows fastest here; measured at the first time.
+    """Return the artifact opened with the runtime that answers its golden rows fastest, and right; measured at the first time.
 
     Args:
         artifact: With golden rows; without any the first runtime is taken.
         names: Registered names of runtimes that can compute it, at least one.
         opened: Opens it with one of them.
         options: Threads.
+
+    Raises:
+        GateError: None of them answers its golden rows as when it was judged.
     """
-    rows = list(Goldens.from_json(artifact.json(GOLDEN)).rows) if GOLDEN in artifact.manifest.files else []
-    if not rows or len(names) == 1:
+    goldens = Goldens.from_json(artifact.json(GOLDEN)) if GOLDEN in artifact.manifest.files else None
+    if goldens is None or not goldens.rows or len(names) == 1:
         return opened(names[0])
+    rows = list(goldens.rows)
     profile, key = Profile.load(), _key(artifact, names, options)
     known = profile.recall(_KIND, key)
     if known in names:
         return opened(str(known))
     seconds: dict[str, float] = {}
     predictors: dict[str, Predictor] = {}
+    refused: list[Problem] = []
     for name in names:
         try:
-            predictors[name] = opened(name)
-            seconds[name] = _seconds(predictors[name], rows)
-        except (GateError, MissingExtraError):
-            continue
+            predictor = opened(name)
+            # A library may compute in half precision on one processor and not on another: fast, and not what was judged.
+            replay(predictor, goldens)
+            predictors[name], seconds[name] = predictor, _seconds(predictor, rows)
+        except (GateError, MissingExtraError) as error:
+            refused += error.problems
     if not seconds:
-        return opened(names[0])
+        raise GateError(refused)
     best = min(seconds, key=seconds.__getitem__)
     # Another process may have measured meanwhile: what it decided stands, so that both answer alike.
     best = str(profile.remember(_KIND, key, best, lambda stored, _: stored if stored in predictors else best))
@@ -128,6 +126,8 @@ def _key(artifact: Artifact, names: Sequence[str], options: MachineOptions) -> s
 
 
 def _version(package: str) -> str:
+    from importlib import metadata
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

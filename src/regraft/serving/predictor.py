@@ -20,7 +20,6 @@ import numpy as np
 from regraft.artifact.golden import Goldens
 from regraft.artifact.manifest import Manifest
 from regraft.artifact.store import GOLDEN, Artifact, read_artifact
-from regraft.data.objects import rows_of_object
 from regraft.data.options import DataOptions
 from regraft.errors import ArtifactError, DataError, Problem, UnknownNameError, UsageError, did_you_mean
 from regraft.modalities import MODALITIES, Modality
@@ -35,9 +34,9 @@ from regraft.types import Array, Batch, FloatArray, Prediction
 from regraft.version import __version__
 
 if TYPE_CHECKING:
-    from regraft.data import Writer
     from regraft.data.rows import RowSource
     from regraft.data.write import StreamWriter
+    from regraft.data.writer import Writer
     from regraft.serving.stream import StreamSummary
 
 BATCH_SIZE = 32
@@ -286,7 +285,11 @@ class Predictor:
             raise UsageError(
                 Problem(what="the batch size is too small", got=str(batch_size), expected="at least 1", fix="use 32")
             )
-        table = None if isinstance(rows, list | tuple) else rows_of_object(rows, DataOptions())
+        if isinstance(rows, list | tuple):
+            return list(rows)
+        from regraft.data.objects import rows_of_object
+
+        table = rows_of_object(rows, DataOptions())
         if table is None:
             return list(rows)
         # Iterating over a DataFrame gives the names of its columns, which would be answered as if they were rows.

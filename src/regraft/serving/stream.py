@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from regraft.data import Writer
 from regraft.data.reader import Chunk, row_place
+from regraft.data.writer import Writer
 from regraft.errors import DataError, Problem, did_you_mean
 from regraft.serving.predictor import SHOWN_PROBLEMS, WINDOW_ROWS, Predictor, Progress, shortened
 from regraft.types import Ledger, Prediction

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import BeforeValidator, Field
 
 from regraft.errors import DataError, OptionsError, Problem, did_you_mean
-from regraft.options import JSON, options
+from regraft.options import JSON, Before, Field, options
 from regraft.tasks.labels import count_labels, label_name, plain
 from regraft.tasks.task import Loss, Task
 from regraft.types import Array, FloatArray, Label, Ledger, Prediction
@@ -24,7 +23,7 @@ def _by_name(value: object) -> object:
     return {label_name(key): weight for key, weight in value.items()} if isinstance(value, dict) else value
 
 
-LabelWeights = Annotated[dict[str, Annotated[float, Field(gt=0.0)]], BeforeValidator(_by_name)]
+LabelWeights = Annotated[dict[str, Annotated[float, Field(gt=0.0)]], Before(_by_name)]
 
 
 @options
@@ -62,6 +61,7 @@ class Classification(Task):
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "balanced-accuracy", "macro-f1", "micro-f1", "log-loss", "roc-auc")
     # Log-loss moves with every row, while accuracy and F1 on a small validation set move in a few coarse jumps.
     validation_metric: ClassVar[str] = "log-loss"
+    hub_problem: ClassVar[str] = "single_label_classification"
 
     def __init__(self, options: ClassificationOptions) -> None:
         super().__init__(options)

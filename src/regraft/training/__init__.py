@@ -1,12 +1,16 @@
 """One loop, its optimisers, schedules and events."""
 
+from typing import TYPE_CHECKING
+
 from regraft.registry import Registry
-from regraft.training.optimizers import OptimizerFactory
-from regraft.training.schedules import Schedule
 
-OPTIMIZERS: Registry[type[OptimizerFactory]] = Registry("optimizers", {"adamw": "regraft.training.optimizers:AdamW"})
+if TYPE_CHECKING:
+    from regraft.training.optimizers import OptimizerFactory
+    from regraft.training.schedules import Schedule
 
-SCHEDULES: Registry[type[Schedule]] = Registry(
+OPTIMIZERS: "Registry[type[OptimizerFactory]]" = Registry("optimizers", {"adamw": "regraft.training.optimizers:AdamW"})
+
+SCHEDULES: "Registry[type[Schedule]]" = Registry(
     "schedules",
     {
         "cosine": "regraft.training.schedules:Cosine",
@@ -15,4 +19,4 @@ SCHEDULES: Registry[type[Schedule]] = Registry(
     },
 )
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "OptimizerFactory", "Schedule"]
+__all__ = ["OPTIMIZERS", "SCHEDULES"]

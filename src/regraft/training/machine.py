@@ -11,17 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import time
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from filelock import FileLock, Timeout
-
-from regraft.data.atomic import atomic_file
-from regraft.data.kept import cache_folder
 from regraft.errors import RegraftError
 from regraft.options import JSON
 from regraft.training.threads import available_cores, with_threads
@@ -68,6 +62,8 @@ class Profile:
         Args:
             folder: Where profiles lie; `machine` in the cache folder if not given.
         """
+        from regraft.data.kept import cache_folder
+
         facts = _facts()
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         return cls((folder or cache_folder() / "machine") / f"{digest}.json", facts)
@@ -89,6 +85,10 @@ class Profile:
         Returns:
             The value that stands for this and all later runs. On a disk that cannot be written it stands for this run only.
         """
+        from filelock import FileLock, Timeout
+
+        from regraft.data.atomic import atomic_file
+
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self.path.with_suffix(".lock"), timeout=_LOCK_S):
@@ -193,7 +193,11 @@ def bf16_in_hardware(device: torch.device | None = None, cpuinfo: Path = _CPUINF
 
 def processor(cpuinfo: Path = _CPUINFO) -> str:
     """Return the model of the processor, as the system calls it."""
-    return _cpu_field("model name", cpuinfo) or platform.processor() or platform.machine()
+    if named := _cpu_field("model name", cpuinfo):
+        return named
+    import platform
+
+    return platform.processor() or platform.machine()
 
 
 def _flags(cpuinfo: Path) -> set[str]:
@@ -216,11 +220,17 @@ def _facts() -> dict[str, JSON]:
 
 def instructions(cpuinfo: Path = _CPUINFO) -> str:
     """Return the names of the vector instructions that decide how fast a processor multiplies, and in which order it adds."""
-    return " ".join(sorted(_flags(cpuinfo) & _VECTORS)) or platform.machine()
+    if found := sorted(_flags(cpuinfo) & _VECTORS):
+        return " ".join(found)
+    import platform
+
+    return platform.machine()
 
 
 def _torch_version() -> str:
     """Return the version of torch without importing it; an inference core has none."""
+    from importlib import metadata
+
     try:
         return metadata.version("torch")
     except metadata.PackageNotFoundError:

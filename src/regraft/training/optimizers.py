@@ -7,9 +7,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import Field
-
-from regraft.options import options
+from regraft.options import Field, options
 
 if TYPE_CHECKING:
     import torch

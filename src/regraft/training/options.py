@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
-
-from regraft.options import Among, Pick, options
+from regraft.options import Among, Field, Pick, options
 from regraft.training.cache.options import CacheOptions
 
 Count = Annotated[int, Field(ge=1)]

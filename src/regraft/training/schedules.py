@@ -6,9 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
-
-from regraft.options import options
+from regraft.options import Field, options
 
 Floor = Annotated[float, Field(ge=0.0, le=1.0)]
 

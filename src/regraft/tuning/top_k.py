@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field
-
 from regraft.errors import OptionsError, Problem
-from regraft.options import options
+from regraft.options import Field, options
 from regraft.tuning.parts import new_parameters
 from regraft.tuning.tuning import Tuning
 

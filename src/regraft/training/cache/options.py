@@ -8,10 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
-
-from regraft.data.kept import MB, cache_folder
-from regraft.options import PathText, options
+from regraft.options import Field, PathText, options
 
 FORMAT = 1
 Megabytes = Annotated[int, Field(ge=0)]
@@ -39,12 +36,14 @@ class CacheOptions:
     @property
     def place(self) -> Path:
         """The folder below which "features" and "tokens" lie."""
+        from regraft.data.kept import cache_folder
+
         return Path(self.folder).expanduser() if self.folder else cache_folder()
 
     @property
     def disk_bytes(self) -> int:
         """Bytes that may lie there; 0 where nothing is kept."""
-        return self.disk_mb * MB if self.enabled else 0
+        return self.disk_mb * 10**6 if self.enabled else 0
 
 
 @options
