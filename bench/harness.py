@@ -32,6 +32,8 @@ _QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "PYTHONWARNINGS": "ignore",
 }
+ONE_CORE = {**dict.fromkeys(_ONE_THREAD, "1"), **_QUIET}
+"""What a contestant finds in its environment."""
 
 
 class ContestantError(RuntimeError):
@@ -122,7 +124,7 @@ class Contestant:
 
     def __init__(self, script: str, *, python: Path | None = None, core: int) -> None:
         self.script = script
-        environment = {**os.environ, **dict.fromkeys(_ONE_THREAD, "1"), **_QUIET}
+        environment = {**os.environ, **ONE_CORE}
         if python is not None:
             environment.pop("PYTHONPATH", None)  # what stands there is meant for our interpreter
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed with the process
@@ -223,4 +225,14 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
-__all__ = ["Contestant", "ContestantError", "Form", "Rounds", "compete", "form_from_arguments", "say"]
+__all__ = [
+    "CONTESTANTS",
+    "ONE_CORE",
+    "Contestant",
+    "ContestantError",
+    "Form",
+    "Rounds",
+    "compete",
+    "form_from_arguments",
+    "say",
+]
