@@ -206,7 +206,7 @@ def _not_signed(artifact: Artifact, place: Path, error: Exception) -> Problem:
 
 def _told(text: str) -> str:
     """Return what the library says about files, without the digests that it prints as bytes."""
-    changed = [f"{name} was changed" for name in re.findall(r"Hash mismatch for '(.+?)': Expected", text)]
+    changed = [f"{name} was changed" for name in re.findall(r"Hash mismatch for \\?'(.+?)\\?': Expected", text)]
     return "; ".join([*re.findall(r"((?:Extra|Missing) files [^\"]*)", text), *changed]) or text
 
 
