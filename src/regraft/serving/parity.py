@@ -17,16 +17,14 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from regraft.errors import GateError, Problem, RegraftError
 from regraft.options import JSON
+from regraft.serving.absent import hide
 from regraft.types import Encoded, FloatArray
 
 if TYPE_CHECKING:
@@ -302,24 +300,6 @@ def said_by(done: subprocess.CompletedProcess[str], where: Path, doing: str) -> 
     raise GateError(Problem(what=what, where=str(where), got=f"{ended}: {told}", fix=fix))
 
 
-class Absent(MetaPathFinder):
-    """Make packages look as if they were not installed.
-
-    Args:
-        names: Top-level names.
-    """
-
-    def __init__(self, names: frozenset[str]) -> None:
-        self.names = names
-
-    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """Refuse the packages; leave everything else to the other finders."""
-        top = name.partition(".")[0]
-        if top in self.names:
-            raise ModuleNotFoundError(f"No module named '{top}'", name=top)
-        return None
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m regraft.serving.parity", description="Hold an export against its source.")
@@ -330,7 +310,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--precision", choices=("fp32", "reduced"), default="fp32")
     parser.add_argument("--without", default="")
     given = parser.parse_args(arguments)
-    sys.meta_path.insert(0, Absent(frozenset(filter(None, given.without.split(",")))))
+    hide(filter(None, given.without.split(",")))
     said: Mapping[str, Any]
     try:
         from regraft.serving.predictor import Predictor

@@ -26,6 +26,7 @@ STORED = Path(__file__).parents[2] / "golden" / "artifacts"
 FORMATS = sorted(STORED.iterdir(), key=lambda folder: int(folder.name.removeprefix("format-")))
 DIGESTS = {
     "format-1": "c9af13cb4c5472fc3a30eeb935e9df6214c4cd3e9670c9312313691338734514",
+    "format-2": "2abb12b32ddc888a6a23bd90d61f7e3bdcaf4a83ea9c8aafe1c5bed2fb594b1b",
 }
 
 

@@ -108,7 +108,7 @@ def test_what_is_asked_for_is_taken_or_refused(tmp_path: Path):
     assert "the runtime 'wrong' cannot compute this artifact" in text
     assert "a network of the form 'numpy'" in text
     assert "one of the runtimes slow, fast, or auto" in text
-    assert "regraft export ARTIFACT --format FORMAT" in text
+    assert "make a form that it computes with `regraft export`" in text
     with pytest.raises(UnknownNameError, match="did you mean 'fast'"):
         choice.usable(artifact, "fats")
 

@@ -339,25 +339,42 @@ def test_what_an_export_must_do_without_is_really_not_there(tiny, expected: Path
     assert "not installed" in str(caught.value)
 
 
-def test_blocked_packages_look_as_if_they_were_not_installed():
+def test_hidden_packages_look_as_if_they_were_not_installed():
     code = """
 import importlib.util, sys
-from regraft.serving.parity import Absent
-sys.meta_path.insert(0, Absent(frozenset({"torch", "json"})))
+from importlib import metadata
+from regraft.serving.absent import hide
+hide({"torch", "sklearn"})
 from regraft.serving.choice import installed
 assert not installed("torch") and installed("numpy")
+assert importlib.util.find_spec("sklearn") is None and importlib.util.find_spec("numpy") is not None
 for name in ("torch", "torch.nn", "torch._C"):
     try:
         __import__(name)
     except ModuleNotFoundError as error:
-        assert error.name == "torch", error.name
+        assert error.name in ("torch", name), error.name
     else:
         raise SystemExit(f"{name} could be imported")
-assert not [name for name in sys.modules if name.partition(".")[0] == "torch"]
-import torchlike_names_are_left_alone_or_missing
+for name in ("torch", "scikit-learn"):
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        pass
+    else:
+        raise SystemExit(f"{name} has a version")
+assert metadata.version("numpy") and len(list(metadata.distributions())) > 10
+assert not {"torch", "sklearn"} & sys.modules.keys()
+import numpy.fft, xml.dom.minidom
+try:
+    hide({"numpy"})
+except RuntimeError as error:
+    assert "numpy cannot be hidden any more" in str(error)
+else:
+    raise SystemExit("numpy was hidden behind its users")
+print("seen")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stderr.strip().endswith("No module named 'torchlike_names_are_left_alone_or_missing'"), done.stderr
+    assert done.stdout == "seen\n", done.stderr
 
 
 def test_the_gate_itself_imports_nothing_that_an_export_may_have_to_do_without():
