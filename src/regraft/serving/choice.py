@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from regraft.artifact.golden import Goldens, replay
 from regraft.artifact.store import GOLDEN, Artifact
 from regraft.errors import GateError, MissingExtraError, Problem, UsageError
-from regraft.registry import installed
+from regraft.registry import installed, require
 from regraft.serving import RUNTIMES
 from regraft.training.machine import Profile
 from regraft.training.options import MachineOptions
@@ -52,6 +52,8 @@ def usable(artifact: Artifact, wanted: str) -> list[str]:
                     fix="leave out the runtime, or make a form that it computes with `regraft export`",
                 )
             )
+        engine = RUNTIMES.get(name)
+        require(engine.package, needed_by=f"the runtime '{name}'", extra=engine.extra)
         return [name]
     known = [name for name in network.runtimes if name in RUNTIMES]
     found = [name for name in known if installed(RUNTIMES.get(name).package)]
