@@ -124,7 +124,7 @@ class OnnxFile:
             if tensor.initializer and kind:
                 values = [self._values(tensor, kind)] if tensor.external else [self._span(*span, kind) for span in tensor.spans]
                 flat = values[0] if len(values) == 1 else np.concatenate([np.zeros(0, kind), *values])
-                if flat.size == math.prod(tensor.dims):
+                if flat.size == math.prod(tensor.dims) and min(tensor.dims, default=0) >= 0:
                     yield tensor.name, flat.reshape(tensor.dims)
 
     def _span(self, start: int, stop: int, kind: str) -> Array:
@@ -204,7 +204,7 @@ def _external_problems(tensor: Tensor, path: Path, root: Path, inside: Path, lis
         return [_refusal(what, path, f"'{tensor.name}' at {numbers}", "numbers of bytes")]
     kind = _TYPES.get(tensor.data_type)
     size = math.prod(tensor.dims) * (np.dtype(kind).itemsize if kind else 0)
-    if size < 0 or _end(tensor, size) > place.stat().st_size:
+    if min(tensor.dims, default=0) < 0 or _end(tensor, size) > place.stat().st_size:
         return [_refusal(what, path, f"'{tensor.name}' behind the end of '{locations[0]}'", expected)]
     return []
 

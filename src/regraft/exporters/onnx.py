@@ -207,11 +207,11 @@ def _quiet() -> Iterator[None]:
 @contextlib.contextmanager
 def _as_usage_error() -> Iterator[None]:
     """Say what stands in the way of a graph."""
-    import torch
-
     try:
         yield
-    except torch.onnx.OnnxExporterError as error:
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # each stage of the capture fails in its own way
         raise UsageError(_no_graph(_whole_text(error))) from error
 
 

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
+from regraft.models.pooling import AttentionPooling, MeanPooling
+
 if TYPE_CHECKING:
     from regraft.exporters.graph import Graph
 
@@ -27,6 +29,8 @@ Whole = None
 """A demand for a whole tensor; a demand for one position is the number of the axis."""
 Demand = int | None
 
+_READS_ALL = (MeanPooling, AttentionPooling)
+"""Poolings that need no look: every position counts."""
 _VIEWS = ("view", "reshape", "_unsafe_view")
 _POINTWISE = frozenset(
     {"add", "sub", "mul", "div", "neg", "pow", "rsqrt", "sqrt", "erf", "exp", "minimum", "maximum", "clamp"}
@@ -59,6 +63,8 @@ def smallest(graph: Graph, arguments: tuple[torch.Tensor, ...]) -> nn.Module:
         graph: A headed network with named arguments.
         arguments: Its arguments for a few rows.
     """
+    if isinstance(graph.net.backbone.pooling, _READS_ALL):
+        return graph
     free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     with torch.no_grad():
         program = torch.export.export(graph, arguments, dynamic_shapes=dict.fromkeys(graph.names, free))

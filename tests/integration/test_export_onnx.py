@@ -1,0 +1,164 @@
+"""The ONNX export from the artifact to the answers: through the gate, in a fresh process, without the training stack."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from export_faults import FAULTS, QUIET_FAULTS, contents, refused
+from line_rows import mails
+
+from regraft import lifecycle
+from regraft.artifact.files import sha256_of
+from regraft.artifact.manifest import canonical, digest_of
+from regraft.errors import ArtifactError, MachineError, UsageError
+from regraft.exporters.onnx import OnnxExporter
+from regraft.serving.predictor import Predictor
+
+pytest.importorskip("onnxscript")
+ROWS = [row["body"] for row in mails(60, seed=9)]
+SMALL_TRANSFORMER = {"name": "transformer", "width": 16, "layers": 2, "heads": 2, "pooling": "cls"}
+
+
+def export(artifact, out: Path, **options):
+    return lifecycle.export(artifact, format=options.pop("format", "onnx"), out=str(out), machine={"threads": 1}, **options)
+
+
+@pytest.fixture(scope="module")
+def bert(fit_small, tmp_path_factory):
+    return fit_small(tmp_path_factory.mktemp("onnx") / "bert", base=SMALL_TRANSFORMER)
+
+
+@pytest.fixture(scope="module")
+def exported(bert, mail_file, tmp_path_factory):
+    return export(bert, tmp_path_factory.mktemp("onnx") / "out", rows=str(mail_file))
+
+
+def test_an_export_is_an_artifact_that_answers_as_its_source(bert, exported, fresh_file, tmp_path):
+    theirs, ours = (Predictor.load(one.path, runtime="auto", threads=1) for one in (bert, exported))
+    assert type(Predictor.load(exported.path, runtime="onnxruntime", threads=1).runtime).__name__ == "OnnxruntimeRuntime"
+    np.testing.assert_allclose(ours.outputs(ROWS), theirs.outputs(ROWS), atol=1e-4)
+    assert [p.value for p in ours.predict(ROWS)] == [p.value for p in theirs.predict(ROWS)]
+    verdict = lifecycle.compare(bert, exported, fresh_file, machine={"threads": 1}, judge={"resamples": 200})
+    assert verdict.verdict != "worse"
+    facts = lifecycle.inspect(exported)
+    assert facts["network"]["form"] == "onnx"
+    gate = facts["export"]["gate"]["runtimes"]["onnxruntime"]
+    assert gate["agreement"] == 1.0
+    assert gate["worst_logit"] < 1e-4
+    assert gate["environment"]["library"].startswith("onnxruntime")
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, *QUIET_FAULTS])
+def test_planted_faults_are_refused(bert, fault, tmp_path):
+    out = tmp_path / "place" / "out"
+    out.parent.mkdir()
+    assert str(refused(bert, "onnx", fault, out))
+
+
+def test_an_edited_file_is_refused(exported, tmp_path):
+    for name in ("network/model.onnx", "manifest.json", "preprocessing/tokenizer.json"):
+        copy = tmp_path / name.replace("/", "-")
+        shutil.copytree(exported.path, copy)
+        content = bytearray((copy / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (copy / name).write_bytes(content)
+        with pytest.raises(ArtifactError, match="is not the one that was written|has been edited or damaged"):
+            Predictor.load(copy)
+
+
+def test_a_smuggled_file_and_a_link_are_refused(exported, tmp_path):
+    shutil.copytree(exported.path, tmp_path / "more")
+    (tmp_path / "more/network/model.onnx.data").write_bytes(b"x")
+    with pytest.raises(ArtifactError, match="the manifest does not list"):
+        Predictor.load(tmp_path / "more")
+    shutil.copytree(exported.path, tmp_path / "linked")
+    (tmp_path / "linked/network/model.onnx").unlink()
+    (tmp_path / "linked/network/model.onnx").symlink_to(exported.path / "network/model.onnx")
+    with pytest.raises(ArtifactError, match="links are refused"):
+        Predictor.load(tmp_path / "linked")
+
+
+def test_an_edit_with_every_digest_made_to_fit_still_cannot_leave_the_folder(exported, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    copy = tmp_path / "copy"
+    shutil.copytree(exported.path, copy)
+    (tmp_path / "secret").write_bytes(bytes(1 << 16))
+    model = onnx.load(copy / "network/model.onnx")
+    tensor = max(model.graph.initializer, key=lambda one: len(one.raw_data))
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", "../../secret"
+    (copy / "network/model.onnx").write_bytes(model.SerializeToString())
+    values = json.loads((copy / "manifest.json").read_bytes())
+    values["files"]["network/model.onnx"] = {
+        "sha256": sha256_of(copy / "network/model.onnx"),
+        "size_bytes": (copy / "network/model.onnx").stat().st_size,
+    }
+    values["digest"] = digest_of(values)
+    (copy / "manifest.json").write_bytes(canonical(values))
+    for runtime in ("onnxruntime", "auto"):
+        with pytest.raises(ArtifactError, match="a tensor lies outside the files of the artifact"):
+            Predictor.load(copy, runtime=runtime)
+
+
+def test_a_full_disk_in_the_middle_of_the_weights_leaves_nothing(bert, tmp_path, monkeypatch):
+    import errno
+
+    out = tmp_path / "place" / "out"
+    out.parent.mkdir()
+    write = OnnxExporter.write
+
+    def full(self, source, folder):
+        write(self, source, folder)
+        (folder / "network/model.onnx").write_bytes((folder / "network/model.onnx").read_bytes()[:1000])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(OnnxExporter, "write", full)
+    with pytest.raises(MachineError, match="free some space"):
+        export(bert, out)
+    assert contents(out.parent) == {}
+
+
+def test_an_interrupted_export_leaves_nothing(bert, tmp_path, monkeypatch):
+    out = tmp_path / "place" / "out"
+    out.parent.mkdir()
+    write = OnnxExporter.write
+
+    def interrupted(self, source, folder):
+        write(self, source, folder)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(OnnxExporter, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export(bert, out)
+    assert list(out.parent.iterdir()) == []
+
+
+def test_a_wrong_opset_is_refused_before_anything_is_written(bert, tmp_path):
+    with pytest.raises(UsageError, match=r"this set of ONNX operators cannot be written(.|\n)*18 to 23"):
+        export(bert, tmp_path / "out", format={"name": "onnx", "opset": 17})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pooling", ["cls", "mean", "last", "attention"])
+@pytest.mark.parametrize("name", ["transformer", "lstm", "gru", "cnn", "mlp"])
+def test_every_base_passes_the_gate_with_every_pooling(fit_small, name, pooling, tmp_path):
+    artifact = fit_small(tmp_path / "fit", base={"name": name, "width": 16, "pooling": pooling})
+    assert export(artifact, tmp_path / "out").manifest.network.runtimes[0] == "onnxruntime"
+
+
+@pytest.mark.slow
+@pytest.mark.base
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_minilm_passes_the_gate_on_real_rows(fit_small, minilm, mail_file, pooling, tmp_path):
+    artifact = fit_small(tmp_path / "fit", base={"name": "minilm", "pooling": pooling}, train={"epochs": 1, "batch_size": 16})
+    made = export(artifact, tmp_path / "out", rows=str(mail_file))
+    gate = made.manifest.export.gate["runtimes"]["onnxruntime"]
+    assert gate["worst_logit"] < 1e-4
+    assert gate["agreement"] == 1.0

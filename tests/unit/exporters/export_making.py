@@ -1,0 +1,115 @@
+"""Tiny networks of every kind, with preprocessing and a task, as exporters are handed them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from regraft.artifact.manifest import HeadEntry, InputEntry, Manifest, ManifestBody, NetworkEntry, TargetEntry, TaskEntry
+from regraft.artifact.store import Artifact
+from regraft.artifact.verify import file_entries
+from regraft.exporters.exporter import Source, Written
+from regraft.modalities.text import Text, TextOptions
+from regraft.tasks.classification import Classification
+from regraft.types import Batch, Ledger
+
+LABELS = ("eggs", "ham", "spam")
+WORDS = 60
+LONGEST = 48
+SCRATCH = ("transformer", "lstm", "gru", "cnn", "mlp")
+
+
+def make_text(inputs: tuple[str, ...]) -> Text:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{i}" for i in range(WORDS))]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return Text(tokenizer, TextOptions(max_length=LONGEST), inputs=inputs)
+
+
+def make_task() -> Classification:
+    task = Classification(Classification.Options())
+    task.learn([*LABELS, *LABELS], Ledger())
+    return task
+
+
+def _body(name: str) -> Any:
+    """Return an opened body: of one of our own bases, or of a family of the hub; no weight at a neutral start."""
+    from tiny_families import FAMILIES, tiny_model
+
+    from regraft.models.architectures import ARCHITECTURES
+    from regraft.models.backbones import Body, detach_pooler, make_config
+    from regraft.models.scratch_networks import AutoModel
+
+    if name in FAMILIES:
+        model, kind = tiny_model(name), name
+    else:
+        from regraft.models import BASES
+        from regraft.options import build
+
+        cls = BASES.get(name)
+        sizes = {"width": 16, "layers": 2} | ({"positions": 64} if name == "transformer" else {})
+        base, kind = cls(name, build(cls.Options, sizes)), cls.model_type
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            model = AutoModel.from_config(make_config(base.config(WORDS + 4), name)).eval()
+            with torch.no_grad():
+                for weight in model.parameters():
+                    weight.add_(0.1 * torch.randn_like(weight))
+    detach_pooler(model, keep=False)
+    return Body(model, ARCHITECTURES[kind])
+
+
+def make_source(name: str = "transformer", pooling: str = "mean", folder: Path | None = None) -> Source:
+    """Return a network of a base or family with a head, its preprocessing and its task."""
+    from regraft.models.backbones import Backbone, PoolingChoice
+    from regraft.models.net import Headed
+
+    task = make_task()
+    backbone = Backbone(_body(name), PoolingChoice(pooling, "test"))
+    net = Headed(backbone, task.head(backbone.width, 0.1, 1)).eval()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(2)
+        for weight in (*net.head.parameters(), *net.backbone.pooling.parameters()):
+            weight.normal_()
+    text = make_text(net.backbone.architecture.inputs)
+    body = _manifest_body(net, text, task, NetworkEntry(backbone=net.backbone.spec(), head=HeadEntry(width=net.backbone.width)))
+    artifact = Artifact(folder or Path("nowhere"), Manifest.of(body, {}))
+    return Source(artifact=artifact, modality=text, task=task, net=net, name="out")
+
+
+def _manifest_body(net: Any, text: Text, task: Classification, network: NetworkEntry) -> ManifestBody:
+    return ManifestBody(
+        task=TaskEntry(name=task.name, state=task.state()),
+        inputs=(InputEntry(column="text", modality=text.name, spec=text.spec(), folder="preprocessing"),),
+        target=TargetEntry(column="label"),
+        base={"name": "tiny"},
+        network=network,
+        weights_digest="",
+    )
+
+
+def manifest_of(source: Source, written: Written, folder: Path) -> Manifest:
+    """Return the manifest of what an exporter wrote into a folder."""
+    old = source.manifest.network
+    network = NetworkEntry(
+        backbone=old.backbone, head=old.head, form=written.form, runtimes=written.runtimes, facts=dict(written.facts)
+    )
+    return Manifest.of(_manifest_body(source.network(), source.modality, source.task, network), file_entries(folder))
+
+
+def make_rows(n: int, seed: int = 0, longest: int = 40) -> list[str]:
+    rng = np.random.default_rng(seed)
+    return [" ".join(f"w{w}" for w in rng.integers(0, WORDS, size=rng.integers(1, longest))) for _ in range(n)]
+
+
+def batch_of(source: Source, rows: list[str]) -> Batch:
+    inputs, mask_BT = source.modality.collate(source.modality.encode(rows, spans=False))
+    return Batch(inputs=inputs, mask_BT=mask_BT)
