@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
-from pydantic import Field
-
 from regraft.errors import Problem
 from regraft.exporters.as_is import copy_artifact, copy_faults, requirements
 from regraft.exporters.exporter import Exporter, Source, Written
-from regraft.options import options
+from regraft.options import Field, options
 
 DOCKERFILE, IGNORE, REQUIREMENTS = "Dockerfile", ".dockerignore", "requirements.txt"
 USER = 10001
