@@ -16,7 +16,7 @@ import pytest
 import regraft as rg
 from regraft.artifact.store import Artifact
 from regraft.data import SAMPLES
-from regraft.errors import MissingExtraError
+from regraft.errors import UsageError
 from regraft.exporters import EXPORTERS
 from regraft.serving.parity import Answers, Tolerance, difference
 from regraft.serving.predictor import Predictor
@@ -105,7 +105,9 @@ def test_a_thousand_real_rows_are_answered_alike(name: str, fitted: Any, mails: 
     artifact = fitted(POOLINGS.get(name, "mean"))
     try:
         made = rg.export(artifact, format=name, out=tmp_path / name, rows=mails, machine={"threads": 1})
-    except MissingExtraError as error:
+    except UsageError as error:
+        if "not installed" not in str(error):
+            raise
         pytest.skip(error.problems[0].what)
     assert made.manifest.export is not None
     seen = made.manifest.export.gate["runtimes"]
