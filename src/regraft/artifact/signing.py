@@ -65,9 +65,10 @@ def sign(artifact: Artifact, key: Path, *, signature: Path | None = None) -> Pat
     with _library():
         from model_signing import signing
 
+        library: Any = signing  # its constructors carry no types
         password: Any = os.environ.get(PASSWORD, "").encode() or None  # the reader of keys takes bytes
         try:
-            config = signing.Config().use_elliptic_key_signer(private_key=key, password=password)
+            config = library.Config().use_elliptic_key_signer(private_key=key, password=password)
         except (ValueError, TypeError, AttributeError) as error:
             raise UsageError(_unusable(key, error, private=True)) from error
         config.set_hashing_config(_hashing(artifact))
@@ -99,8 +100,9 @@ def verify_signature(artifact: Artifact, key: Path, *, signature: Path | None = 
     with _library():
         from model_signing import verifying
 
+        library: Any = verifying  # its constructors carry no types
         try:
-            config = verifying.Config().use_elliptic_key_verifier(public_key=key)
+            config = library.Config().use_elliptic_key_verifier(public_key=key)
         except (ValueError, TypeError, AttributeError) as error:
             raise UsageError(_unusable(key, error, private=False)) from error
         config.set_hashing_config(_hashing(artifact))
@@ -128,7 +130,8 @@ def _hashing(artifact: Artifact) -> Any:
     from model_signing import hashing
 
     left = [Path(name) for name, path in walk(artifact.path) if path.name in LEFT_BY_DESKTOPS]
-    config = hashing.Config().use_file_serialization(hashing_algorithm="sha256", allow_symlinks=False)
+    library: Any = hashing  # its constructors carry no types
+    config = library.Config().use_file_serialization(hashing_algorithm="sha256", allow_symlinks=False)
     return config.set_ignored_paths(paths=left, ignore_git_paths=False)
 
 
