@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import functools
 import importlib
 import inspect
 import itertools
@@ -29,7 +28,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar, dataclass_t
 
 from regraft.errors import OptionsError, Problem, UsageError, did_you_mean
 from regraft.registry import Registry
-from regraft.typed import UNFIT, Before, Limits, made_exactly
+from regraft.typed import UNFIT, Before, Limits, made_exactly, record
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, ValidationError
@@ -78,21 +77,18 @@ def options(cls: type[T]) -> type[T]:
           to do: did you mean 'rank'?
     """
     _own_defaults(cls)
-    made = dataclass(frozen=True, kw_only=True)(cls)
-    plain_init = made.__init__
+    made: Any = record(cls)
 
-    @functools.wraps(plain_init)
     def init(self: T, *args: object, **kwargs: object) -> None:
         values = _with_default_names(made, kwargs)
         taken = UNFIT if args else made_exactly(made, values)
         if taken is UNFIT:
             taken = _validated(made, values, args)
-        for item in dataclasses.fields(made):  # type: ignore[arg-type]
-            object.__setattr__(self, item.name, getattr(taken, item.name))
+        vars(self).update(vars(taken))
 
-    made.__init__ = init  # type: ignore[method-assign, assignment]
-    made.__pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # type: ignore[attr-defined]
-    return made
+    made.__init__ = init
+    made.__pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}
+    return typing.cast(type[T], made)
 
 
 def _own_defaults(cls: type[Any]) -> None:
@@ -108,17 +104,21 @@ def _validated(cls: type[T], values: Mapping[str, JSON], args: tuple[object, ...
     from pydantic_core import ArgsKwargs
 
     try:
-        return _adapter(cls).validate_python(ArgsKwargs(args, dict(values)))
+        return typing.cast(T, _adapter(cls).validate_python(ArgsKwargs(args, dict(values))))
     except ValidationError as error:
         raise OptionsError(_problems(error, cls, owner)) from None
 
 
-@functools.cache
-def _adapter(cls: type[T]) -> TypeAdapter[T]:
-    import pydantic
+_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
 
-    _prepare(cls, set())
-    return pydantic.TypeAdapter(cls)
+
+def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
+    if cls not in _ADAPTERS:
+        import pydantic
+
+        _prepare(cls, set())
+        _ADAPTERS[cls] = pydantic.TypeAdapter(cls)
+    return _ADAPTERS[cls]
 
 
 def _prepare(cls: type[Any], seen: set[type[Any]]) -> None:
@@ -134,13 +134,12 @@ def _prepare(cls: type[Any], seen: set[type[Any]]) -> None:
     for item in dataclasses.fields(cls):
         extra = _schema_extra(hints[item.name])
         told = pydantic.Field(description=help_texts.get(item.name), json_schema_extra=dict(extra) or None)
-        item.type = Annotated[hints[item.name], told]  # type: ignore[assignment]
+        item.type = Annotated[hints[item.name], told]
         for part in (hints[item.name], *get_args(hints[item.name])):
             if is_options(part) and part not in seen:
                 _prepare(part, seen)
 
 
-@functools.cache
 def field_help(cls: type[object]) -> dict[str, str]:
     """Return the docstring below each field of an options class, those of the classes above it included."""
     found: dict[str, str] = {}

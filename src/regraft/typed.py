@@ -3,6 +3,9 @@
 Importing pydantic and building its validators takes about as long as a small network takes to answer first. Values that were
 written by this program fit exactly, so that a process which only answers never needs it; and what is refused is refused with
 pydantic's words, because a value that does not fit is always shown to it.
+
+`record` makes the dataclasses of what every process imports: their methods are shared, where `dataclass` writes and compiles
+six functions for each class (a millisecond; fifty classes are a tenth of the time to the first answer).
 """
 
 from __future__ import annotations
@@ -13,13 +16,96 @@ import math
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, get_args, get_origin
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, Literal, TypeVar, dataclass_transform, get_args, get_origin
 
 UNFIT: Final = object()
 """Stands for: not exactly of that type; ask pydantic, which may convert it or say what is wrong."""
 
 Reader = Callable[[Any], Any]
+T = TypeVar("T")
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
+def record(cls: type[T]) -> type[T]:
+    """Make a class what `dataclass(frozen=True, kw_only=True)` makes it, without compiling methods for it.
+
+    Args:
+        cls: Annotated fields.
+
+    Example:
+        >>> @record
+        ... class Size:
+        ...     width: int
+        ...     height: int = 1
+        >>> Size(width=2), Size(width=2) == Size(width=2, height=1)
+        (Size(width=2, height=1), True)
+    """
+    made: Any = dataclass(init=False, repr=False, eq=False, kw_only=True)(cls)
+    made.__record_fields__ = dataclasses.fields(made)
+    methods = (_init, _repr, _equal, _hash, _refuse_set, _refuse_delete)
+    for name, method in zip(_METHODS, methods, strict=True):
+        if name not in vars(cls):
+            setattr(made, name, method)
+    return typing.cast(type[T], made)
+
+
+_METHODS = ("__init__", "__repr__", "__eq__", "__hash__", "__setattr__", "__delattr__")
+
+
+def _init(self: Any, **values: Any) -> None:
+    filled = filled_in(type(self), values)
+    name = type(self).__name__
+    if filled is None:
+        missing = [one.name for one in self.__record_fields__ if one.name not in values and _required(one)]
+        raise TypeError(f"{name}.__init__() missing {len(missing)} required keyword-only arguments: {', '.join(missing)}")
+    if strangers := values.keys() - filled.keys():
+        raise TypeError(f"{name}.__init__() got an unexpected keyword argument '{min(strangers)}'")
+    self.__dict__.update(filled)
+
+
+def _repr(self: Any) -> str:
+    shown = ", ".join(f"{one.name}={getattr(self, one.name)!r}" for one in self.__record_fields__ if one.repr)
+    return f"{type(self).__qualname__}({shown})"
+
+
+def _values(self: Any) -> tuple[Any, ...]:
+    return tuple(getattr(self, one.name) for one in self.__record_fields__)
+
+
+def _equal(self: Any, other: object) -> bool:
+    return _values(self) == _values(other) if type(other) is type(self) else NotImplemented
+
+
+def _hash(self: Any) -> int:
+    return hash(_values(self))
+
+
+def _refuse_set(self: Any, name: str, value: object) -> None:
+    raise dataclasses.FrozenInstanceError(f"cannot assign to field '{name}'")
+
+
+def _refuse_delete(self: Any, name: str) -> None:
+    raise dataclasses.FrozenInstanceError(f"cannot delete field '{name}'")
+
+
+def filled_in(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the values of all fields of a dataclass, defaults where there is no value; nothing where one is required."""
+    filled = {}
+    for one in dataclasses.fields(cls):
+        if one.name in values:
+            filled[one.name] = values[one.name]
+        elif one.default_factory is not dataclasses.MISSING:
+            filled[one.name] = one.default_factory()
+        elif one.default is not dataclasses.MISSING:
+            filled[one.name] = one.default
+        else:
+            return None
+    return filled
+
+
+def _required(one: dataclasses.Field[Any]) -> bool:
+    return one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +130,7 @@ class Limits:
     lt: float | None = None
     min_length: int | None = None
     max_length: int | None = None
-    json_schema_extra: Mapping[str, Any] | None = dataclasses.field(default=None, hash=False)
+    json_schema_extra: Mapping[str, Any] | None = field(default=None, hash=False)
 
     def admits(self, value: Any) -> bool:
         """Return whether a value lies within."""
@@ -98,7 +184,7 @@ def made_exactly(cls: type[Any], values: Mapping[str, Any]) -> Any:
         >>> [made_exactly(Size, given) is UNFIT for given in ({"width": 0}, {"width": "2"}, {"width": 2, "height": 2}, {})]
         [True, True, True, True]
     """
-    readers = _readers(cls)
+    readers = _readers(cls)  # type: ignore[arg-type]  # mypy looks at the hash of instances
     if readers is None or not values.keys() <= readers.keys():
         return UNFIT
     taken = {}
@@ -106,17 +192,11 @@ def made_exactly(cls: type[Any], values: Mapping[str, Any]) -> Any:
         taken[name] = readers[name](value)
         if taken[name] is UNFIT:
             return UNFIT
-    for field in dataclasses.fields(cls):
-        if field.name in taken:
-            continue
-        if field.default_factory is not dataclasses.MISSING:
-            taken[field.name] = field.default_factory()
-        elif field.default is not dataclasses.MISSING:
-            taken[field.name] = field.default
-        else:
-            return UNFIT
+    filled = filled_in(cls, taken)
+    if filled is None:
+        return UNFIT
     made = object.__new__(cls)
-    for name, value in taken.items():
+    for name, value in filled.items():
         object.__setattr__(made, name, value)
     return made
 
@@ -125,13 +205,13 @@ def made_exactly(cls: type[Any], values: Mapping[str, Any]) -> Any:
 def _readers(cls: type[Any]) -> dict[str, Reader] | None:
     """Return for each field what takes a value in; nothing where a class does more than hold fields."""
     fields = dataclasses.fields(cls)
-    if hasattr(cls, "__post_init__") or not all(field.init for field in fields):
+    if hasattr(cls, "__post_init__") or not all(one.init for one in fields):
         return None
     try:
         hints = typing.get_type_hints(cls, include_extras=True)
     except NameError:  # a type that stands inside a function
         return None
-    return {field.name: _reader(hints[field.name]) for field in fields}
+    return {one.name: _reader(hints[one.name]) for one in fields}
 
 
 def _reader(hint: Any) -> Reader:
@@ -226,4 +306,4 @@ _PLAIN: dict[Any, Reader] = {
     type(None): lambda value: None if value is None else UNFIT,
 }
 
-__all__ = ["UNFIT", "Before", "Limits", "made_exactly"]
+__all__ = ["UNFIT", "Before", "Limits", "filled_in", "made_exactly", "record"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -14,7 +16,7 @@ from hypothesis import given, settings
 
 from regraft.errors import OptionsError
 from regraft.options import Field, build, json_schema, options
-from regraft.typed import UNFIT, Before, Limits, made_exactly
+from regraft.typed import UNFIT, Before, Limits, made_exactly, record
 
 STRICT: Any = {"extra": "forbid", "allow_inf_nan": False}
 
@@ -154,3 +156,64 @@ def test_options_that_fit_are_made_without_pydantic():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"
+
+
+@record
+class Place:
+    """Where."""
+
+    row: int
+    names: list[str] = field(default_factory=list)
+    file: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    row: int
+    names: list[str] = field(default_factory=list)
+    file: str = ""
+
+
+def test_a_record_is_what_a_frozen_dataclass_is():
+    made, reference = Place(row=1, file="a"), Reference(row=1, file="a")
+    assert repr(made) == repr(reference).replace("Reference", "Place")
+    assert dataclasses.asdict(made) == dataclasses.asdict(reference)
+    assert [(one.name, one.kw_only) for one in dataclasses.fields(made)] == [
+        (o.name, o.kw_only) for o in dataclasses.fields(reference)
+    ]
+    assert dataclasses.replace(made, row=2) == Place(row=2, file="a")
+    assert made != Place(row=2, file="a")
+    assert made != reference
+    assert Place(row=1).names is not Place(row=1).names
+    assert hash(Dot(x=1)) == hash(Dot(x=1))
+    assert copy.deepcopy(made) == made
+    for wrong, text in (
+        ({}, "missing 1 required keyword-only arguments: row"),
+        ({"row": 1, "rwo": 2}, "unexpected keyword argument 'rwo'"),
+    ):
+        with pytest.raises(TypeError, match=text):
+            Place(**wrong)
+    with pytest.raises(TypeError):
+        Place(1)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.row = 3
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        del made.row
+
+
+@record
+class Dot:
+    x: int
+
+
+def test_a_record_inherits_fields_and_keeps_methods_of_its_own():
+    @record
+    class Named(Dot):
+        name: str = "n"
+
+        def __repr__(self) -> str:
+            return f"<{self.name}>"
+
+    assert (Named(x=1).x, Named(x=1, name="m").name, repr(Named(x=1))) == (1, "m", "<n>")
+    assert Named(x=1) != Dot(x=1)
+    assert pydantic.TypeAdapter(Named).validate_python({"x": "3"}) == Named(x=3)

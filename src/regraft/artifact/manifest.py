@@ -14,13 +14,13 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, cast
 
 from regraft.errors import ArtifactError, Problem
 from regraft.options import JSON, Field, to_json
-from regraft.typed import UNFIT, made_exactly
+from regraft.typed import UNFIT, made_exactly, record
 from regraft.version import __version__
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Entry:
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class TaskEntry(Entry):
     """What is predicted.
 
@@ -56,7 +56,7 @@ class TaskEntry(Entry):
     state: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class InputEntry(Entry):
     """What is read.
 
@@ -75,7 +75,7 @@ class InputEntry(Entry):
     folder: str = "backbone"
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class TargetEntry(Entry):
     """What was learnt.
 
@@ -86,7 +86,7 @@ class TargetEntry(Entry):
     column: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class HeadEntry(Entry):
     """How the head is built.
 
@@ -99,7 +99,7 @@ class HeadEntry(Entry):
     dropout: float = 0.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class NetworkEntry(Entry):
     """How the network is built.
 
@@ -118,7 +118,7 @@ class NetworkEntry(Entry):
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class LineageEntry(Entry):
     """An artifact that this one descends from.
 
@@ -139,7 +139,7 @@ class LineageEntry(Entry):
     regraft: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class ExportEntry(Entry):
     """How an artifact was made into another form, and what was seen when it was held against its source.
 
@@ -154,7 +154,7 @@ class ExportEntry(Entry):
     gate: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class FileEntry(Entry):
     """What a file must be.
 
@@ -167,7 +167,7 @@ class FileEntry(Entry):
     size_bytes: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class ManifestBody(Entry):
     """What whoever makes an artifact says about it; the rest of the manifest follows from the files.
 
@@ -204,7 +204,7 @@ class ManifestBody(Entry):
     export: ExportEntry | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Manifest(ManifestBody):
     """A whole manifest.
 

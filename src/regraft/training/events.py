@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Any
 
+from regraft.typed import record
 
-@dataclass(frozen=True, kw_only=True)
+
+@record
 class Event:
     """Root of the events.
 
@@ -24,7 +26,7 @@ class Event:
         return {"event": type(self).__name__.removesuffix("Event").lower(), **asdict(self)}
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class BeginEvent(Event):
     """Training is about to start.
 
@@ -41,7 +43,7 @@ class BeginEvent(Event):
     trainable: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class StepEvent(Event):
     """One update is done.
 
@@ -66,7 +68,7 @@ class StepEvent(Event):
     logs: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class ValidEvent(Event):
     """The validation rows were judged.
 
@@ -79,7 +81,7 @@ class ValidEvent(Event):
     best: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class EndEvent(Event):
     """Training is over; the best weights are in place.
 
@@ -92,7 +94,7 @@ class EndEvent(Event):
     best_step: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class StageEvent(Event):
     """A stage of a verb begins.
 
@@ -105,7 +107,7 @@ class StageEvent(Event):
     total: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class ProgressEvent(Event):
     """A stage went on.
 
@@ -116,7 +118,7 @@ class ProgressEvent(Event):
     done: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class NoteEvent(Event):
     """Something a person should know: what was inferred, chosen, lost.
 
