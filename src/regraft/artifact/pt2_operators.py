@@ -56,11 +56,11 @@ ones_like.default scalar_tensor.default tril.default triu.default zeros.default 
 _SHAPE = """
 _to_copy.default _unsafe_view.default alias.default cat.default chunk.default clone.default constant_pad_nd.default
 contiguous.default detach.default detach_.default expand.default expand_as.default flatten.using_ints flip.default
-movedim.int numpy_T.default pad.default permute.default repeat.default repeat_interleave.self_int reshape.default
-roll.default select.int slice.Tensor split.Tensor split_with_sizes.default squeeze.default squeeze.dim squeeze.dims
-stack.default swapaxes.default sym_numel.default sym_size.int t.default to.device to.dtype to.dtype_layout to.other
-transpose.int type_as.default unbind.int unflatten.int unfold.default unsafe_chunk.default unsafe_split.Tensor
-unsqueeze.default view.default view_as.default
+item.default movedim.int numpy_T.default pad.default permute.default repeat.default repeat_interleave.self_int
+reshape.default roll.default select.int slice.Tensor split.Tensor split_with_sizes.default squeeze.default squeeze.dim
+squeeze.dims stack.default swapaxes.default sym_numel.default sym_size.int sym_storage_offset.default t.default
+to.device to.dtype to.dtype_layout to.other transpose.int type_as.default unbind.int unflatten.int unfold.default
+unsafe_chunk.default unsafe_split.Tensor unsqueeze.default view.default view_as.default
 """
 _INDEX = """
 copy.default copy_.default embedding.default fill_.Scalar gather.default index.Tensor index_copy.default

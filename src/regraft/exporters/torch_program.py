@@ -1,7 +1,8 @@
 """A program of torch.export (`network/model.pt2`): needs torch to answer, but neither transformers nor the network's code.
 
 The format itself can hold pickles; what is written here holds none: the rows that the graph was captured with are left out,
-and weights are raw. `regraft.artifact.pt2_file` reads it without running anything; torch's own `torch.export.load` reads it too.
+and weights are raw. `regraft.artifact.pt2_file` reads it without running anything of it; so does `torch.export.load`, with less
+care.
 """
 
 from __future__ import annotations
