@@ -73,6 +73,6 @@ class TorchProgramRuntime(Runtime):
         """Return library, version, threads, instruction set and processor."""
         import torch
 
-        library = f"torch {torch.__version__}"
+        library = f"torch {torch.__version__}, as a program"  # other kernels than of the network: other last bits
         capability = torch.backends.cpu.get_cpu_capability()
         return {"library": library, "threads": self.threads, "instructions": capability, "processor": processor()}
