@@ -23,7 +23,7 @@ from typing import Any
 import pandas
 import pytest
 import yaml
-from export_faults import FAULTS, QUIET_FAULTS, contents, refused
+from export_faults import FAULTS, contents, refused
 from line_rows import mails
 
 from regraft import lifecycle
@@ -277,8 +277,14 @@ def test_another_image_and_index_are_taken(artifact, tmp_path):
 # ---- both -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fault", [*FAULTS, *QUIET_FAULTS])
-@pytest.mark.parametrize("name", ["mlflow", "docker"])
+# Both copy alike and are held against their source alike; where only answers tell, one of them is enough by default.
+COPIED = [("mlflow", fault) for fault in (*FAULTS, "label-names")] + [
+    pytest.param("docker", fault, marks=[pytest.mark.slow] if fault in {"preprocessing", "label-names"} else [])
+    for fault in (*FAULTS, "label-names")
+]
+
+
+@pytest.mark.parametrize(("name", "fault"), COPIED)
 def test_faults_in_what_is_copied_are_refused(name, fault, bert, tmp_path):
     refused(bert, name, fault, tmp_path / "place" / "out")
 
