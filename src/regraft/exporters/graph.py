@@ -109,7 +109,7 @@ def graph_of(source: Source, replacement: Replacement = lambda module: None) -> 
 def _padded(net: Headed) -> Headed:
     """Return a network that computes padded rows in plain steps and shares every weight with the one given."""
     shared = {id(tensor): tensor for tensor in (*net.parameters(), *net.buffers())}
-    twin: Headed = copy.deepcopy(net, shared)  # type: ignore[arg-type]  # a memo holds the objects that are not copied
+    twin: Headed = copy.deepcopy(net, shared)  # a memo holds the objects that are not copied
     twin.backbone.shapes = Shapes("padded")
     body: Any = twin.backbone.body
     if body.config._attn_implementation == PACKED_ATTENTION:

@@ -55,7 +55,7 @@ class OnnxExporter(Exporter):
 
     def problems(self, source: Source) -> list[Problem]:
         """Return which packages are missing, or why the set of operators cannot be written or computed."""
-        missing = []
+        missing: list[Problem] = []
         for package, extra in (("onnx", "export"), ("onnxscript", "export"), ("onnxruntime", "runtime")):
             try:
                 __import__(package)

@@ -9,7 +9,7 @@ Shapes: B rows, T positions, D width, H width of a direction.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -65,7 +65,8 @@ class PaddedRecurrence(nn.Module):
 
 def _one_way(source: nn.RNNBase, direction: str) -> nn.RNNBase:
     """Return one direction of a recurrent layer as a layer of its own that shares its weights."""
-    made = type(source)(source.input_size, source.hidden_size, batch_first=True, device="meta")
+    kind = cast(type[nn.LSTM], type(source))  # or nn.GRU, which is made alike
+    made = kind(source.input_size, source.hidden_size, batch_first=True, device="meta")
     for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"):
         setattr(made, name, getattr(source, name + direction))
     return made
@@ -86,11 +87,10 @@ class OnnxRecurrence(nn.Module):
         kind = type(source)
         self.operator, self.settings = _OPERATORS[kind]
         self.width = source.hidden_size
-        order = _GATES[kind]
-        with torch.no_grad():
-            self.register_buffer("input_weights", _stacked(source, ("weight_ih_l0",), order))
-            self.register_buffer("state_weights", _stacked(source, ("weight_hh_l0",), order))
-            self.register_buffer("biases", _stacked(source, ("bias_ih_l0", "bias_hh_l0"), order))
+        self.input_weights, self.state_weights, self.biases = (
+            nn.Buffer(_stacked(source, names, _GATES[kind]))
+            for names in (("weight_ih_l0",), ("weight_hh_l0",), ("bias_ih_l0", "bias_hh_l0"))
+        )
 
     def forward(self, x_BTD: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
         """Return the next vectors (B, T, D); rows are padded on the right."""

@@ -45,15 +45,15 @@ def graph_file(folder: Path, manifest: Manifest) -> GraphFile:
     """
     facts = manifest.network.facts
     file, inputs, mask, output = (facts.get(name) for name in ("file", "inputs", "mask", "output"))
-    named = isinstance(inputs, list) and all(isinstance(name, str) for name in inputs)
-    if not (isinstance(file, str) and isinstance(mask, str) and isinstance(output, str) and named):
+    names = [name for name in inputs if isinstance(name, str)] if isinstance(inputs, list) else None
+    if not (isinstance(file, str) and isinstance(mask, str) and isinstance(output, str)) or names is None or names != inputs:
         what, expected = "the manifest does not say how the exported graph is fed", "file, inputs, mask and output"
         got = ", ".join(sorted(facts)) or "nothing"
         raise ArtifactError(Problem(what=what, where=str(folder), got=got, expected=expected, fix=_FIX))
     if not contained(file) or file not in manifest.files:
         what, expected = "the exported graph is not one of the artifact's files", "a file that the manifest lists"
         raise ArtifactError(Problem(what=what, where=str(folder), got=f"'{file}'", expected=expected, fix=_FIX))
-    return GraphFile(folder / file, tuple(inputs), mask, output)
+    return GraphFile(folder / file, tuple(names), mask, output)
 
 
 def checked_onnx(folder: Path, manifest: Manifest) -> GraphFile:
