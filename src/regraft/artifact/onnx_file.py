@@ -35,7 +35,7 @@ _MESSAGES: Final[Messages] = {
         25: ("functions", "Function"),
     },
     "Training": {1: ("initialization", "Graph"), 2: ("algorithm", "Graph")},
-    "Opset": {1: ("domain", "text"), 2: ("version", "int")},
+    "Opset": {1: ("domain", "string"), 2: ("version", "int")},
     "Graph": {
         1: ("node", "Node"),
         5: ("initializer", "Tensor"),
@@ -44,14 +44,14 @@ _MESSAGES: Final[Messages] = {
         15: ("sparse_initializer", "Sparse"),
     },
     "Function": {
-        1: ("name", "text"),
+        1: ("name", "string"),
         7: ("node", "Node"),
         9: ("opset_import", "Opset"),
-        10: ("domain", "text"),
+        10: ("domain", "string"),
         11: ("attribute", "Attribute"),
     },
-    "Value": {1: ("name", "text")},
-    "Node": {4: ("op_type", "text"), 5: ("attribute", "Attribute"), 7: ("domain", "text")},
+    "Value": {1: ("name", "string")},
+    "Node": {4: ("op_type", "string"), 5: ("attribute", "Attribute"), 7: ("domain", "string")},
     "Attribute": {
         5: ("tensor", "Tensor"),
         6: ("graph", "Graph"),
@@ -65,12 +65,12 @@ _MESSAGES: Final[Messages] = {
         1: ("dims", "int"),
         2: ("data_type", "int"),
         4: ("floats", "bytes"),
-        8: ("name", "text"),
+        8: ("name", "string"),
         9: ("raw", "bytes"),
         13: ("external", "Entry"),
         14: ("location", "int"),
     },
-    "Entry": {1: ("key", "text"), 2: ("value", "text")},
+    "Entry": {1: ("key", "string"), 2: ("value", "string")},
 }
 _TYPES = dict(enumerate(("<f4", "u1", "i1", "<u2", "<i2", "<i4", "<i8", "", "?", "<f2", "<f8", "<u4", "<u8"), start=1))
 _FLOAT = 1

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 Messages = Mapping[str, Mapping[int, tuple[str, str]]]
-"""Message -> field number -> (name, kind): "int", "text", "bytes" (where they lie), or the message that the field holds."""
+"""Message -> field number -> (name, kind): "int", "string", "bytes" (where they lie), or the message that the field holds."""
 
 _MOST_FIELDS = 20_000_000
 _DEEPEST = 64
@@ -51,7 +51,7 @@ class Walk:
                 values.append((first, last))
             elif what == "bytes":
                 values.append((first, last))
-            elif what == "text":
+            elif what == "string":
                 values.append(self._text(first, last))
             else:
                 values.append(self.message(what, first, last, depth + 1))

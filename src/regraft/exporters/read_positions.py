@@ -194,8 +194,13 @@ def _along(node: fx.Node, axis: int, rank: int, sizes: _Sizes) -> int | None:
     """A step along other axes (softmax, slice): their number is its second argument."""
     along = node.args[1] if len(node.args) > 1 else 0
     axes = along if isinstance(along, list | tuple) else [along]
-    keeps = _name(node) != "mean" or (len(node.args) > 2 and bool(node.args[2])) or bool(node.kwargs.get("keepdim"))
-    return axis if keeps and all(_axis(one, rank) != axis for one in axes) else None
+    return axis if all(_axis(one, rank) != axis for one in axes) else None
+
+
+def _averaged(node: fx.Node, axis: int, rank: int, sizes: _Sizes) -> int | None:
+    """A mean along other axes, which must still be there after it."""
+    keeps = (len(node.args) > 2 and bool(node.args[2])) or bool(node.kwargs.get("keepdim"))
+    return _along(node, axis, rank, sizes) if keeps else None
 
 
 def _linear(node: fx.Node, axis: int, rank: int, sizes: _Sizes) -> int | None:
@@ -235,7 +240,7 @@ _RULES: dict[str, Callable[[fx.Node, int, int, _Sizes], int | None]] = {
     "matmul": _matrix_product,
     "softmax": _along,
     "_softmax": _along,
-    "mean": _along,
+    "mean": _averaged,
     "slice": _along,
     "transpose": _transposed,
     "permute": _permuted,
