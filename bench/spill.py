@@ -151,8 +151,8 @@ def main() -> None:
     rows = asked.rows or (MINILM_ROWS if asked.minilm else ROWS)
     budget_mb = max(1, round(BUDGET_MB * rows / ROWS))
     given, notes, order = made(rows, asked.width, minilm=asked.minilm), [], np.random.default_rng(1).permutation(rows)
-    with tempfile.TemporaryDirectory() as folder:
-        with cached(given, given.few, 1, folder, lambda _: None) as part:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as aside:
+        with cached(given, given.few, 1, aside, lambda _: None) as part:
             part.rows["train"].batch(np.arange(16))
         watch, began = Watch(), time.perf_counter()
         watch.start()
@@ -164,7 +164,7 @@ def main() -> None:
             watch.over.set()
             watch.join()
             difference = furthest(part, given, order)
-        size_mb = max(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file()) / 1e6
+        size_mb = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file()) / 1e6
     grown_mb, batches = watch.most_mb - watch.first_mb, -(-min(rows, READ_ROWS) // 16)
     table = (
         f"{given.base.name}, {given.net.backbone.width} wide: {rows:,} rows, {given.encoded.positions:,} tokens, "
