@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 ROWS = 1000
 QUIET = {"threads": 1, "cache": {"disk_mb": 0}}
-POOLINGS = {"transformers": "pooler"}
+POOLINGS = {"transformers": "hub-head"}
 """Formats with one head of their own ask for the pooling that it reads; all others take the mean."""
 
 
