@@ -217,6 +217,7 @@ def gpt2_folder(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_decoder_finds_the_last_token_whatever_fills_the_batch(fit_small, tmp_path):
     base = {"name": "hub", "source": str(gpt2_folder(tmp_path / "gpt2")), "pooling": "hub-head"}
     fitted = fit_small(tmp_path / "fitted", base=base, modality={"name": "text", "max_length": 32}, train={"epochs": 2})
@@ -280,7 +281,8 @@ def test_the_embedder_goes_on_to_answer_as_the_artifact(bert, embedder):
     assert lifecycle.predict(embedder, TEXTS, **ONE_THREAD) == lifecycle.predict(bert, TEXTS, **ONE_THREAD)
 
 
-@pytest.mark.parametrize("pooling", ["cls", pytest.param("last", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("pooling", ["cls", "last"])
 def test_other_poolings_and_length_one(pooling, fit_small, tmp_path):
     fitted = fit_small(tmp_path / "fitted", base={**SMALL_BERT, "pooling": pooling}, train={"epochs": 1})
     asked = {"name": "sentence-transformers", "normalize": True}

@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas
@@ -30,6 +31,8 @@ from regraft import lifecycle
 from regraft.artifact.store import Artifact, read_artifact
 from regraft.errors import ArtifactError, GateError, UsageError
 from regraft.exporters import EXPORTERS
+from regraft.exporters.exporter import Needs
+from regraft.options import Pick
 from regraft.version import __version__
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Swig.*:DeprecationWarning")
@@ -123,10 +126,14 @@ def test_its_environments_agree_and_pin_what_the_gate_ran_with(model):
     assert conda["dependencies"][0] == f"python={tools['python']}"
 
 
-def test_the_network_is_as_it_was_and_can_be_exported_on(bert, model, tmp_path):
+def test_the_network_is_as_it_was(bert, model):
     assert model.manifest.network.form == bert.manifest.network.form
     for name in ("weights.safetensors", "backbone/model.safetensors"):
         assert (model.path / name).read_bytes() == (bert.path / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_wrapped_artifact_can_be_exported_on(model, tmp_path):
     again = lifecycle.export(model, format="sentence-transformers", out=str(tmp_path / "again"), **ONE_THREAD)
     assert [entry.verb for entry in again.manifest.lineage] == ["fit", "export"]
 
@@ -267,9 +274,11 @@ def test_options_that_would_make_a_bad_image_are_refused(options, said, artifact
 
 def test_another_image_and_index_are_taken(artifact, tmp_path):
     image, index = "registry.example:5000/python@sha256:" + "0" * 64, "https://wheels.example/cpu"
-    asked_for = {"name": "docker", "image": image, "index": index}
-    made = lifecycle.export(artifact, format=asked_for, out=str(tmp_path / "out"), **ONE_THREAD)
-    steps = instructions(made.path / "Dockerfile")
+    cls, options = Pick("docker", {"image": image, "index": index}).resolve(EXPORTERS)
+    source = SimpleNamespace(artifact=artifact, manifest=artifact.manifest, name="made", needs=Needs())
+    assert cls(options).problems(source) == []
+    cls(options).write(source, tmp_path)
+    steps = instructions(tmp_path / "Dockerfile")
     assert steps[0] == ("FROM", image)
     assert any(name == "RUN" and f"--extra-index-url {index} -r" in argument for name, argument in steps)
 
@@ -277,9 +286,10 @@ def test_another_image_and_index_are_taken(artifact, tmp_path):
 # ---- both -----------------------------------------------------------------------------------------------------------
 
 
-# Both copy alike and are held against their source alike; where only answers tell, one of them is enough by default.
-COPIED = [("mlflow", fault) for fault in (*FAULTS, "label-names")] + [
-    pytest.param("docker", fault, marks=[pytest.mark.slow] if fault in {"preprocessing", "label-names"} else [])
+# Where only answers tell, a fresh process is started: seconds each.
+COPIED = [
+    pytest.param(name, fault, marks=[pytest.mark.slow] if fault in {"preprocessing", "label-names", "pooling"} else [])
+    for name in ("mlflow", "docker")
     for fault in (*FAULTS, "label-names")
 ]
 
@@ -316,6 +326,7 @@ def test_a_file_that_the_manifest_does_not_list_is_refused(form, name, tmp_path,
         read_artifact(folder)
 
 
+@pytest.mark.slow
 def test_an_onnx_export_is_wrapped_without_torch(fit_small, tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")

@@ -210,6 +210,22 @@ def test_saved_and_loaded_it_is_the_same_pooling(folders, tmp_path):
         assert torch.equal(net(inputs, mask), again.eval()(inputs, mask))
 
 
+@pytest.mark.base
+def test_minilm_as_the_hubs_own_class(minilm, tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    net = make_net(minilm.folder())
+    texts = minilm.modality({}, lambda: iter(()))
+    inputs, mask = texts.collate(texts.encode(["A short one.", "And a text that is a good deal longer than that one."]))
+    tensors, mask = {name: torch.from_numpy(values) for name, values in inputs.items()}, torch.from_numpy(mask)
+    classified(net, minilm.folder(), tmp_path)
+    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            theirs(**tensors, attention_mask=mask.long()).logits, net(tensors, mask), atol=1e-5, rtol=1e-5
+        )
+
+
 def test_the_families_of_these_tests_are_those_of_the_others():
     assert set(HUB_HEADS) <= set(FAMILIES)
     assert SENTENCES
