@@ -125,7 +125,7 @@ def main() -> None:
     notes = [f"at the bar's own size, one run:\n{standing_.line()}" for standing_ in once]
     notes.append(f"matrix-product peak, GFLOP/s: {hall.peak_gflops}; MFU is ours, of training alone, what is frozen once a row")
     figures = {"standings": [one.to_json() for one in found], "bar_size": [one.to_json() for one in once], "versions": versions}
-    measure.report("fit_frozen", {"form": form.to_json()} | figures, table(form, found, *notes), full=form.full)
+    measure.report("fit_frozen", {"form": form.to_json()} | figures, table(form, found, *notes), ending=form.ending)
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def main() -> None:
     notes.append(f"matrix-product peak, GFLOP/s: {dict(hall.peak)}; MFU is ours, of training alone")
     figures = {"standings": [one.to_json() for one in found], "bar_size": [one.to_json() for one in once], "versions": versions}
     head = {"form": form.to_json(), "peak_gflops": hall.peak}
-    measure.report("fit_full", head | figures, table(form, found, *notes), full=form.full)
+    measure.report("fit_full", head | figures, table(form, found, *notes), ending=form.ending)
 
 
 if __name__ == "__main__":

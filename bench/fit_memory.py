@@ -67,7 +67,7 @@ def main() -> None:
             about = about_texts(texts, BATCH) | {"peaks_mb": peaks}
             found.append(standing(MEMORY, mix, (rounds["ours"], rounds["Trainer"]), gate, memory, **about))
     figures = {"form": form.to_json(), "standings": [one.to_json() for one in found], "versions": versions}
-    measure.report("fit_memory", figures, table(form, found), full=form.full)
+    measure.report("fit_memory", figures, table(form, found), ending=form.ending)
 
 
 if __name__ == "__main__":

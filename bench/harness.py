@@ -66,6 +66,13 @@ class Form:
     tries: int = 2
     bar_size: bool = False
 
+    @property
+    def ending(self) -> str:
+        """What the name of the output ends with."""
+        if not self.full:
+            return ""
+        return "_full" if self.mixes else "_bar"
+
     def once(self) -> Form:
         """Return a single round that is taken as it comes, for sizes that take many minutes."""
         return replace(self, rounds=1, warm_ups=0, tries=1)
@@ -88,7 +95,7 @@ class Form:
 
 
 def form_from_arguments(mixes: tuple[str, ...], what: str | None) -> Form:
-    """Read `--full`, `--rounds`, `--warm-ups`, `--scale`, `--mixes`, `--no-bar-size` and `--core`."""
+    """Read `--full`, `--rounds`, `--warm-ups`, `--scale`, `--mixes`, `--no-bar-size`, `--only-bar-size` and `--core`."""
     parser = argparse.ArgumentParser(description=(what or "").split("\n\n")[0])
     parser.add_argument("--full", action="store_true", help="nine rounds at larger sizes, and the run at the bar's own size")
     parser.add_argument("--rounds", type=int, help="rounds that count (3, full 9)")
@@ -96,20 +103,21 @@ def form_from_arguments(mixes: tuple[str, ...], what: str | None) -> Form:
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies every number of rows")
     parser.add_argument("--mixes", default=",".join(mixes), help="length mixes, with commas between")
     parser.add_argument("--no-bar-size", action="store_true", help="with --full: leave out the run at the bar's own size")
+    parser.add_argument("--only-bar-size", action="store_true", help="nothing but the run at the bar's own size")
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="core that the contestants share")
     given = parser.parse_args()
-    chosen = tuple(given.mixes.split(","))
+    chosen = tuple(given.mixes.split(",")) if not given.only_bar_size else ()
     if unknown := set(chosen) - set(mixes):
         parser.error(f"unknown mix {', '.join(sorted(unknown))}: there are {', '.join(mixes)}")
     return Form(
-        full=given.full,
+        full=given.full or given.only_bar_size,
         rounds=given.rounds or (9 if given.full else 3),
         warm_ups=(2 if given.full else 1) if given.warm_ups is None else given.warm_ups,
         scale=given.scale,
         mixes=chosen,
         core=given.core,
         load_before=round(os.getloadavg()[0], 2),
-        bar_size=given.full and not given.no_bar_size,
+        bar_size=given.only_bar_size or (given.full and not given.no_bar_size),
     )
 
 

@@ -57,7 +57,7 @@ def main() -> None:
     step_ms = 1000 * found.peer_s / count
     notes = [f"a step by hand takes {step_ms:.1f} ms, ours {1000 * found.ours_s / count:.1f} ms"]
     figures = {"form": form.to_json(), "standings": [found.to_json()], "step_ms": round(step_ms, 3), "versions": versions}
-    measure.report("loop_overhead", figures, table(form, [found], *notes), full=form.full)
+    measure.report("loop_overhead", figures, table(form, [found], *notes), ending=form.ending)
 
 
 if __name__ == "__main__":

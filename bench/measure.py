@@ -54,12 +54,12 @@ def run(command: list[str], **environment: str) -> tuple[float, float, str]:
     return time.perf_counter() - began, usage.ru_maxrss / 1024, out.decode()
 
 
-def report(name: str, figures: dict[str, Any], table: str, *, full: bool = False) -> None:
-    """Print the table and one JSON line, and keep both beside the script: `NAME.out`, of the full form `NAME_full.out`."""
+def report(name: str, figures: dict[str, Any], table: str, *, ending: str = "") -> None:
+    """Print the table and one JSON line, and keep both beside the script: `NAME.out`, `NAME_full.out`, `NAME_bar.out`."""
     result = {"bench": name, **figures, "machine": machine()}
     text = f"{table}\n{json.dumps(result)}\n"
     sys.stdout.write(text)
-    (HERE / f"{name}{'_full' if full else ''}.out").write_text(text, encoding="utf-8")
+    (HERE / f"{name}{ending}.out").write_text(text, encoding="utf-8")
 
 
 __all__ = ["HERE", "machine", "report", "run"]

@@ -200,7 +200,7 @@ def main() -> None:
     notes += [f"sentence-transformers without its back end '{name}': not to be had with its pins" for name in hall.missing]
     notes.append(f"matrix-product peak, GFLOP/s: {peak}; MFU is ours, tokenising included")
     figures = {"standings": [one.to_json() for one in found], "bar_size": [one.to_json() for one in once], "versions": versions}
-    measure.report("predict", {"form": form.to_json()} | figures, table(form, found, *notes), full=form.full)
+    measure.report("predict", {"form": form.to_json()} | figures, table(form, found, *notes), ending=form.ending)
 
 
 if __name__ == "__main__":

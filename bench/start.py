@@ -73,7 +73,8 @@ class Start:
     def round(self, core: int) -> Round:
         """Start it and return how long its first line took."""
         environment_ = {**os.environ, **ONE_CORE}
-        environment_.pop("PYTHONPATH", None)
+        for name in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE"):  # an installed package is compiled already
+            environment_.pop(name, None)
         if self.source:
             environment_["PYTHONPATH"] = str(SOURCE)
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
@@ -166,7 +167,7 @@ def main() -> None:
     notes = [f"{name:<22} {value:6.3f} s  (median of {len(rounds[name])})" for name, value in medians.items()]
     notes += [f"{BARE}: {' '.join(Path(part).name for part in made[BARE].command[:2])}; verifies no digest"]
     figures = {"standings": [one.to_json() for one in found], "median_s": medians}
-    measure.report("start", {"form": form.to_json()} | figures, table(form, found, *notes), full=form.full)
+    measure.report("start", {"form": form.to_json()} | figures, table(form, found, *notes), ending=form.ending)
 
 
 if __name__ == "__main__":
