@@ -7,15 +7,15 @@ Either moves answers further than an export may.
 from __future__ import annotations
 
 import re
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regraft.artifact.openvino_file import read_openvino
 from regraft.errors import Problem, UsageError
 from regraft.exporters.exporter import NETWORK_FOLDER, Exporter, Source, Written
-from regraft.exporters.onnx import graph_facts
+from regraft.exporters.onnx import OnnxOptions, graph_facts, write_onnx
 from regraft.exporters.openvino_session import open_openvino
-from regraft.exporters.torch_program import captured
 from regraft.exporters.trials import shape_faults
 from regraft.exporters.weights import weight_faults
 from regraft.options import options
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 FORM = "openvino"
 MODEL_FILE = "model.xml"
-_OPERATOR = re.compile(r"aten[:.]+[a-z0-9_]+(?:\.[A-Za-z_]+)?")
+_OPERATORS = re.compile(r"operations: ([\w., -]+)")
 
 
 @options
@@ -43,12 +43,14 @@ class OpenvinoExporter(Exporter):
     name = "openvino"
 
     def problems(self, source: Source) -> list[Problem]:
-        """Refuse to begin without OpenVINO."""
-        try:
-            import openvino  # noqa: F401 - says early which package is missing
-        except ModuleNotFoundError as error:
-            raise missing_extra(error, f"the exporter '{self.name}'", "export") from error
-        return []
+        """Return which packages are missing."""
+        missing: list[Problem] = []
+        for package, extra in (("onnx", "export"), ("onnxscript", "export"), ("openvino", "openvino")):
+            try:
+                __import__(package)
+            except ModuleNotFoundError as error:
+                missing += missing_extra(error, f"'{self.name}' (exporters)", extra).problems
+        return missing
 
     def write(self, source: Source, folder: Path) -> Written:
         """Write `network/model.xml` and `network/model.bin`.
@@ -59,11 +61,11 @@ class OpenvinoExporter(Exporter):
         import openvino
 
         from regraft.exporters.graph import graph_of
-        from regraft.exporters.recurrence import plain
+        from regraft.exporters.recurrence_one_way import one_way
 
         inside = folder / NETWORK_FOLDER
         inside.mkdir()
-        graph = graph_of(source, plain)
+        graph = graph_of(source, one_way)
         openvino.save_model(converted(graph, source), inside / MODEL_FILE, compress_to_fp16=False)
         facts = {**graph_facts(graph, f"{NETWORK_FOLDER}/{MODEL_FILE}"), "openvino": str(openvino.__version__)}
         return Written(form=FORM, runtimes=(FORM,), facts=facts)
@@ -71,11 +73,11 @@ class OpenvinoExporter(Exporter):
     def faults(self, source: Source, folder: Path) -> list[Problem]:
         """Return weights that are not the source's, and shapes that are answered otherwise."""
         from regraft.exporters.graph import arrays_of, graph_of, token_tables
-        from regraft.exporters.recurrence import plain
+        from regraft.exporters.recurrence_one_way import one_way
 
         path = folder / NETWORK_FOLDER / MODEL_FILE
         files = (path, path.with_suffix(".bin"))
-        graph = graph_of(source, plain)
+        graph = graph_of(source, one_way)
         expected = {name: tensor.detach().numpy() for name, tensor in graph.state_dict().items()}
         if problems := weight_faults(expected, list(read_openvino(*files).arrays()), files[1], token_tables(graph)):
             return problems
@@ -91,26 +93,21 @@ def converted(graph: Graph, source: Source) -> openvino.Model:
     """
     import openvino
 
-    from regraft.exporters.graph import OUTPUT, example_batch
-
-    program = captured(graph, graph.arguments(example_batch(source.modality)), "openvino")
-    try:
-        model = openvino.convert_model(program)
-    except Exception as error:  # each stage of the conversion fails in its own way
-        raise UsageError(_not_converted(str(error))) from error
-    for port, name in zip(model.inputs, graph.names, strict=True):
-        port.get_tensor().set_names({name})
-        port.get_node().set_partial_shape(openvino.PartialShape([-1, -1, *list(port.get_partial_shape())[2:]]))
-    model.outputs[0].get_tensor().set_names({OUTPUT})
-    model.validate_nodes_and_infer_types()
+    with tempfile.TemporaryDirectory(prefix="regraft-openvino-") as name:
+        path = Path(name) / "model.onnx"
+        write_onnx(graph, source, path, OnnxOptions())
+        try:
+            model = openvino.convert_model(path)
+        except Exception as error:  # each stage of the conversion fails in its own way
+            raise UsageError(_not_converted(str(error))) from error
     model.set_friendly_name(source.name)
     return model
 
 
 def _not_converted(said: str) -> Problem:
-    unknown = sorted(set(_OPERATOR.findall(said)))
+    unknown = _OPERATORS.search(said)
     return Problem(
-        what="OpenVINO cannot convert this network" + (f": it has no operator {', '.join(unknown)}" if unknown else ""),
+        what="OpenVINO cannot convert this network" + (f": it does not know {unknown.group(1).strip()}" if unknown else ""),
         got=" ".join(said.split())[:500],
         fix="export it in another format, for example --format onnx or --format torch",
     )

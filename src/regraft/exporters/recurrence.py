@@ -18,8 +18,8 @@ from regraft.models.scratch_networks import RecurrentLayer
 
 _DIRECTIONS = ("", "_reverse")
 # Order of the gates in torch (input, forget, cell, output; reset, update, new) -> in ONNX (i, o, f, c; z, r, h).
-_GATES = {nn.LSTM: (0, 3, 1, 2), nn.GRU: (1, 0, 2)}
-_OPERATORS: dict[type[nn.RNNBase], tuple[str, dict[str, Any]]] = {
+GATES = {nn.LSTM: (0, 3, 1, 2), nn.GRU: (1, 0, 2)}
+OPERATORS: dict[type[nn.RNNBase], tuple[str, dict[str, Any]]] = {
     nn.LSTM: ("LSTM", {}),
     nn.GRU: ("GRU", {"linear_before_reset": 1}),
 }
@@ -85,10 +85,10 @@ class OnnxRecurrence(nn.Module):
         super().__init__()
         source = layer.recurrence
         kind = type(source)
-        self.operator, self.settings = _OPERATORS[kind]
+        self.operator, self.settings = OPERATORS[kind]
         self.width = source.hidden_size
         self.input_weights, self.state_weights, self.biases = (
-            nn.Buffer(_stacked(source, names, _GATES[kind]))
+            nn.Buffer(_stacked(source, names, GATES[kind]))
             for names in (("weight_ih_l0",), ("weight_hh_l0",), ("bias_ih_l0", "bias_hh_l0"))
         )
 

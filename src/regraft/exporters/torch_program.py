@@ -46,9 +46,9 @@ class TorchExporter(Exporter):
         import torch
 
         from regraft.exporters.graph import example_batch, graph_of
-        from regraft.exporters.recurrence import plain
+        from regraft.exporters.recurrence_call import as_call
 
-        graph = graph_of(source, plain)
+        graph = graph_of(source, as_call)
         program = captured(graph, graph.arguments(example_batch(source.modality)), self.name)
         inside = folder / NETWORK_FOLDER
         inside.mkdir()
@@ -61,11 +61,11 @@ class TorchExporter(Exporter):
     def faults(self, source: Source, folder: Path) -> list[Problem]:
         """Return weights that are not the source's, and shapes that are answered otherwise."""
         from regraft.exporters.graph import arrays_of, graph_of, token_tables
-        from regraft.exporters.recurrence import plain
+        from regraft.exporters.recurrence_call import as_call
 
         path = folder / NETWORK_FOLDER / MODEL_FILE
         program = read_pt2(path)
-        graph = graph_of(source, plain)
+        graph = graph_of(source, as_call)
         expected = {name: tensor.detach().numpy() for name, tensor in graph.state_dict().items()}
         found = [(weight.name, weight.value) for weight in program.weights.values()]
         if problems := weight_faults(expected, found, path, token_tables(graph)):
@@ -90,11 +90,15 @@ def captured(
     """
     import torch
 
+    from regraft.exporters.recurrence_call import with_own_operators
+
     axis = torch.export.Dim.DYNAMIC
     any_shape = {name: {0: axis, 1: axis} for name in graph.names}
     try:
         with torch.no_grad():
-            return torch.export.export(graph, example, dynamic_shapes=shapes or any_shape)
+            program = torch.export.export(
+                graph, (), dict(zip(graph.names, example, strict=True)), dynamic_shapes=shapes or any_shape
+            )
     except Exception as error:  # each stage of the capture fails in its own way
         problem = Problem(
             what=f"the network cannot be exported as '{exporter}': torch.export does not capture it",
@@ -102,6 +106,7 @@ def captured(
             fix="export it in another format, for example --format onnx",
         )
         raise UsageError(problem) from error
+    return with_own_operators(program)
 
 
 def bare(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
