@@ -15,7 +15,7 @@ from regraft.artifact.openvino_file import read_openvino
 from regraft.errors import Problem, UsageError
 from regraft.exporters.exporter import NETWORK_FOLDER, Exporter, Source, Written
 from regraft.exporters.onnx import OnnxOptions, graph_facts, write_onnx
-from regraft.exporters.openvino_session import open_openvino
+from regraft.exporters.openvino_session import open_openvino, version
 from regraft.exporters.trials import shape_faults
 from regraft.exporters.weights import weight_faults
 from regraft.options import options
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FORM = "openvino"
 MODEL_FILE = "model.xml"
+_COUNTED = re.compile(r"\w+_\d+")
 _OPERATORS = re.compile(r"operations: ([\w., -]+)")
 
 
@@ -61,23 +62,23 @@ class OpenvinoExporter(Exporter):
         import openvino
 
         from regraft.exporters.graph import graph_of
-        from regraft.exporters.recurrence_one_way import one_way
+        from regraft.exporters.openvino_modules import in_other_words
 
         inside = folder / NETWORK_FOLDER
         inside.mkdir()
-        graph = graph_of(source, one_way)
+        graph = graph_of(source, in_other_words)
         openvino.save_model(converted(graph, source), inside / MODEL_FILE, compress_to_fp16=False)
-        facts = {**graph_facts(graph, f"{NETWORK_FOLDER}/{MODEL_FILE}"), "openvino": str(openvino.__version__)}
+        facts = {**graph_facts(graph, f"{NETWORK_FOLDER}/{MODEL_FILE}"), "openvino": version()}
         return Written(form=FORM, runtimes=(FORM,), facts=facts)
 
     def faults(self, source: Source, folder: Path) -> list[Problem]:
         """Return weights that are not the source's, and shapes that are answered otherwise."""
         from regraft.exporters.graph import arrays_of, graph_of, token_tables
-        from regraft.exporters.recurrence_one_way import one_way
+        from regraft.exporters.openvino_modules import in_other_words
 
         path = folder / NETWORK_FOLDER / MODEL_FILE
         files = (path, path.with_suffix(".bin"))
-        graph = graph_of(source, one_way)
+        graph = graph_of(source, in_other_words)
         expected = {name: tensor.detach().numpy() for name, tensor in graph.state_dict().items()}
         if problems := weight_faults(expected, list(read_openvino(*files).arrays()), files[1], token_tables(graph)):
             return problems
@@ -100,7 +101,15 @@ def converted(graph: Graph, source: Source) -> openvino.Model:
             model = openvino.convert_model(path)
         except Exception as error:  # each stage of the conversion fails in its own way
             raise UsageError(_not_converted(str(error))) from error
-    model.set_friendly_name(source.name)
+    return _named(model)
+
+
+def _named(model: openvino.Model) -> openvino.Model:
+    """Give names that count on through a whole process names that the network alone decides."""
+    model.set_friendly_name("network")
+    for place, node in enumerate(model.get_ordered_ops()):
+        if _COUNTED.fullmatch(node.get_friendly_name()):
+            node.set_friendly_name(f"{node.get_type_name()}_{place}")
     return model
 
 

@@ -60,9 +60,16 @@ def open_openvino(files: tuple[Path, ...], threads: int) -> OpenvinoSession:
     try:
         return OpenvinoSession(openvino.Core().read_model(*map(str, files)), threads)
     except RuntimeError as error:
-        version, got = openvino.__version__, " ".join(str(error).split())[:500]
-        what, fix = f"openvino {version} cannot open the network", "pip install --upgrade openvino, or export it again"
+        got = " ".join(str(error).split())[:500]
+        what, fix = f"openvino {version()} cannot open the network", "pip install --upgrade openvino, or export it again"
         raise ArtifactError(Problem(what=what, where=str(files[0]), got=got, fix=fix)) from error
+
+
+def version() -> str:
+    """Return the version of OpenVINO without the number of its build."""
+    import openvino
+
+    return str(openvino.__version__).partition("-")[0]
 
 
 def settings(threads: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 from regraft.artifact.manifest import Manifest
 from regraft.artifact.openvino_file import read_openvino
 from regraft.errors import ArtifactError, MachineError, Problem
-from regraft.exporters.openvino_session import OpenvinoSession, open_openvino
+from regraft.exporters.openvino_session import OpenvinoSession, open_openvino, version
 from regraft.options import JSON
 from regraft.registry import missing_extra
 from regraft.serving.graph_file import GraphFile, checked_onnx, graph_file
@@ -79,9 +79,7 @@ class OpenvinoRuntime(Runtime):
 
     def environment(self) -> dict[str, JSON]:
         """Return library and version, threads, instruction set and processor."""
-        import openvino
-
-        library = f"openvino {openvino.__version__}"
+        library = f"openvino {version()}"
         return {"library": library, "threads": self.threads, "instructions": instructions(), "processor": processor()}
 
 

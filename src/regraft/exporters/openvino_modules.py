@@ -1,28 +1,53 @@
-"""Recurrent layers as operators of ONNX that know nothing of the lengths of rows: what OpenVINO computes rightly.
+"""Modules in other words for OpenVINO 2026.4: the same numbers, in steps that it computes rightly.
 
-OpenVINO 2026.4 answers otherwise than ONNX Runtime where an LSTM or GRU of two directions is given the length of each row and
-rows may be of any length (outputs moved by 0.1 to 0.7). So each direction is an operator of its own over all positions, and
-what a row's padding would change is set right around it, as in `PaddedRecurrence`.
+An LSTM or GRU of two directions that is given the length of each row answers otherwise than in ONNX Runtime where rows may be
+of any length (outputs moved by 0.1 to 0.7): here each direction is an operator of its own over all positions, and what a row's
+padding would change is set right around it, as in `PaddedRecurrence`. A matrix times a vector, then scaled, cannot be opened:
+here the vector is a matrix of one column.
 
 Shapes: B rows, T positions, D width, H width of a direction.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
 from regraft.exporters.recurrence import GATES, OPERATORS, PaddedRecurrence
+from regraft.models.pooling import AttentionPooling
 from regraft.models.scratch_networks import RecurrentLayer
 
 
-def one_way(module: nn.Module) -> nn.Module | None:
-    """Return a recurrent layer as two operators of ONNX, or nothing for any other module."""
-    if not isinstance(module, RecurrentLayer):
-        return None
-    layer = PaddedRecurrence(module)
-    layer.forwards, layer.backwards = (OneWay(one) for one in (layer.forwards, layer.backwards))
-    return layer
+def in_other_words(module: nn.Module) -> nn.Module | None:
+    """Return a module in steps that OpenVINO computes rightly, or nothing where it does anyway; weights are shared."""
+    if isinstance(module, RecurrentLayer):
+        layer = PaddedRecurrence(module)
+        layer.forwards, layer.backwards = (OneWay(one) for one in (layer.forwards, layer.backwards))
+        return layer
+    return OneColumn(module) if isinstance(module, AttentionPooling) else None
+
+
+class OneColumn(nn.Module):
+    """`AttentionPooling` with its query as a matrix of one column.
+
+    Args:
+        source: Whose query is used.
+    """
+
+    def __init__(self, source: AttentionPooling) -> None:
+        super().__init__()
+        self.width = source.width
+        self.query_D = source.query_D
+
+    def forward(self, sequence_BTD: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+        """Return the weighted mean of the real vectors of each row (B, D)."""
+        mask_BT1 = mask_BT.unsqueeze(-1)
+        real_BTD = sequence_BTD.masked_fill(~mask_BT1, 0.0)
+        scores_BT1 = (real_BTD @ self.query_D.unsqueeze(-1)) / math.sqrt(self.width)
+        weights_BT1 = scores_BT1.masked_fill(~mask_BT1, torch.finfo(scores_BT1.dtype).min).softmax(dim=1)
+        return (weights_BT1 * real_BTD).sum(dim=1)
 
 
 class OneWay(nn.Module):
