@@ -1,10 +1,14 @@
 """How good is it, how sure is that, and is it better than what was there before. Numpy only."""
 
-from regraft.evaluation.measure import Measure
-from regraft.evaluation.rung import Rung
+from typing import TYPE_CHECKING
+
 from regraft.registry import Registry
 
-METRICS: Registry[type[Measure]] = Registry(
+if TYPE_CHECKING:
+    from regraft.evaluation.measure import Measure
+    from regraft.evaluation.rung import Rung
+
+METRICS: "Registry[type[Measure]]" = Registry(
     "metrics",
     {
         "accuracy": "regraft.evaluation.metrics:Accuracy",
@@ -17,7 +21,7 @@ METRICS: Registry[type[Measure]] = Registry(
     },
 )
 
-RUNGS: Registry[type[Rung]] = Registry(
+RUNGS: "Registry[type[Rung]]" = Registry(
     "rungs",
     {
         "majority": "regraft.evaluation.rungs:Majority",
@@ -26,4 +30,4 @@ RUNGS: Registry[type[Rung]] = Registry(
     },
 )
 
-__all__ = ["METRICS", "RUNGS", "Measure", "Rung"]
+__all__ = ["METRICS", "RUNGS"]

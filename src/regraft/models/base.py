@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from regraft.modalities.modality import Modality
 from regraft.options import JSON
+from regraft.typed import record
 
 if TYPE_CHECKING:
     from regraft.models.backbones import Backbone
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class BaseCard:
     """Say what a base is and where it comes from.
 
