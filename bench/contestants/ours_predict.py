@@ -30,7 +30,7 @@ def make(*, base: str, train: str, few: str, out: str, max_length: int) -> dict[
     return {"labels": list(artifact.manifest.task.state["labels"])}
 
 
-def export(*, artifact: str, to: str, format: str) -> dict[str, Any]:
+def export(*, artifact: str, to: str, format: str | dict[str, Any]) -> dict[str, Any]:
     """Make the artifact into another form."""
     import regraft
 
