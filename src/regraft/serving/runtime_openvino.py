@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from regraft.artifact.manifest import Manifest
-from regraft.artifact.openvino_file import read_openvino
 from regraft.errors import ArtifactError, MachineError, Problem
 from regraft.exporters.openvino_session import OpenvinoSession, open_openvino, version
 from regraft.options import JSON
@@ -97,6 +96,8 @@ def _own_files(graph: GraphFile, folder: Path, manifest: Manifest) -> tuple[Path
     if weights.relative_to(folder).as_posix() not in manifest.files:
         what, expected = "the weights of the network are not one of the artifact's files", "a file that the manifest lists"
         raise ArtifactError(Problem(what=what, where=str(graph.path), got=f"'{weights.name}'", expected=expected, fix=_FIX))
+    from regraft.artifact.openvino_file import read_openvino
+
     read_openvino(graph.path, weights)
     return graph.path, weights
 
