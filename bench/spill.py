@@ -8,8 +8,8 @@ The network is a small BERT of 6 layers with random weights, 64 wide if nothing 
 times the minutes, so it takes 10,000 if nothing else is said. Of another number of rows the budget is as many times less.
 
 Says how far the resident memory of the process grew while features were computed, kept and read back in random batches as
-training reads them (sampled every 20 ms), how far it grew with a few other rows and next to no memory for them, which is what the
-network takes for its own passes, and the largest difference between features read back and features computed anew.
+training reads them (sampled every 20 ms); how far it grew with a few other rows and next to no memory for them, which is what
+the network takes for its own passes; and the largest difference between features read back and features computed anew.
 """
 
 from __future__ import annotations
@@ -192,7 +192,8 @@ def main() -> None:
     table = (
         f"{given.base.name}, {given.net.backbone.width} wide: {rows:,} rows, {given.encoded.positions:,} tokens, "
         f"{size_mb:,.0f} MB on disk\n"
-        f"budget {budget_mb} MB, the process grew by {grown_mb:.0f} MB; by {few_mb:.0f} MB of {FEW_ROWS} rows with a budget of 1 MB\n"
+        f"budget {budget_mb} MB, the process grew by {grown_mb:.0f} MB; "
+        f"with {FEW_ROWS} rows and a budget of 1 MB by {few_mb:.0f} MB\n"
         f"computed and kept in {filled_s:.0f} s, {batches:,} random batches of 16 read in {read_s:.1f} s\n"
         f"furthest from computing anew: {difference:.1g}\n{notes[0].replace(folder, 'a temporary folder') if notes else ''}"
     )
