@@ -274,7 +274,7 @@ def _known(target: str) -> bool:
     return ours or target in SCALARS or target in SILENT
 
 
-def _argument(reader: _Reader, argument: Mapping[str, JSON], known: set[str]) -> Argument:
+def _argument(reader: _Reader, argument: Mapping[str, Any], known: set[str]) -> Argument:
     ((kind, value),) = argument.items()
 
     def use(name: str) -> Use:
@@ -284,14 +284,16 @@ def _argument(reader: _Reader, argument: Mapping[str, JSON], known: set[str]) ->
 
     def symbolic(entry: Mapping[str, JSON], of: type) -> Argument:
         ((form, inside),) = entry.items()
-        return use(inside) if form == "as_name" else _typed(inside, of)
+        number: int | float | bool = _typed(inside, of) if form != "as_name" else 0
+        return use(inside) if form == "as_name" else number
 
     if kind == "as_none":
         return None
     if kind == "as_tensor":
         return use(value["name"])
     if kind in _PLAIN:
-        return _typed(value, _PLAIN[kind])
+        plain: int | float | bool | str = _typed(value, _PLAIN[kind])
+        return plain
     if kind in _SYMBOLIC:
         return symbolic(value, _SYMBOLIC[kind])
     if kind in _LISTS:
@@ -330,7 +332,7 @@ def _output(reader: _Reader, output: Mapping[str, JSON]) -> Output:
     return reader.refuse("an output of a kind that is not known here", kind, "tensors and numbers")
 
 
-def _typed(value: JSON, of: type) -> Any:
+def _typed(value: Any, of: type) -> Any:
     if of is float and isinstance(value, str | int) and not isinstance(value, bool):
         return float(value)  # infinities are text in the file
     if type(value) is not of:

@@ -23,9 +23,7 @@ from regraft.models.scratch_networks import RecurrentLayer
 def in_other_words(module: nn.Module) -> nn.Module | None:
     """Return a module in steps that OpenVINO computes rightly, or nothing where it does anyway; weights are shared."""
     if isinstance(module, RecurrentLayer):
-        layer = PaddedRecurrence(module)
-        layer.forwards, layer.backwards = (OneWay(one) for one in (layer.forwards, layer.backwards))
-        return layer
+        return PaddedRecurrence(module, OneWay)
     return OneColumn(module) if isinstance(module, AttentionPooling) else None
 
 
@@ -59,6 +57,10 @@ class OneWay(nn.Module):
         source: One layer, one direction, rows first; its weights are used in the order that ONNX wants.
     """
 
+    input_weights: torch.Tensor
+    state_weights: torch.Tensor
+    biases: torch.Tensor
+
     def __init__(self, source: nn.RNNBase) -> None:
         super().__init__()
         kind = type(source)
@@ -66,10 +68,9 @@ class OneWay(nn.Module):
         self.width = source.hidden_size
         order = GATES[kind]
         with torch.no_grad():
-            self.register_buffer("input_weights", _ordered(source.weight_ih_l0, order).unsqueeze(0))
-            self.register_buffer("state_weights", _ordered(source.weight_hh_l0, order).unsqueeze(0))
-            biases = [_ordered(bias, order) for bias in (source.bias_ih_l0, source.bias_hh_l0)]
-            self.register_buffer("biases", torch.cat(biases).unsqueeze(0))
+            self.register_buffer("input_weights", _ordered(source, ("weight_ih_l0",), order))
+            self.register_buffer("state_weights", _ordered(source, ("weight_hh_l0",), order))
+            self.register_buffer("biases", _ordered(source, ("bias_ih_l0", "bias_hh_l0"), order))
 
     def forward(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor]:
         """Return one vector a position (B, T, H)."""
@@ -85,7 +86,7 @@ class OneWay(nn.Module):
         return (out_T1BH.squeeze(1).transpose(0, 1),)
 
 
-def _ordered(weight: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
-    """Return a weight (gates * H, ...) with its gates in another order."""
-    gates = weight.detach().chunk(len(order))
-    return torch.cat([gates[gate] for gate in order])
+def _ordered(source: nn.RNNBase, names: tuple[str, ...], order: tuple[int, ...]) -> torch.Tensor:
+    """Return weights (1, gates * H, ...) end to end, the gates of each in another order."""
+    gates = [getattr(source, name).detach().chunk(len(order)) for name in names]
+    return torch.cat([found[gate] for found in gates for gate in order]).unsqueeze(0)

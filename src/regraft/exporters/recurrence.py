@@ -9,6 +9,7 @@ Shapes: B rows, T positions, D width, H width of a direction.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -48,12 +49,12 @@ class PaddedRecurrence(nn.Module):
 
     Args:
         layer: Whose weights are used.
+        direction: Called with each direction as a layer of its own; gives what computes it.
     """
 
-    def __init__(self, layer: RecurrentLayer) -> None:
+    def __init__(self, layer: RecurrentLayer, direction: Callable[[nn.RNNBase], nn.Module] = lambda one: one) -> None:
         super().__init__()
-        source = layer.recurrence
-        self.forwards, self.backwards = (_one_way(source, direction) for direction in _DIRECTIONS)
+        self.forwards, self.backwards = (direction(_one_way(layer.recurrence, name)) for name in _DIRECTIONS)
 
     def forward(self, x_BTD: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
         """Return the next vectors (B, T, D); rows are padded on the right."""

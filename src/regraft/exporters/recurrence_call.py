@@ -27,11 +27,7 @@ _SETTINGS = (True, 1, 0.0, False, False, True)
 
 def as_call(module: nn.Module) -> nn.Module | None:
     """Return a recurrent layer whose recurrences are captured whole, or nothing for any other module; weights are shared."""
-    if not isinstance(module, RecurrentLayer):
-        return None
-    layer = PaddedRecurrence(module)
-    layer.forwards, layer.backwards = (Call(one) for one in (layer.forwards, layer.backwards))
-    return layer
+    return PaddedRecurrence(module, Call) if isinstance(module, RecurrentLayer) else None
 
 
 def with_own_operators(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
@@ -84,7 +80,8 @@ def _operators() -> dict[type[nn.RNNBase], tuple[Any, Any]]:
         batch_first: bool,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         settings = (has_biases, num_layers, dropout, train, bidirectional, batch_first)
-        return torch.ops.aten.lstm.input(input, hx, params, *settings)
+        out, state, cell = torch.ops.aten.lstm.input(input, hx, params, *settings)
+        return out, state, cell
 
     @torch.library.custom_op(f"{_LIBRARY}::gru", mutates_args=())
     def gru(
@@ -99,7 +96,8 @@ def _operators() -> dict[type[nn.RNNBase], tuple[Any, Any]]:
         batch_first: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         settings = (has_biases, num_layers, dropout, train, bidirectional, batch_first)
-        return torch.ops.aten.gru.input(input, hx, params, *settings)
+        out, state = torch.ops.aten.gru.input(input, hx, params, *settings)
+        return out, state
 
     def shapes_only(x_BTD: torch.Tensor, hx: Any, *_: Any) -> tuple[torch.Tensor, ...]:
         states = hx if isinstance(hx, list | tuple) else [hx]
