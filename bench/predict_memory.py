@@ -51,7 +51,9 @@ def main() -> None:
             lines.append(f"{rows:>9,} rows  {seconds:7.1f} s  peak {peak_mb:6.0f} MB")
     growth = figures[str(sizes[2])]["peak_mb"] / figures[str(sizes[1])]["peak_mb"]
     lines.append(f"{sizes[2]:,} rows against {sizes[1]:,}: {growth:.3f} (at most 1.2)")
-    measure.report("predict_memory", {"rows": figures, "growth": round(growth, 3)}, "\n".join(lines), ending="_full" if full else "")
+    measure.report(
+        "predict_memory", {"rows": figures, "growth": round(growth, 3)}, "\n".join(lines), ending="_full" if full else ""
+    )
 
 
 if __name__ == "__main__":

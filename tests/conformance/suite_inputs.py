@@ -175,7 +175,9 @@ BASE_CHECKS = (
 
 def tiny_pooling(name):
     """Return a pooling for a body 8 wide of a family that every pooling knows."""
-    config = transformers.BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=9)
+    config = transformers.BertConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=9
+    )
     return POOLINGS.get(name).for_body(transformers.BertModel(config, add_pooling_layer=False), {})
 
 
