@@ -10,7 +10,6 @@ Shapes: B rows, T positions, D width, H width of a direction.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +20,10 @@ from regraft.models.scratch_networks import RecurrentLayer
 
 _LIBRARY = "regraft_capture"
 _WEIGHTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+_REST = (
+    "Tensor[] params, bool has_biases, int num_layers, float dropout, bool train, bool bidirectional, bool batch_first)"
+    " -> (Tensor, Tensor"
+)
 # has_biases, num_layers, dropout, train, bidirectional, batch_first
 _SETTINGS = (True, 1, 0.0, False, False, True)
 
@@ -67,36 +70,14 @@ class Call(nn.Module):
 def _operators() -> dict[type[nn.RNNBase], tuple[Any, Any]]:
     """Return for each kind of recurrence our operator and torch's own; both take the same arguments."""
 
-    @torch.library.custom_op(f"{_LIBRARY}::lstm", mutates_args=())
-    def lstm(
-        input: torch.Tensor,
-        hx: Sequence[torch.Tensor],
-        params: Sequence[torch.Tensor],
-        has_biases: bool,
-        num_layers: int,
-        dropout: float,
-        train: bool,
-        bidirectional: bool,
-        batch_first: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        settings = (has_biases, num_layers, dropout, train, bidirectional, batch_first)
-        out, state, cell = torch.ops.aten.lstm.input(input, hx, params, *settings)
+    @torch.library.custom_op(f"{_LIBRARY}::lstm", mutates_args=(), schema=f"(Tensor input, Tensor[] hx, {_REST}, Tensor)")
+    def lstm(*given: Any) -> tuple[torch.Tensor, ...]:
+        out, state, cell = torch.ops.aten.lstm.input(*given)
         return out, state, cell
 
-    @torch.library.custom_op(f"{_LIBRARY}::gru", mutates_args=())
-    def gru(
-        input: torch.Tensor,
-        hx: torch.Tensor,
-        params: Sequence[torch.Tensor],
-        has_biases: bool,
-        num_layers: int,
-        dropout: float,
-        train: bool,
-        bidirectional: bool,
-        batch_first: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        settings = (has_biases, num_layers, dropout, train, bidirectional, batch_first)
-        out, state = torch.ops.aten.gru.input(input, hx, params, *settings)
+    @torch.library.custom_op(f"{_LIBRARY}::gru", mutates_args=(), schema=f"(Tensor input, Tensor hx, {_REST})")
+    def gru(*given: Any) -> tuple[torch.Tensor, ...]:
+        out, state = torch.ops.aten.gru.input(*given)
         return out, state
 
     def shapes_only(x_BTD: torch.Tensor, hx: Any, *_: Any) -> tuple[torch.Tensor, ...]:
