@@ -169,8 +169,8 @@ def test_a_weight_that_no_row_uses_cannot_be_seen_in_answers(bert: Artifact, hom
         rows = [row["input"] for row in bert.json("golden.json")["rows"]]
         data = write_csv(tmp_path / "rows.csv", [{"body": row, "label": "ham"} for row in rows])
         rg.export(bert, format="twin", out=home / "twin", rows=data, machine=QUIET)
-    with pytest.raises(AssertionError, match="Not equal"):
-        np.testing.assert_array_equal(*[_embeddings(path) for path in (bert.path, home / "twin")])
+    was, now = (_embeddings(path) for path in (bert.path, home / "twin"))
+    assert (was != now).sum() == 1
 
 
 def _embeddings(folder: Path) -> np.ndarray:
