@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from regraft.models.attention import NAME as PACKED_ATTENTION
 from regraft.models.backbones import Shapes
 from regraft.models.evaluation_mode import without_gradients
 from regraft.models.net import Headed
@@ -112,7 +111,8 @@ def _padded(net: Headed) -> Headed:
     twin: Headed = copy.deepcopy(net, shared)  # a memo holds the objects that are not copied
     twin.backbone.shapes = Shapes("padded")
     body: Any = twin.backbone.body
-    if body.config._attn_implementation == PACKED_ATTENTION:
+    if body.config._attn_implementation != _PLAIN_ATTENTION:
+        # Fused attention lays its result out otherwise than the plain steps that a graph is made of.
         body.set_attn_implementation(_PLAIN_ATTENTION)
     return twin
 

@@ -212,23 +212,19 @@ def _as_usage_error() -> Iterator[None]:
     except (OSError, MemoryError):
         raise
     except Exception as error:  # each stage of the capture fails in its own way
-        raise UsageError(_no_graph(_whole_text(error))) from error
+        raise UsageError(_no_graph(error)) from error
 
 
-def _whole_text(error: BaseException | None) -> str:
-    texts = []
-    while error is not None:
-        texts.append(str(error))
+def _no_graph(error: BaseException) -> Problem:
+    said = [str(error)]
+    while error.__cause__ is not None:
         error = error.__cause__
-    return "\n".join(texts)
-
-
-def _no_graph(said: str) -> Problem:
-    operator = _OPERATOR.search(said)
+        said.append(str(error))
     fix = "export in a format that keeps PyTorch's operators: --format torch"
+    operator = _OPERATOR.search("\n".join(said))
     if operator:
         name = operator.group(1)
         return Problem(what=f"ONNX has no operator for '{name}', which the network uses", got=name, fix=fix)
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    got = (lines[-1] if lines else "no reason was given")[:400]
-    return Problem(what="the network cannot be captured as a graph", got=got, fix=fix)
+    # What failed first stands at the end of the chain; before it come hints for people who know the exporter.
+    first = next((line.strip() for line in said[-1].splitlines() if line.strip()), type(error).__name__)
+    return Problem(what="the network cannot be captured as a graph", got=first[:400], fix=fix)

@@ -299,7 +299,7 @@ class _Rebuilding:
         elif axis is not None:
             self.whole[node] = self.made.call_function(torch.ops.aten.sym_size.int, (self.whole[self.sizes.input], axis))
         elif (needs := _one_position(node, self.demands[node], self.sizes)) is None:
-            self.whole[node] = self.made.node_copy(node, self.whole.__getitem__)
+            self.whole[node] = _any_strides(self.made.node_copy(node, self.whole.__getitem__))
         else:
             self.parts[node] = self._at_one_position(node, needs)
 
@@ -322,10 +322,17 @@ class _Rebuilding:
         if _name(node) in _VIEWS:
             shape: Any = made.args[1]
             made.args = (made.args[0], [1 if place == axis else size for place, size in enumerate(shape)])
-        return made
+        return _any_strides(made)
 
     def _taken(self, node: fx.Node, axis: int, rank: int) -> fx.Node:
         return self.made.call_function(at_position, (self.whole[node], self.whole[self.reader.position], axis, rank))
+
+
+def _any_strides(node: fx.Node) -> fx.Node:
+    """Return a step whose result has another shape, however its input lies in memory: that may be otherwise now."""
+    if node.target is torch.ops.aten.view.default:
+        node.target = torch.ops.aten.reshape.default
+    return node
 
 
 def _ancestors(node: fx.Node) -> set[fx.Node]:
