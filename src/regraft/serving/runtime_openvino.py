@@ -34,7 +34,7 @@ class OpenvinoRuntime(Runtime):
     package = "openvino"
     extra = "openvino"
     does_without = frozenset({"torch", "transformers", "datasets", "sklearn", "huggingface_hub", "onnx", "onnxruntime"})
-    positions: ClassVar[int | None] = None
+    positions: ClassVar[int | None] = 512
 
     def __init__(self, session: OpenvinoSession, graph: GraphFile, threads: int) -> None:
         self.session = session
