@@ -13,8 +13,10 @@ import numpy as np
 from regraft.errors import ArtifactError, Problem
 from regraft.types import Array, FloatArray
 
-# Threads are a setting of the process: two programs at once would change it under each other.
+# The threads are shared by all programs of a process, and one call fills them.
 _LOCK = threading.Lock()
+_THREADS: list[int] = []
+"""How many there are, once a program has been opened: a program that is open does not outlive a change."""
 
 
 class ExecutorchSession:
@@ -24,7 +26,7 @@ class ExecutorchSession:
         path: The .pte file.
         names: Names of its arguments, in order.
         rows: Most rows that it takes at once; more are computed one part after the other.
-        threads: Threads of one matrix product.
+        threads: Threads of one matrix product, if this is the process's first program; later ones share the first one's.
 
     Raises:
         ArtifactError: The installed version cannot open it.
@@ -34,10 +36,10 @@ class ExecutorchSession:
         self.path = path
         self.names = tuple(names)
         self.rows = rows
-        self.threads = threads
-        self._library = _library()
+        library = _library()
+        self.threads = _shared_threads(threads)
         try:
-            self._program = self._library.Runtime.get().load_program(path)
+            self._program = library.Runtime.get().load_program(path)
             self._method = self._program.load_method("forward")
         except RuntimeError as error:
             got = " ".join(str(error).split())[:300]
@@ -49,7 +51,6 @@ class ExecutorchSession:
         count = len(feeds[self.names[0]])
         parts = [{name: feeds[name][start : start + self.rows] for name in self.names} for start in range(0, count, self.rows)]
         with _LOCK:
-            self._take_threads()
             return np.concatenate([self._run(part) for part in parts])
 
     def _run(self, feeds: Mapping[str, Array]) -> FloatArray:
@@ -58,11 +59,16 @@ class ExecutorchSession:
         outputs = self._method.execute([torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in self.names])
         return np.array(outputs[0].numpy(), dtype=np.float32)  # its memory is used again for the next batch
 
-    def _take_threads(self) -> None:
-        from executorch.extension.pybindings import portable_lib
 
-        if portable_lib._threadpool_get_thread_count() != self.threads:
-            portable_lib._unsafe_reset_threadpool(self.threads)
+def _shared_threads(wanted: int) -> int:
+    """Return how many threads this process's programs share: so many as the first one was opened with."""
+    from executorch.extension.pybindings import portable_lib
+
+    with _LOCK:
+        if not _THREADS:
+            portable_lib._unsafe_reset_threadpool(wanted)
+            _THREADS.append(int(portable_lib._threadpool_get_thread_count()))
+        return _THREADS[0]
 
 
 def _library() -> Any:
