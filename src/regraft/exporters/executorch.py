@@ -78,8 +78,9 @@ class ExecutorchExporter(Exporter):
             UsageError: The network has an operator that ExecuTorch does not know, or cannot be captured as a graph.
         """
         from regraft.exporters.graph import graph_of
+        from regraft.exporters.openvino_modules import with_one_column
 
-        graph = graph_of(source)
+        graph = graph_of(source, with_one_column)
         inside = folder / NETWORK_FOLDER
         inside.mkdir()
         (inside / MODEL_FILE).write_bytes(_program(graph, source, self.options.rows))
@@ -90,9 +91,10 @@ class ExecutorchExporter(Exporter):
     def faults(self, source: Source, folder: Path) -> list[Problem]:
         """Return weights that are not the source's, and shapes that are answered otherwise."""
         from regraft.exporters.graph import arrays_of, graph_of
+        from regraft.exporters.openvino_modules import with_one_column
 
         path = folder / NETWORK_FOLDER / MODEL_FILE
-        graph = graph_of(source)
+        graph = graph_of(source, with_one_column)
         expected = {name: tensor.detach().numpy() for name, tensor in graph.state_dict().items()}
         if problems := _absent(expected, path):
             return problems

@@ -14,6 +14,7 @@ import math
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from regraft.exporters.recurrence import GATES, OPERATORS, PaddedRecurrence
 from regraft.models.pooling import AttentionPooling
@@ -24,6 +25,11 @@ def in_other_words(module: nn.Module) -> nn.Module | None:
     """Return a module in steps that OpenVINO computes rightly, or nothing where it does anyway; weights are shared."""
     if isinstance(module, RecurrentLayer):
         return PaddedRecurrence(module, OneWay)
+    return with_one_column(module)
+
+
+def with_one_column(module: nn.Module) -> nn.Module | None:
+    """Return attention pooling as a linear layer, or nothing for any other module; ExecuTorch needs that too."""
     return OneColumn(module) if isinstance(module, AttentionPooling) else None
 
 
@@ -43,7 +49,7 @@ class OneColumn(nn.Module):
         """Return the weighted mean of the real vectors of each row (B, D)."""
         mask_BT1 = mask_BT.unsqueeze(-1)
         real_BTD = sequence_BTD.masked_fill(~mask_BT1, 0.0)
-        scores_BT1 = (real_BTD @ self.query_D.unsqueeze(-1)) / math.sqrt(self.width)
+        scores_BT1 = F.linear(real_BTD, self.query_D.unsqueeze(0)) / math.sqrt(self.width)
         weights_BT1 = scores_BT1.masked_fill(~mask_BT1, torch.finfo(scores_BT1.dtype).min).softmax(dim=1)
         return (weights_BT1 * real_BTD).sum(dim=1)
 
