@@ -27,11 +27,14 @@ setup: $(VENV)/.installed $(VENV)/.base  ## the environment and the base model
 demo: $(VENV)/.installed  ## fit, judge, save, serve: the whole line on 2,000 real e-mails (under 3 minutes on 2 cores)
 	$(BIN)/regraft demo
 
-test: setup  ## the tests that every change must pass; tiny networks gain nothing from a second thread
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+# Tiny networks gain nothing from a second thread, but there are many of them: one process a core, one thread each.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+
+test: setup  ## the tests that every change must pass
+	$(TESTS)
 
 test-all: setup  ## these and the slow ones
-	$(BIN)/python -m pytest -q -m ''
+	$(TESTS) -m ''
 
 lint: $(VENV)/.installed  ## style and types
 	$(BIN)/ruff format --check .

@@ -143,6 +143,8 @@ def _unmarked_utf16(head: bytes) -> str:
 
 def _utf8_counts(head: bytes) -> tuple[int, int]:
     """Return how many bytes are not UTF-8 and how many characters beyond ASCII are."""
+    if head.isascii():  # most files; counting takes longer than reading them
+        return 0, 0
     text = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode(head)
     wrong = sum("\ud800" <= char <= "\udfff" for char in text)
     return wrong, sum(char > "\x7f" for char in text) - wrong

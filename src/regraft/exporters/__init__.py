@@ -13,6 +13,7 @@ EXPORTERS: "Registry[type[Exporter]]" = Registry(
         "onnx": "regraft.exporters.onnx:OnnxExporter",
         "openvino": "regraft.exporters.openvino:OpenvinoExporter",
         "torch": "regraft.exporters.torch_program:TorchExporter",
+        "executorch": "regraft.exporters.executorch:ExecutorchExporter",
         "transformers": "regraft.exporters.transformers:TransformersExporter",
         "sentence-transformers": "regraft.exporters.sentence_transformers:SentenceTransformersExporter",
         "mlflow": "regraft.exporters.mlflow:MlflowExporter",

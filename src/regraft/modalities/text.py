@@ -59,11 +59,12 @@ class Text(Modality):
     """Turn text into tokens.
 
     Args:
-        tokenizer: Of the base; the object is copied, its own truncation and padding are not used.
+        tokenizer: Of the base; its own truncation and padding are not used.
         options: How long, which end is cut.
         inputs: What the base takes: "input_ids" and perhaps "token_type_ids".
         pad_id: Token that fills a batch; never attended to.
         files: Companion files of the tokenizer (file name -> JSON), so that the saved folder is an ordinary one.
+        copy: Whether the tokenizer is copied; without, nobody else may hold it.
 
     Example:
         >>> from tokenizers import models, pre_tokenizers
@@ -86,16 +87,18 @@ class Text(Modality):
         inputs: Sequence[str] = ("input_ids",),
         pad_id: int = 0,
         files: Mapping[str, JSON] | None = None,
+        copy: bool = True,
     ) -> None:
         self.inputs = tuple(inputs)
         self.pad_id = pad_id
         self._files = dict(files or {})
-        self._take(Tokenizer.from_str(tokenizer.to_str()), options)
+        self._take(Tokenizer.from_str(tokenizer.to_str()) if copy else tokenizer, options)
 
     def _take(self, tokenizer: Tokenizer, options: TextOptions) -> None:
         """Hold a tokenizer that nobody else holds."""
         self.options = options
         self._tokenizer = tokenizer
+        self._largest: int | None = None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._frame = _frame(self._tokenizer)
@@ -123,7 +126,9 @@ class Text(Modality):
     @property
     def largest_id(self) -> int:
         """Largest token number that can come out."""
-        return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+        if self._largest is None:  # copying a vocabulary out of the tokenizer takes longer than an answer
+            self._largest = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+        return self._largest
 
     def problem(self, raw: object) -> str:
         """Return why a raw value cannot be encoded, or an empty string."""

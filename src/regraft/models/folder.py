@@ -49,7 +49,7 @@ class FolderBase(Base):
         checked = limited(options, {}, position_limit(config, architecture), self.name)
         tokenizer = folder_tokenizer(folder)
         pad_id = _pad_id(tokenizer, files, config)
-        text = Text(tokenizer, checked, inputs=architecture.inputs, pad_id=pad_id, files=files)
+        text = Text(tokenizer, checked, inputs=architecture.inputs, pad_id=pad_id, files=files, copy=False)
         if text.largest_id >= int(config.get("vocab_size", text.largest_id + 1)):
             raise BaseError(
                 Problem(

@@ -10,6 +10,7 @@ RUNTIMES: Registry[type[Runtime]] = Registry(
         "onnxruntime": "regraft.serving.runtime_onnxruntime:OnnxruntimeRuntime",
         "openvino": "regraft.serving.runtime_openvino:OpenvinoRuntime",
         "torch-program": "regraft.serving.runtime_torch_program:TorchProgramRuntime",
+        "executorch": "regraft.serving.runtime_executorch:ExecutorchRuntime",
         "transformers": "regraft.serving.runtime_transformers:TransformersRuntime",
     },
 )

@@ -11,15 +11,23 @@ import torch
 from regraft.artifact.manifest import HeadEntry, InputEntry, Manifest, ManifestBody, NetworkEntry, TargetEntry, TaskEntry
 from regraft.artifact.store import Artifact
 from regraft.artifact.verify import file_entries
-from regraft.exporters.exporter import Source, Written
+from regraft.exporters.exporter import Exporter, Source, Written
 from regraft.modalities.text import Text, TextOptions
+from regraft.serving.runtime import Runtime
 from regraft.tasks.classification import Classification
+from regraft.training.options import MachineOptions
 from regraft.types import Batch, Ledger
 
 LABELS = ("eggs", "ham", "spam")
 WORDS = 60
 LONGEST = 48
 SCRATCH = ("transformer", "lstm", "gru", "cnn", "mlp")
+# One of each kind: the others (XLM-RoBERTa, CamemBERT, mT5) share the code of one of these.
+FAMILIES = (
+    *("bert", "roberta", "distilbert", "modernbert", "electra", "deberta", "deberta-v2", "mpnet", "albert", "t5", "umt5"),
+    *("gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "gemma"),
+)
+ONE = MachineOptions(threads=1)
 
 
 def make_text(inputs: tuple[str, ...]) -> Text:
@@ -113,3 +121,32 @@ def make_rows(n: int, seed: int = 0, longest: int = 40) -> list[str]:
 def batch_of(source: Source, rows: list[str]) -> Batch:
     inputs, mask_BT = source.modality.collate(source.modality.encode(rows, spans=False))
     return Batch(inputs=inputs, mask_BT=mask_BT)
+
+
+ROWS = [*make_rows(20, seed=3), "w1"]
+
+
+def opened_export(exporter: Exporter, runtime: type[Runtime], source: Source, folder: Path) -> Runtime:
+    """Write an export, look for faults, and open it with a runtime as the predictor does."""
+    folder.mkdir(exist_ok=True)
+    assert exporter.problems(source) == []
+    written = exporter.write(source, folder)
+    assert [str(problem) for problem in exporter.faults(source, folder)] == []
+    return runtime.load(folder, manifest_of(source, written, folder), source.task, ONE)
+
+
+def check(source: Source, runtime: Runtime, atol: float = 1e-5) -> None:
+    """Hold a runtime against the network it was made from, on ordinary rows and on rows of the extreme lengths."""
+    from regraft.exporters.graph import answers_of, trial_batches
+
+    for batch in (batch_of(source, ROWS), *(batch for _, batch in trial_batches(source.modality))):
+        got = runtime.outputs(batch)
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, answers_of(source.network(), batch), atol=atol, rtol=1e-5)
+
+
+def check_export(exporter: Exporter, runtime: type[Runtime], source: Source, folder: Path, atol: float = 1e-5) -> None:
+    """Hold an export against its source, and see that the source is as it was before."""
+    before = {name: tensor.clone() for name, tensor in source.network().state_dict().items()}
+    check(source, opened_export(exporter, runtime, source, folder), atol)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in source.network().state_dict().items())

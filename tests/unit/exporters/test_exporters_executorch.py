@@ -10,22 +10,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
-from export_making import batch_of, make_rows, make_source, manifest_of
+from export_making import ONE, batch_of, make_rows, make_source, manifest_of, opened_export
 
 from regraft.errors import ArtifactError, MissingExtraError, UsageError
 from regraft.exporters import executorch as executorch_exporter
 from regraft.exporters.executorch import ExecutorchExporter, ExecutorchOptions
-from regraft.exporters.graph import answers_of, trial_batches
+from regraft.exporters.graph import answers_of
 from regraft.serving.runtime_executorch import ExecutorchRuntime
-from regraft.training.options import MachineOptions
-
-FAMILIES = (
-    *("bert", "roberta", "distilbert", "modernbert", "electra", "deberta", "deberta-v2", "mpnet", "albert", "t5", "umt5"),
-    *("gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "gemma"),
-)
-ROWS = [*make_rows(20, seed=3), "w1"]
-ONE = MachineOptions(threads=1)
 
 
 def test_a_missing_package_is_named_before_anything_is_written(monkeypatch):
@@ -70,34 +61,7 @@ def test_recurrences_and_rows_without_a_limit_are_refused_together(monkeypatch):
 
 def export(source, folder: Path, **options) -> ExecutorchRuntime:
     pytest.importorskip("executorch")
-    folder.mkdir(exist_ok=True)
-    exporter = ExecutorchExporter(ExecutorchOptions(**options))
-    assert exporter.problems(source) == []
-    written = exporter.write(source, folder)
-    assert [str(problem) for problem in exporter.faults(source, folder)] == []
-    return ExecutorchRuntime.load(folder, manifest_of(source, written, folder), source.task, ONE)
-
-
-def check(source, runtime, atol: float = 1e-5) -> None:
-    for batch in (batch_of(source, ROWS), *(batch for _, batch in trial_batches(source.modality))):
-        got = runtime.outputs(batch)
-        assert got.dtype == np.float32
-        np.testing.assert_allclose(got, answers_of(source.network(), batch), atol=atol, rtol=1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "pooling"), [("transformer", "cls"), ("cnn", "last"), ("mlp", "attention")])
-def test_every_base_of_the_house_answers_as_its_source(name, pooling, tmp_path):
-    source = make_source(name, pooling)
-    before = {name: tensor.clone() for name, tensor in source.network().state_dict().items()}
-    check(source, export(source, tmp_path / "out"))
-    assert all(torch.equal(tensor, before[name]) for name, tensor in source.network().state_dict().items())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_of_the_hub_answers_as_its_source(family, tmp_path):
-    check(make_source(family, "mean"), export(make_source(family, "mean"), tmp_path / "out"), atol=2e-5)
+    return opened_export(ExecutorchExporter(ExecutorchOptions(**options)), ExecutorchRuntime, source, folder)
 
 
 @pytest.fixture(scope="module")

@@ -5,70 +5,22 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from export_making import LABELS, SCRATCH, batch_of, make_rows, make_source, manifest_of
+from export_making import LABELS, check, make_source, opened_export
 
 from regraft.artifact.onnx_file import read_onnx
 from regraft.errors import ArtifactError, UsageError
 from regraft.exporters import onnx as onnx_exporter
-from regraft.exporters.graph import answers_of, trial_batches
 from regraft.exporters.onnx import OnnxExporter, OnnxOptions
 from regraft.exporters.onnx_session import known_opset, open_session
 from regraft.serving.runtime_onnxruntime import OnnxruntimeRuntime
-from regraft.training.options import MachineOptions
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Swig.*:DeprecationWarning")
-# One of each kind: the others (XLM-RoBERTa, CamemBERT, mT5) share the code of one of these.
-FAMILIES = (
-    *("bert", "roberta", "distilbert", "modernbert", "electra", "deberta", "deberta-v2", "mpnet", "albert", "t5", "umt5"),
-    *("gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "gemma"),
-)
-ROWS = [*make_rows(20, seed=3), "w1"]
-ONE = MachineOptions(threads=1)
 
 
 def export(source, folder: Path, **options) -> OnnxruntimeRuntime:
-    """Write, look for faults, and open with the runtime as the predictor does."""
-    folder.mkdir(exist_ok=True)
-    exporter = OnnxExporter(OnnxOptions(**options))
-    assert exporter.problems(source) == []
-    written = exporter.write(source, folder)
-    assert [str(problem) for problem in exporter.faults(source, folder)] == []
-    return OnnxruntimeRuntime.load(folder, manifest_of(source, written, folder), source.task, ONE)
-
-
-def check(source, runtime, atol: float = 1e-5) -> None:
-    for batch in (batch_of(source, ROWS), *(batch for _, batch in trial_batches(source.modality))):
-        expected = answers_of(source.network(), batch)
-        got = runtime.outputs(batch)
-        assert got.dtype == np.float32
-        np.testing.assert_allclose(got, expected, atol=atol, rtol=1e-5)
-
-
-@pytest.mark.parametrize(("name", "pooling"), [("transformer", "cls"), ("lstm", "last"), ("mlp", "mean")])
-def test_every_base_of_the_house_answers_as_its_source(name, pooling, tmp_path):
-    source = make_source(name, pooling)
-    before = {name: tensor.clone() for name, tensor in source.network().state_dict().items()}
-    check(source, export(source, tmp_path / "out"))
-    assert all(torch.equal(tensor, before[name]) for name, tensor in source.network().state_dict().items())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_of_the_hub_answers_as_its_source(family, tmp_path):
-    for pooling in ("last", "mean"):
-        source = make_source(family, pooling)
-        check(source, export(source, tmp_path / pooling), atol=2e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SCRATCH)
-@pytest.mark.parametrize("pooling", ["cls", "mean", "last", "attention"])
-def test_every_base_answers_as_its_source_with_every_pooling(name, pooling, tmp_path):
-    source = make_source(name, pooling)
-    check(source, export(source, tmp_path / "out"))
+    return opened_export(OnnxExporter(OnnxOptions(**options)), OnnxruntimeRuntime, source, folder)
 
 
 @pytest.fixture(scope="module")

@@ -11,64 +11,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from export_making import SCRATCH, batch_of, make_rows, make_source, manifest_of
+from export_making import ONE, ROWS, batch_of, check, make_rows, make_source, manifest_of, opened_export
 
 from regraft.artifact.openvino_file import read_openvino
 from regraft.errors import ArtifactError, UsageError
 from regraft.exporters import openvino as openvino_exporter
-from regraft.exporters.graph import answers_of, trial_batches
+from regraft.exporters.graph import answers_of
 from regraft.exporters.onnx import OnnxExporter, OnnxOptions
 from regraft.exporters.openvino import OpenvinoExporter, OpenvinoOptions
 from regraft.exporters.openvino_session import OpenvinoSession, settings
 from regraft.serving.runtime_openvino import OpenvinoRuntime
-from regraft.training.options import MachineOptions
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Swig.*:DeprecationWarning")
-FAMILIES = (
-    *("bert", "roberta", "distilbert", "modernbert", "electra", "deberta", "deberta-v2", "mpnet", "albert", "t5", "umt5"),
-    *("gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "gemma"),
-)
-ROWS = [*make_rows(20, seed=3), "w1"]
-ONE = MachineOptions(threads=1)
 
 
-def export(source, folder: Path) -> OpenvinoRuntime:
-    folder.mkdir(exist_ok=True)
-    exporter = OpenvinoExporter(OpenvinoOptions())
-    assert exporter.problems(source) == []
-    written = exporter.write(source, folder)
-    assert [str(problem) for problem in exporter.faults(source, folder)] == []
-    return OpenvinoRuntime.load(folder, manifest_of(source, written, folder), source.task, ONE)
-
-
-def check(source, runtime, atol: float = 1e-5) -> None:
-    for batch in (batch_of(source, ROWS), *(batch for _, batch in trial_batches(source.modality))):
-        got = runtime.outputs(batch)
-        assert got.dtype == np.float32
-        np.testing.assert_allclose(got, answers_of(source.network(), batch), atol=atol, rtol=1e-5)
-
-
-@pytest.mark.parametrize(("name", "pooling"), [("gru", "attention")])
-def test_every_base_of_the_house_answers_as_its_source(name, pooling, tmp_path):
-    source = make_source(name, pooling)
-    before = {name: tensor.clone() for name, tensor in source.network().state_dict().items()}
-    check(source, export(source, tmp_path / "out"))
-    assert all(torch.equal(tensor, before[name]) for name, tensor in source.network().state_dict().items())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_of_the_hub_answers_as_its_source(family, tmp_path):
-    source = make_source(family, "mean")
-    check(source, export(source, tmp_path / "out"), atol=2e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SCRATCH)
-@pytest.mark.parametrize("pooling", ["cls", "mean", "last", "attention"])
-def test_every_base_answers_as_its_source_with_every_pooling(name, pooling, tmp_path):
-    source = make_source(name, pooling)
-    check(source, export(source, tmp_path / "out"))
+def export(source, folder: Path, **options) -> OpenvinoRuntime:
+    return opened_export(OpenvinoExporter(OpenvinoOptions(**options)), OpenvinoRuntime, source, folder)
 
 
 @pytest.fixture(scope="module")

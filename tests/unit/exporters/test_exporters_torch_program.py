@@ -13,62 +13,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from export_making import SCRATCH, batch_of, make_rows, make_source, manifest_of
+from export_making import ONE, ROWS, batch_of, make_source, manifest_of, opened_export
 
 from regraft.artifact.manifest import Manifest
 from regraft.artifact.pt2_file import read_pt2
 from regraft.errors import ArtifactError, UsageError
 from regraft.exporters import torch_program
-from regraft.exporters.graph import answers_of, arrays_of, trial_batches
+from regraft.exporters.graph import answers_of, arrays_of
 from regraft.exporters.torch_program import TorchExporter, TorchOptions
 from regraft.serving.runtime_torch_program import TorchProgramRuntime
-from regraft.training.options import MachineOptions
-
-FAMILIES = (
-    *("bert", "roberta", "distilbert", "modernbert", "electra", "deberta", "deberta-v2", "mpnet", "albert", "t5", "umt5"),
-    *("gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "gemma"),
-)
-ROWS = [*make_rows(20, seed=3), "w1"]
-ONE = MachineOptions(threads=1)
 
 
-def export(source, folder: Path) -> TorchProgramRuntime:
-    folder.mkdir(exist_ok=True)
-    exporter = TorchExporter(TorchOptions())
-    assert exporter.problems(source) == []
-    written = exporter.write(source, folder)
-    assert [str(problem) for problem in exporter.faults(source, folder)] == []
-    return TorchProgramRuntime.load(folder, manifest_of(source, written, folder), source.task, ONE)
-
-
-def check(source, runtime, atol: float = 1e-5) -> None:
-    for batch in (batch_of(source, ROWS), *(batch for _, batch in trial_batches(source.modality))):
-        got = runtime.outputs(batch)
-        assert got.dtype == np.float32
-        np.testing.assert_allclose(got, answers_of(source.network(), batch), atol=atol, rtol=1e-5)
-
-
-@pytest.mark.parametrize(("name", "pooling"), [("transformer", "cls"), ("lstm", "last"), ("gru", "attention")])
-def test_every_base_of_the_house_answers_as_its_source(name, pooling, tmp_path):
-    source = make_source(name, pooling)
-    before = {name: tensor.clone() for name, tensor in source.network().state_dict().items()}
-    check(source, export(source, tmp_path / "out"))
-    assert all(torch.equal(tensor, before[name]) for name, tensor in source.network().state_dict().items())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_of_the_hub_answers_as_its_source(family, tmp_path):
-    source = make_source(family, "mean")
-    check(source, export(source, tmp_path / "out"), atol=2e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SCRATCH)
-@pytest.mark.parametrize("pooling", ["cls", "mean", "last", "attention"])
-def test_every_base_answers_as_its_source_with_every_pooling(name, pooling, tmp_path):
-    source = make_source(name, pooling)
-    check(source, export(source, tmp_path / "out"))
+def export(source, folder: Path, **options) -> TorchProgramRuntime:
+    return opened_export(TorchExporter(TorchOptions(**options)), TorchProgramRuntime, source, folder)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,9 @@ from regraft.models.net import Headed
 
 DRAWS, TIMES = 1000, 100
 LIMIT = 4.7
+# The others share their way through the network with one of these; `make test-all` trains every family.
+ALWAYS = {"bert", "mpnet", "modernbert", "mistral", "gpt2"}
+FAMILIES = [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow) for name in PACKED]
 
 
 def headed(backbone):
@@ -33,7 +36,7 @@ def path_of(net, batches, targets, learning_rate, steps=50):
     return losses
 
 
-@pytest.mark.parametrize("name", PACKED)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_fifty_steps_take_the_path_of_padded_rows(name):
     backbone, _ = both(name)
     nets = [headed(backbone)]
@@ -87,7 +90,7 @@ def samples_of(name, packed, padded):
 
 
 @pytest.mark.parametrize("share", [(0.1, 0.1), (0.0, 0.2)], ids=["everywhere", "in attention alone"])
-@pytest.mark.parametrize("name", PACKED)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_dropout_leaves_mean_and_variance_of_outputs(name, share):
     """Every family drops weights of attention: there alone a wrong share would not hide behind the noise of other layers."""
     first, second = samples_of(name, share, share)
@@ -113,6 +116,7 @@ MINILM = {
     "all different": [3, 31, 1, 6, 17, 2],
     "one very long": [5, 450, 9],
 }
+LENGTHS = {"one row of one", "all different"}
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +158,10 @@ def hub_logits(net, plain, inputs, mask):
 
 
 @pytest.mark.base
-@pytest.mark.parametrize("lengths", MINILM.values(), ids=MINILM)
+@pytest.mark.parametrize(
+    "lengths",
+    [pytest.param(lengths, id=name, marks=() if name in LENGTHS else pytest.mark.slow) for name, lengths in MINILM.items()],
+)
 def test_minilm_packed_is_the_hubs_minilm_on_padded_rows(real, words, lengths):
     net, plain = real
     inputs, mask = real_rows(words, lengths)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from serving_making import NumpyRuntime, make_predictor, make_rows
@@ -19,27 +19,35 @@ from regraft.serving.predictor import Predictor
 from regraft.training.machine import Profile
 from regraft.training.options import MachineOptions
 
-SECONDS = 0.004
+
+class Clock:
+    """Time that passes only while a runtime computes."""
+
+    now = 0.0
+
+    @classmethod
+    def read(cls) -> float:
+        return cls.now
 
 
 class Slow(NumpyRuntime):
     """Takes its time."""
 
-    package, extra, pause_s = "numpy", "runtime", SECONDS
+    package, extra, takes_s = "numpy", "runtime", 0.004
 
     def outputs(self, batch):
-        time.sleep(self.pause_s)
+        Clock.now += self.takes_s
         return super().outputs(batch)
 
 
 class Fast(Slow):
-    """Is done at once."""
+    """Takes less."""
 
-    pause_s = 0.0
+    takes_s = 0.001
 
 
 class Wrong(Fast):
-    """Is done at once, and answers something else."""
+    """Takes less, and answers something else."""
 
     def outputs(self, batch):
         return super().outputs(batch)[:, ::-1]
@@ -60,6 +68,7 @@ def runtimes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Runtimes of this file alone, and a profile that nobody else sees."""
     names = {name: f"test_serving_choice:{name.title()}" for name in ("slow", "fast", "wrong", "worse", "elsewhere")}
     monkeypatch.setattr(choice, "RUNTIMES", Registry("runtimes", names))
+    monkeypatch.setattr(choice, "time", SimpleNamespace(perf_counter=Clock.read))
     monkeypatch.setenv("REGRAFT_CACHE", str(tmp_path / "cache"))
 
 
