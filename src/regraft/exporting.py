@@ -8,35 +8,31 @@ Everything happens in the staging folder of `write_artifact`: a form that does n
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from regraft.artifact.manifest import MANIFEST, ExportEntry, LineageEntry, Manifest, ManifestBody, library_versions
-from regraft.artifact.store import CARD, GOLDEN, REPORT, Artifact
+from regraft.artifact.store import CARD, GOLDEN, REPORT, Artifact, write_json
 from regraft.artifact.verify import file_entries
-from regraft.data.rows import open_rows
-from regraft.errors import DataError, GateError, Problem, UsageError, did_you_mean
+from regraft.errors import GateError, Problem, UsageError
 from regraft.exporters import EXPORTERS
 from regraft.exporters.exporter import Exporter, Needs, Source, Written
 from regraft.registry import installed
+from regraft.sampling import choose_rows
 from regraft.serving import RUNTIMES
-from regraft.serving.parity import Answers, compare_in_fresh_process
+from regraft.serving.parity import GOLDENS, Answers, compare_in_fresh_process
 from regraft.serving.predictor import Predictor
 from regraft.training.stages import Stages
 from regraft.training.threads import default_threads
 from regraft.verbs import ExportOptions
 
 PREPROCESSING_FOLDER = "preprocessing"
-_MADE_UP = 48
 _NOT_PACKAGES = frozenset({"regraft", "python"})
 
 
@@ -73,10 +69,11 @@ def plan(artifact: Path, wanted: ExportOptions, stages: Stages) -> Plan:
         predictor = Predictor.load(artifact, threads=wanted.machine.threads, device="cpu")
         source = _source(predictor, wanted)
         _refuse(exporter, source)
-    rows, told = _rows(predictor, wanted, stages)
-    with stages("answer with the source", len(rows)):
-        expected = Answers.of(predictor, rows)
-    return Plan(source=source, exporter=exporter, expected=expected, rows=told, wanted=wanted)
+    chosen = choose_rows(predictor, wanted, stages, calibration=exporter.calibration_rows)
+    source = dataclasses.replace(source, calibration=chosen.calibration)
+    with stages("answer with the source", len(chosen.rows)):
+        expected = Answers.of(predictor, chosen.rows, truth=chosen.truth)
+    return Plan(source=source, exporter=exporter, expected=expected, rows=chosen.told, wanted=wanted)
 
 
 def _source(predictor: Predictor, wanted: ExportOptions) -> Source:
@@ -124,54 +121,6 @@ def _refuse(exporter: Exporter, source: Source) -> None:
         raise UsageError(problems)
 
 
-def _rows(predictor: Predictor, wanted: ExportOptions, stages: Stages) -> tuple[list[Any], str]:
-    """Return golden rows and a sample of real ones; without data, golden rows and examples of the modality."""
-    golden = list(predictor.goldens().rows)
-    if wanted.rows is not None:
-        found = _sample(predictor, wanted, stages)
-        return golden + found, f"{len(golden)} golden rows and {len(found)} rows of {Path(str(wanted.rows)).name}"
-    signal_NS = np.random.default_rng(wanted.seed).random((_MADE_UP, 4))
-    modality = predictor.modality
-    made = [modality.as_json(raw) for raw in type(modality).example(signal_NS, wanted.seed) if not modality.problem(raw)]
-    return golden + made, f"{len(golden)} golden rows and {len(made)} made-up ones; --rows DATA takes real rows"
-
-
-def _sample(predictor: Predictor, wanted: ExportOptions, stages: Stages) -> list[Any]:
-    """Return raw values of rows that can be answered, drawn from all of the data."""
-    rows = open_rows(wanted.rows, wanted.data, split="test")
-    stages.notes(rows.notes)
-    if predictor.column not in rows.columns:
-        what = f"there is no column '{predictor.column}' to read"
-        raise DataError(Problem(what=what, where=rows.name, fix=did_you_mean(predictor.column, rows.columns)))
-    modality = predictor.modality
-    chunks = ((chunk.rows.column(predictor.column).to_pylist(), chunk.folder) for chunk in rows.chunks(modality.chunk_rows))
-    raws = itertools.chain.from_iterable(modality.brought(values, folder)[0] for values, folder in chunks)
-    good = (raw for raw in raws if not modality.problem(raw))
-    found = [modality.as_json(raw) for raw in _drawn(good, wanted.sample, wanted.seed)]
-    if not found:
-        raise DataError(Problem(what="none of the rows can be answered", where=rows.name, fix="name other data with --rows"))
-    return found
-
-
-def _drawn(raws: Iterable[Any], count: int, seed: int) -> list[Any]:
-    """Return at most `count` of the values, each as likely as any other (algorithm R of Vitter 1985), in bounded memory.
-
-    Files are often sorted by label or time: the first rows say little about the rest.
-
-    Example:
-        >>> len(_drawn(range(100), 5, 0)), _drawn("abc", 5, 0)
-        (5, ['a', 'b', 'c'])
-    """
-    generator = np.random.default_rng(seed)
-    kept: list[Any] = []
-    for seen, raw in enumerate(raws):
-        if seen < count:
-            kept.append(raw)
-        elif (place := int(generator.integers(seen + 1))) < count:
-            kept[place] = raw
-    return kept
-
-
 def fill(folder: Path, made: Plan, stages: Stages) -> ManifestBody:
     """Write the export into an empty folder, have a fresh process hold it against its source, and say what it is.
 
@@ -188,6 +137,10 @@ def fill(folder: Path, made: Plan, stages: Stages) -> ManifestBody:
     with stages("hold against the source in a fresh process"):
         checked = _gate(folder, body, made, written)
     stages.notes(written.notes)
+    for seen in checked.values():
+        if (goldens := seen.pop(GOLDENS, None)) is not None:  # of reduced precision: its answers are its own
+            (folder / GOLDEN).unlink()
+            write_json(folder / GOLDEN, goldens)
     network = dataclasses.replace(body.network, runtimes=tuple(checked))
     export = dataclasses.replace(_entry(made), gate={"rows": made.rows, "runtimes": checked})
     return dataclasses.replace(body, network=network, export=export)

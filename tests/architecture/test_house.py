@@ -46,6 +46,7 @@ ROOMS = [
     "learning",
     "fitting",
     "answering",
+    "sampling",
     "exporting",
     "lifecycle",
     "cli",

@@ -28,6 +28,7 @@ from regraft import exporting, lifecycle
 from regraft.artifact.store import Artifact, check_out, read_artifact
 from regraft.cli.app import _run
 from regraft.errors import DataError, GateError, UsageError
+from regraft.sampling import drawn_rows
 from regraft.serving.parity import Answers, Tolerance, compare_export
 from regraft.serving.predictor import Predictor
 
@@ -314,15 +315,15 @@ def test_rows_that_cannot_be_used_are_refused(bert: Artifact, home: Path, tmp_pa
 
 
 def test_rows_are_drawn_from_all_of_the_data():
-    drawn = exporting._drawn(range(10_000), 1000, seed=0)
+    drawn = drawn_rows(range(10_000), 1000, seed=0)
     assert len(set(drawn)) == 1000
-    assert exporting._drawn(range(10_000), 1000, seed=0) == drawn
-    assert exporting._drawn(range(10_000), 1000, seed=1) != drawn
+    assert drawn_rows(range(10_000), 1000, seed=0) == drawn
+    assert drawn_rows(range(10_000), 1000, seed=1) != drawn
     # Uniform: each tenth of the file gives 100 +- 5 standard deviations of a hypergeometric draw (9).
     assert np.histogram(drawn, bins=10, range=(0, 10_000))[0] == pytest.approx(100, abs=45)
     hits = np.zeros(20)
     for seed in range(2000):
-        hits[exporting._drawn(range(20), 5, seed)] += 1
+        hits[drawn_rows(range(20), 5, seed)] += 1
     assert hits == pytest.approx(500, abs=5 * np.sqrt(2000 * 0.25 * 0.75)), "each value as likely as any other"
 
 

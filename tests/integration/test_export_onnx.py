@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from export_faults import FAULTS, refused
-from line_rows import mails
+from line_rows import mails, write_csv
 
 from regraft import lifecycle
 from regraft.artifact.files import sha256_of
 from regraft.artifact.manifest import canonical, digest_of
-from regraft.errors import ArtifactError, MachineError, UsageError
+from regraft.errors import ArtifactError, DataError, MachineError, UsageError
 from regraft.exporters import onnx as onnx_exporter
 from regraft.serving.predictor import Predictor
+from regraft.serving.replay import replay_artifact
 
 pytest.importorskip("onnxscript")
 ROWS = [row["body"] for row in mails(60, seed=9)]
@@ -136,6 +137,49 @@ def test_a_wrong_opset_is_refused_before_anything_is_written(bert, tmp_path):
     with pytest.raises(UsageError, match=r"this set of ONNX operators cannot be written(.|\n)*18 to 23"):
         export(bert, tmp_path / "out", format={"name": "onnx", "opset": 17})
     assert list(tmp_path.iterdir()) == []
+
+
+INT8 = {"name": "onnx", "precision": "int8"}
+
+
+def test_in_8_bits_it_answers_alike_and_keeps_golden_rows_of_its_own(bert, mail_file, fresh_file, tmp_path):
+    made = export(bert, tmp_path / "out", format=INT8, rows=str(mail_file), sample=100)
+    assert made.manifest.network.facts["precision"] == "int8"
+    gate = made.manifest.export.gate
+    assert gate["rows"] == "16 golden rows and 112 rows of mails.csv, calibrated with 112 others"
+    seen = gate["runtimes"]["onnxruntime"]
+    assert seen["agreement"] >= 0.99
+    assert seen["right"]["export"] >= seen["right"]["interval"][0] * seen["right"]["rows"]
+    assert 1e-5 < seen["worst_probability"] < 0.5
+    assert "goldens" not in seen
+    was, now = (json.loads((each.path / "golden.json").read_text()) for each in (bert, made))
+    assert [row["input"] for row in now["rows"]] == [row["input"] for row in was["rows"]]
+    assert now["rows"] != was["rows"]
+    assert now["tolerance"] == seen["worst_probability"]
+    assert "tolerance" not in was
+    predictor = Predictor.load(made.path, threads=1)
+    assert replay_artifact(predictor).rows == 16
+    np.testing.assert_allclose(predictor.outputs(ROWS, batch_size=1), predictor.outputs(ROWS), atol=1e-5)
+    verdict = lifecycle.compare(bert, made, fresh_file, machine={"threads": 1}, judge={"resamples": 200})
+    assert verdict.verdict != "worse"
+
+
+def test_in_8_bits_rows_are_needed_and_enough_of_them(bert, tmp_path):
+    with pytest.raises(UsageError, match=r"measured with rows of yours, and none are named(.|\n)*--rows DATA"):
+        export(bert, tmp_path / "out", format=INT8)
+    few = write_csv(tmp_path / "few.csv", mails(30, seed=3))
+    with pytest.raises(DataError, match=r"too few rows to calibrate with and to judge by(.|\n)*at least 32"):
+        export(bert, tmp_path / "out", format=INT8, rows=str(few))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "fault", [*(pytest.param(name, marks=pytest.mark.slow) for name in FAULTS if name != "one-weight"), "one-weight"]
+)
+def test_planted_faults_are_refused_in_8_bits_too(bert, mail_file, fault, tmp_path):
+    out = tmp_path / "place" / "out"
+    out.parent.mkdir()
+    assert str(refused(bert, "onnx", fault, out, format=INT8, rows=str(mail_file)))
 
 
 @pytest.mark.slow

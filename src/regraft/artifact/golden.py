@@ -46,6 +46,8 @@ class Goldens:
         values: The answer for each row.
         environment: Where the answers were computed.
         batch_size: Rows a forward pass.
+        tolerance: How far a probability may move in another environment. Where precision was reduced, that is as far as
+            reducing it moved them: a last bit can tip a number over to the next whole one.
     """
 
     rows: tuple[JSON, ...]
@@ -54,6 +56,7 @@ class Goldens:
     values: tuple[JSON, ...]
     environment: dict[str, JSON]
     batch_size: int = BATCH_SIZE
+    tolerance: float = TOLERANCE
 
     def to_json(self) -> dict[str, JSON]:
         """Return everything as JSON; floats keep every bit, because they are written with as many digits as it takes."""
@@ -61,6 +64,7 @@ class Goldens:
         return {
             "environment": self.environment,
             "batch_size": self.batch_size,
+            **({"tolerance": self.tolerance} if self.tolerance != TOLERANCE else {}),
             "rows": [{"input": i, "output": list(o), "probabilities": p, "value": v} for i, o, p, v in rows],
         }
 
@@ -80,6 +84,7 @@ class Goldens:
                 values=tuple(row["value"] for row in rows),
                 environment=dict(values["environment"]),
                 batch_size=int(values["batch_size"]),
+                tolerance=float(values.get("tolerance", TOLERANCE)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             fix = "fit it again with this version"
@@ -196,10 +201,10 @@ def replay(predictor: Answering, goldens: Goldens) -> Replay:
     result = Replay(rows=len(moved), worst=max(moved), bitwise=all(equal), same_environment=same)
     if same and not result.bitwise:
         raise _gate(goldens, worst, predictions[worst], result, "the same bits in the same environment")
-    if not result.worst <= TOLERANCE:
-        raise _gate(goldens, worst, predictions[worst], result, f"at most {TOLERANCE} in another environment")
+    if not result.worst <= goldens.tolerance:
+        raise _gate(goldens, worst, predictions[worst], result, f"at most {goldens.tolerance:g} in another environment")
     for row, prediction in enumerate(predictions):
-        if _decided(goldens.probabilities[row]) and prediction.value != goldens.values[row]:
+        if _decided(goldens.probabilities[row], goldens.tolerance) and prediction.value != goldens.values[row]:
             raise _gate(goldens, row, prediction, result, "the same answer")
     return result
 
@@ -217,10 +222,10 @@ def _moved(goldens: Goldens, row: int, output: FloatArray, prediction: Predictio
     return float(np.abs(old - new).max(initial=0.0)) / scale
 
 
-def _decided(probabilities: Mapping[str, float]) -> bool:
+def _decided(probabilities: Mapping[str, float], tolerance: float) -> bool:
     """Return whether the first class is so far ahead that moves within the tolerance cannot change the answer."""
     first, *rest = sorted(probabilities.values(), reverse=True) or [0.0]
-    return bool(rest) and first - rest[0] > 2 * TOLERANCE
+    return bool(rest) and first - rest[0] > 2 * tolerance
 
 
 def _gate(goldens: Goldens, row: int, now: Prediction, result: Replay, expected: str) -> GateError:

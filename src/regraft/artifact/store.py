@@ -54,6 +54,10 @@ class Artifact:
     path: Path
     manifest: Manifest
 
+    def __repr__(self) -> str:
+        form = self.manifest.network.form
+        return f"Artifact({str(self.path)!r}, task={self.manifest.task.name!r}, form={form!r}, digest={self.digest[:12]!r})"
+
     @property
     def digest(self) -> str:
         """Digest of the whole artifact: of the manifest, which holds the digest of every file."""

@@ -7,7 +7,7 @@ a fresh process without the training stack answers rows from the written folder,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -50,6 +50,7 @@ class Source:
         net: Its network in evaluation mode on the CPU; None where the artifact is not of the form that `fit` writes.
         name: What the result is called: the last part of the name of its folder.
         needs: What another machine needs to answer with it as it is.
+        calibration: Raw values of the user's data that the exporter asked to see (see `Exporter.calibration_rows`).
     """
 
     artifact: Artifact
@@ -58,6 +59,7 @@ class Source:
     net: Headed | None
     name: str
     needs: Needs = field(default_factory=Needs)
+    calibration: Sequence[Any] = ()
 
     @property
     def manifest(self) -> Manifest:
@@ -84,7 +86,8 @@ class Written:
         runtimes: Registered names of the runtimes that compute them; the first must agree with the source, of the others
             those that do are kept.
         facts: What a runtime must know (see `NetworkEntry.facts`).
-        precision: "fp32" must agree within 1e-4 on logits and 1e-5 on probabilities; "reduced" in 99 of 100 answers.
+        precision: "fp32" must agree within 1e-4 on logits and 1e-5 on probabilities; "reduced" in 99 of 100 answers, with as
+            many right ones as the source's interval allows; its golden rows are answered anew.
         notes: Sentences for the user.
     """
 
@@ -109,6 +112,11 @@ class Exporter(ABC):
 
     def __init__(self, options: Any) -> None:
         self.options = options
+
+    @property
+    def calibration_rows(self) -> int:
+        """How many rows of the user's data it wants to see before it writes; they are not among those it is judged with."""
+        return 0
 
     def problems(self, source: Source) -> list[Problem]:
         """Return what stands in the way, before anything is written: a missing package, a network without an exact mapping."""

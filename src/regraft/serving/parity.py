@@ -16,12 +16,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from regraft.artifact.golden import TOLERANCE, record
 from regraft.errors import GateError, Problem, RegraftError
 from regraft.options import JSON
 from regraft.serving.absent import hide
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 LOGITS, PROBABILITIES, AGREEMENT = 1e-4, 1e-5, 0.99
 TIMEOUT_S = 900.0
+GOLDENS = "goldens"
+"""Under this name an export of reduced precision says how it answers the golden rows."""
 _ROWS, _ARRAYS = "rows.json", "outputs.npy"
 _ALONE = 16
 """So many rows are also answered one at a time: a form with fixed shapes would show."""
@@ -71,6 +74,7 @@ class Answers:
         names: Names of the classes, in order.
         probabilities: (N, C), float64; (N, 0) where a task has none.
         values: The answers.
+        truth: What each row's answer should be, None where that is not known; empty where it is known of none.
     """
 
     rows: Sequence[JSON]
@@ -79,9 +83,10 @@ class Answers:
     names: Sequence[str]
     probabilities: FloatArray
     values: Sequence[JSON]
+    truth: Sequence[JSON] = ()
 
     @classmethod
-    def of(cls, predictor: Predictor, rows: Sequence[Any], *, batch_size: int = 32) -> Self:
+    def of(cls, predictor: Predictor, rows: Sequence[Any], *, batch_size: int = 32, truth: Sequence[JSON] = ()) -> Self:
         """Answer rows."""
         outputs, predictions = predictor.answers(rows, batch_size=batch_size)
         names = list(predictions[0].probabilities) if predictions else []
@@ -93,11 +98,13 @@ class Answers:
             names=names,
             probabilities=np.array([[p.probabilities[n] for n in names] for p in predictions], dtype=np.float64),
             values=[prediction.value for prediction in predictions],
+            truth=truth,
         )
 
     def save(self, folder: Path) -> None:
         """Write them into an existing folder."""
         said = {"rows": self.rows, "encoded": self.encoded, "names": self.names, "values": self.values}
+        said |= {"truth": list(self.truth)} if self.truth else {}
         (folder / _ROWS).write_text(json.dumps({**said, "probabilities": self.probabilities.tolist()}), encoding="utf-8")
         np.save(folder / _ARRAYS, self.outputs, allow_pickle=False)
 
@@ -144,14 +151,32 @@ def difference(expected: Answers, got: Answers, tolerance: Tolerance) -> dict[st
         what = f"only {same.mean():.2%} of the rows are answered alike"
         raise _moved(expected, got, int(np.argmin(same)), what, f"at least {tolerance.agreement:.0%}")
     _within(expected, got, shares, tolerance.probabilities, "a probability")
+    judged = _as_right(expected, got) if tolerance.agreement < 1.0 else {}
     return {
         "rows": len(expected.rows),
         "worst_logit": float(logits.max(initial=0.0)),
         "worst_probability": float(shares.max(initial=0.0)),
         "agreement": float(same.mean()),
         "bitwise": bool(np.array_equal(expected.outputs, got.outputs)),
+        **judged,
         "tolerance": {key: (value if np.isfinite(value) else None) for key, value in asdict(tolerance).items()},
     }
+
+
+def _as_right(expected: Answers, got: Answers) -> dict[str, JSON]:
+    """Return how many answers are right before and after; refuses fewer than the interval of the source's share allows."""
+    from regraft.evaluation.intervals import wilson
+
+    known = [row for row, truth in enumerate(expected.truth) if truth is not None]
+    if not known:
+        return {}
+    before, after = (sum(one.values[row] == expected.truth[row] for row in known) for one in (expected, got))
+    low, high = wilson(before, len(known))
+    if after < low * len(known):
+        lost = next(row for row in known if expected.values[row] == expected.truth[row] != got.values[row])
+        what = f"of {len(known):,} rows whose answer is known only {after:,} are answered rightly, {before:,} before"
+        raise _moved(expected, got, lost, what, f"at least {low:.2%}, the low end of the source's interval")
+    return {"right": {"rows": len(known), "source": before, "export": after, "interval": [low, high]}}
 
 
 def _same_rows(expected: Answers, got: Answers) -> None:
@@ -230,7 +255,15 @@ def compare_export(export: Predictor, expected: Answers, tolerance: Tolerance) -
     few = _first(expected, _ALONE)
     alone = difference(few, Answers.of(export, list(few.rows), batch_size=1), tolerance)
     moved: dict[str, Any] = {key: max(found[key], alone[key]) for key in ("worst_logit", "worst_probability")}
-    return {**found, **moved, "environment": export.environment()}
+    found = {**found, **moved, "environment": export.environment()}
+    return found if tolerance.agreement == 1.0 else {**found, GOLDENS: _renewed(export, found)}
+
+
+def _renewed(export: Predictor, found: Mapping[str, Any]) -> dict[str, JSON]:
+    """Return the golden rows with the answers of an export of reduced precision."""
+    goldens = record(export, export.goldens().rows, export.modality.shortened)
+    moved = max(TOLERANCE, found["worst_probability"] or found["worst_logit"])
+    return replace(goldens, tolerance=moved).to_json()
 
 
 def _first(answers: Answers, count: int) -> Answers:
@@ -241,6 +274,7 @@ def _first(answers: Answers, count: int) -> Answers:
         names=answers.names,
         probabilities=answers.probabilities[:count],
         values=answers.values[:count],
+        truth=answers.truth[:count],
     )
 
 
