@@ -18,6 +18,7 @@ from regraft.errors import BaseError, OptionsError, Problem
 from regraft.modalities import recordings
 from regraft.modalities.modality import Modality
 from regraft.modalities.sound_features import CHUNK_KEY, FRONTS, TYPE_KEY, Front, front_of
+from regraft.modalities.voice_activity import RATE, VOICE_FILE, VoiceActivity
 from regraft.options import JSON, Field, build, options, to_json
 from regraft.types import Array, Encoded, FloatArray
 
@@ -65,6 +66,9 @@ class AudioOptions:
     silence: Literal["refuse", "keep"] = "refuse"
     """What happens to recordings that are zero from beginning to end."""
 
+    keep: Literal["all", "speech"] = "all"
+    """What of a recording is used: all of it, or only where a detector hears somebody speak."""
+
 
 class Audio(Modality):
     """Turn recordings into waves or frames.
@@ -75,6 +79,7 @@ class Audio(Modality):
     Args:
         options: How.
         config: Content of the base's `preprocessor_config.json`; nothing for a network without a past.
+        voice: Finds speech, where only speech is kept.
 
     Example:
         >>> tone = np.sin(np.arange(8000) * 0.2).astype(np.float32)
@@ -86,12 +91,18 @@ class Audio(Modality):
     Options: ClassVar[type[Any]] = AudioOptions
     name: ClassVar[str] = "audio"
 
-    def __init__(self, options: AudioOptions, config: Mapping[str, JSON] | None = None) -> None:
-        self._take(options, _front(options, config))
+    def __init__(
+        self, options: AudioOptions, config: Mapping[str, JSON] | None = None, voice: VoiceActivity | None = None
+    ) -> None:
+        self._take(options, _front(options, config), voice)
 
-    def _take(self, options: AudioOptions, front: Front) -> None:
+    def _take(self, options: AudioOptions, front: Front, voice: VoiceActivity | None) -> None:
         self.options = options
         self.front = front
+        self.voice = voice if options.keep == "speech" else None
+        if options.keep == "speech" and voice is None:
+            fix = "leave 'keep' out, or take a base that brings a detector"
+            raise OptionsError(Problem(what="nothing is there that finds speech", where="audio.keep", got="speech", fix=fix))
         self._limits = recordings.Limits(
             seconds=options.max_seconds,
             channels=options.max_channels,
@@ -126,7 +137,10 @@ class Audio(Modality):
 
     def problem(self, raw: object) -> str:
         """Return why a raw value cannot be encoded, or an empty string."""
-        return recordings.problem(raw, self._limits)
+        said = recordings.problem(raw, self._limits)
+        if not said and self.voice is not None and not len(self._kept(recordings.read(raw, self._limits))):
+            said = "no speech is found in the recording (keep: all takes it)"
+        return said
 
     def encode(self, raws: Sequence[Any], *, spans: bool = True) -> list[Encoded]:
         """Encode recordings that have no `problem`, in order.
@@ -145,12 +159,16 @@ class Audio(Modality):
         """Write `preprocessor_config.json`, as any tool of the hub reads it."""
         text = json.dumps(self.front.to_json(), indent=2, ensure_ascii=False, sort_keys=True) + "\n"
         (folder / PREPROCESSOR_FILE).write_text(text, encoding="utf-8")
+        if self.voice is not None:
+            self.voice.save(folder / VOICE_FILE)
 
     @classmethod
     def load(cls, folder: Path, spec: JSON) -> Self:
         """Rebuild from `save`d files and `spec`; encodes the same bytes as before."""
         made = cls.__new__(cls)
-        made._take(build(AudioOptions, spec["options"], owner="audio"), front_of(read_preprocessor(folder)))
+        asked = build(AudioOptions, spec["options"], owner="audio")
+        voice = VoiceActivity.load(folder / VOICE_FILE) if asked.keep == "speech" else None
+        made._take(asked, front_of(read_preprocessor(folder)), voice)
         return made
 
     @classmethod
@@ -179,7 +197,17 @@ class Audio(Modality):
         """Samples of a recording that are used, at most."""
         return max(1, round(self.options.seconds * self.front.rate))
 
-    def _encode(self, sound: recordings.Sound, spans: bool) -> Encoded:
+    def _kept(self, sound: recordings.Sound) -> Array:
+        """Return the stretches of a recording that are used, in samples of it (N, 2)."""
+        if self.voice is None:
+            return np.asarray([[0, len(sound.wave_S)]])
+        found_N2 = self.voice.speech(recordings.resampled(sound, RATE)) * (sound.rate / RATE)
+        return np.minimum(np.round(found_N2).astype(np.int64), len(sound.wave_S))
+
+    def _encode(self, given: recordings.Sound, spans: bool) -> Encoded:
+        kept_N2 = self._kept(given)
+        whole = len(kept_N2) == 0 or self.voice is None
+        sound = given if whole else recordings.Sound(np.concatenate([given.wave_S[a:b] for a, b in kept_N2]), given.rate)
         wave_S = recordings.resampled(sound, self.front.rate)
         if not len(wave_S):  # a few samples at a high rate are less than one at a low rate
             wave_S = sound.wave_S[:1]
@@ -187,8 +215,21 @@ class Audio(Modality):
         heard = self.front.hear(used_S, self._overlap)
         positions = len(heard.features)
         dropped = max(0, self.front.count(len(wave_S), self._overlap) - positions) if len(used_S) < len(wave_S) else 0
-        spans_T2 = _original(heard.spans_T2, sound, self.front.rate) if spans else np.broadcast_to(np.int64(0), (positions, 2))
+        if not spans:
+            return Encoded({self.front.input: heard.features}, np.broadcast_to(np.int64(0), (positions, 2)), dropped)
+        spans_T2 = _original(heard.spans_T2, sound, self.front.rate)
+        spans_T2 = spans_T2 if whole else _before(spans_T2, kept_N2)
         return Encoded(inputs={self.front.input: heard.features}, spans_T2=spans_T2, dropped=dropped)
+
+
+def _before(spans_T2: Array, kept_N2: Array) -> Array:
+    """Return spans in what was kept as spans in what it was taken out of."""
+    steps_S = np.concatenate([np.arange(start, end) for start, end in kept_N2])
+    real_T = spans_T2[:, 1] > spans_T2[:, 0]
+    moved_T2 = np.zeros_like(spans_T2)
+    moved_T2[real_T, 0] = steps_S[spans_T2[real_T, 0]]
+    moved_T2[real_T, 1] = steps_S[spans_T2[real_T, 1] - 1] + 1
+    return moved_T2
 
 
 def read_preprocessor(folder: Path) -> dict[str, JSON]:

