@@ -149,6 +149,8 @@ class _Reading:
         """Yield targets (B,) and, for every input column, the raw values of the same rows."""
         for chunk in self.rows.chunks(_CHUNK_ROWS):
             columns = {name: chunk.rows.column(name).to_pylist() for name in {self.target, *self.modalities}}
+            for name, modality in self.modalities.items():
+                columns[name], _ = modality.brought(columns[name], chunk.folder)  # what cannot be read stays, and is a problem
             good = [row for row in range(chunk.rows.num_rows) if self._usable(chunk, columns, row)]
             self.read += chunk.rows.num_rows
             self.used += len(good)

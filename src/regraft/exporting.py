@@ -37,7 +37,6 @@ from regraft.verbs import ExportOptions
 
 PREPROCESSING_FOLDER = "preprocessing"
 _MADE_UP = 48
-_CHUNK_ROWS = 1024
 _NOT_PACKAGES = frozenset({"regraft", "python"})
 
 
@@ -132,7 +131,8 @@ def _rows(predictor: Predictor, wanted: ExportOptions, stages: Stages) -> tuple[
         found = _sample(predictor, wanted, stages)
         return golden + found, f"{len(golden)} golden rows and {len(found)} rows of {Path(str(wanted.rows)).name}"
     signal_NS = np.random.default_rng(wanted.seed).random((_MADE_UP, 4))
-    made = [raw for raw in type(predictor.modality).example(signal_NS, wanted.seed) if not predictor.modality.problem(raw)]
+    modality = predictor.modality
+    made = [modality.as_json(raw) for raw in type(modality).example(signal_NS, wanted.seed) if not modality.problem(raw)]
     return golden + made, f"{len(golden)} golden rows and {len(made)} made-up ones; --rows DATA takes real rows"
 
 
@@ -143,9 +143,11 @@ def _sample(predictor: Predictor, wanted: ExportOptions, stages: Stages) -> list
     if predictor.column not in rows.columns:
         what = f"there is no column '{predictor.column}' to read"
         raise DataError(Problem(what=what, where=rows.name, fix=did_you_mean(predictor.column, rows.columns)))
-    raws = itertools.chain.from_iterable(chunk.rows.column(predictor.column).to_pylist() for chunk in rows.chunks(_CHUNK_ROWS))
-    good = (raw for raw in raws if not predictor.modality.problem(raw))
-    found = _drawn(good, wanted.sample, wanted.seed)
+    modality = predictor.modality
+    chunks = ((chunk.rows.column(predictor.column).to_pylist(), chunk.folder) for chunk in rows.chunks(modality.chunk_rows))
+    raws = itertools.chain.from_iterable(modality.brought(values, folder)[0] for values, folder in chunks)
+    good = (raw for raw in raws if not modality.problem(raw))
+    found = [modality.as_json(raw) for raw in _drawn(good, wanted.sample, wanted.seed)]
     if not found:
         raise DataError(Problem(what="none of the rows can be answered", where=rows.name, fix="name other data with --rows"))
     return found

@@ -6,6 +6,7 @@ is what stands around them: the base, the network, the judgement, the artifact.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import shlex
@@ -15,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regraft.errors import DataError, Problem
+from regraft.errors import DataError, MissingExtraError, OptionsError, Problem
 from regraft.evaluation import METRICS
 from regraft.evaluation.rung import Rows
 from regraft.learning import features_before, learner, train
+from regraft.modalities import MODALITIES
 from regraft.models import BASES
 from regraft.options import Pick, to_json
 from regraft.planning import SPLITS, Plan, check_targets, joined_splits, plan, raws, read
@@ -35,13 +37,15 @@ if TYPE_CHECKING:
     from regraft.serving.predictor import Predictor
 
 _GOLDEN_POOL = 4096
+_READ_BY_BASE = ("modality", "name")
 
 
-def open_base(wanted: FitOptions, stages: Stages) -> Base:
-    """Return the base, fetched and verified, so that nothing else begins without it.
+def open_base(wanted: FitOptions, stages: Stages) -> tuple[Base, FitOptions]:
+    """Return the base, fetched and verified, so that nothing else begins without it, and the options with its modality.
 
     Raises:
         BaseError: The base cannot be fetched, trusted or used.
+        OptionsError: It does not read what was asked for.
         UnknownNameError: The validation metric is not registered.
     """
     if wanted.train.metric is not None:
@@ -50,7 +54,30 @@ def open_base(wanted: FitOptions, stages: Stages) -> Base:
     base = cls(wanted.base.name, options)
     with stages(f"base {base.card().name}"):
         base.fetch(stages.note)
-    return base
+    return base, dataclasses.replace(wanted, modality=_read_by(base, wanted))
+
+
+def _read_by(base: Base, wanted: FitOptions) -> Pick:
+    """Return the modality that a base reads, with the options that were asked for, checked."""
+    reads, given = base.reads, wanted.modality
+    other = [name for name in (*wanted.columns, *filter(None, [given.name])) if name != reads]
+    if other:
+        asked = f"--{other[0]} {wanted.columns[other[0]]}" if other[0] in wanted.columns else f"modality.name={other[0]}"
+        able = [name for name in BASES if getattr(_class_of(name), "modality_name", "") == other[0]]
+        fix = f"choose a base that reads it: --base {' or '.join(able)}" if able else "leave it out"
+        raise OptionsError(
+            Problem(what=f"the base '{base.name}' reads {reads}, not {other[0]}", where="base", got=asked, fix=fix)
+        )
+    pick = Pick(reads, given.options)
+    pick.resolve(MODALITIES)
+    return pick
+
+
+def _class_of(name: str) -> object:
+    try:
+        return BASES.get(name)
+    except MissingExtraError:
+        return None
 
 
 def base_of(name: str) -> Base:
@@ -170,7 +197,8 @@ def fill(folder: Path, net: Headed, plan: Plan, report: Report) -> ManifestBody:
         seed=wanted.seed,
         fingerprints=dataset.fingerprint,
     )
-    write_json(folder / GOLDEN, record(predictor(net, plan), _golden_rows(plan)).to_json())
+    goldens = record(predictor(net, plan), _golden_rows(plan), plan.modality.shortened)
+    write_json(folder / GOLDEN, goldens.to_json())
     # Not sorted like the manifest: the order of metrics is the task's, the most important first.
     write_text(folder / REPORT, json.dumps(report.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     write_text(folder / CARD, card(body, report.to_json(), name=Path(wanted.out).name, command=command_line(plan.data, asked)))
@@ -182,8 +210,8 @@ def _golden_rows(plan: Plan) -> list[Any]:
     from regraft.artifact.golden import choose
 
     split = plan.dataset.split("test")
-    # Enough to choose from; a test split of millions is not read whole for sixteen rows.
-    count = min(len(split), _GOLDEN_POOL)
+    # Enough to choose from; a test split of millions is not read whole for sixteen rows, nor thousands of photographs.
+    count = min(len(split), _GOLDEN_POOL // (1024 // plan.modality.chunk_rows))
     values = list(itertools.islice(itertools.chain.from_iterable(raws(plan.dataset, "test")), count))
     labels = [plan.task.names[target] for target in plan.targets["test"][:count]]
     return [values[i] for i in choose(values, labels, plan.rows["test"].lengths[:count].tolist(), seed=plan.wanted.seed)]
@@ -202,7 +230,7 @@ def command_line(data: str, asked: Mapping[str, Any]) -> str:
         default: Any = defaults
         for key in path:
             default = default.get(key) if isinstance(default, Mapping) else None
-        if path != ("target",) and value != default:
+        if path not in {("target",), _READ_BY_BASE} and value != default:
             text = json.dumps(value) if not isinstance(value, str) else value
             parts += ["--set", f"{'.'.join(path)}={text}"]
     return shlex.join([*parts, "--out", "ARTIFACT"])

@@ -42,7 +42,8 @@ def fit(data: Any, /, *, listen: Listener = ignore, **options: Any) -> Artifact:
         data: A file, a folder, the name of a sample, a DataFrame, a `datasets` object, an Arrow table or a list of dicts;
             given by position, because `data={...}` among the options says how it is read.
         listen: Called with every event (`regraft.training.events`).
-        **options: The fields of `FitOptions`; `target` and `out` are required. `valid` and `test` take whatever `data` takes.
+        **options: The fields of `FitOptions`; `target` and `out` are required. `valid` and `test` take whatever `data` takes;
+            `text="body"` or `image="file"` name the column to read.
 
     Returns:
         The artifact; `artifact.report` holds metrics, ladder, verdict and ledger.
@@ -62,7 +63,7 @@ def fit(data: Any, /, *, listen: Listener = ignore, **options: Any) -> Artifact:
     data, options = fitting.joined_splits(data, options)
     wanted, stages = build(FitOptions, options), Stages(listen)
     check_out(wanted.out)
-    base = fitting.open_base(wanted, stages)
+    base, wanted = fitting.open_base(wanted, stages)
     with with_threads(wanted.machine.threads), fitting.read(data, wanted, stages) as dataset:
         plan = fitting.plan(data, dataset, base, wanted, stages)
         net = fitting.network(plan, stages)

@@ -199,7 +199,7 @@ def json_schema(cls: type[object]) -> dict[str, JSON]:
 
 def _with_default_names(cls: type[object], values: Mapping[str, JSON]) -> dict[str, JSON]:
     """Put the default's name into picks that are given by their options alone (`modality: {max_length: 256}`)."""
-    filled = dict(values)
+    filled = respelt(cls, values)
     mappings = [name for name, given in filled.items() if isinstance(given, Mapping)]
     if not mappings:
         return filled
@@ -213,6 +213,39 @@ def _with_default_names(cls: type[object], values: Mapping[str, JSON]) -> dict[s
         elif isinstance(default, Pick) and "name" not in given:
             filled[name] = {"name": default.name, **default.options, **given}
     return filled
+
+
+def respelt(cls: type[object], values: Mapping[str, JSON]) -> dict[str, JSON]:
+    """Return values in which an entry of a mapping that has flags of its own (`text="body"`) stands in that mapping.
+
+    Args:
+        cls: An options class.
+        values: As the user gave them.
+    """
+    made = dict(values)
+    for name, table in _tables(cls).items():
+        given = made.get(name)
+        short = {key: made.pop(key) for key in table.names() if key in made}
+        if not short or not isinstance(given, Mapping | None):
+            made |= short
+            continue
+        found = {key: value for key, value in short.items() if value is not None}
+        made[name] = {**found, **(given or {})}
+    return made
+
+
+def _tables(cls: type[object]) -> dict[str, Registry[Any]]:
+    """Return field -> registry of its keys, for mappings with one flag a key."""
+    if not hasattr(cls, "__pydantic_config__"):
+        return {}
+    if cls not in _KEYED:
+        marked = typing.get_type_hints(cls, include_extras=True)
+        named = {item.name: _schema_extra(marked[item.name]).get("flags") for item in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        _KEYED[cls] = {name: str(target) for name, target in named.items() if target}
+    return {name: typing.cast(Registry[Any], _imported(target)) for name, target in _KEYED[cls].items()}
+
+
+_KEYED: dict[type[object], dict[str, str]] = {}
 
 
 def as_text(value: object) -> object:
@@ -255,10 +288,12 @@ class Among:
     Args:
         registry: "module:ATTRIBUTE" of the registry, imported when a value is checked (an options module may stand below it).
         normalise: "module:function" that turns a name outside the table (a folder, a hub id) into a pick, or into nothing.
+        later: Whether the name may be empty: something else decides it, and the options are checked then.
     """
 
     registry: str
     normalise: str = ""
+    later: bool = False
 
     def table(self) -> Registry[Any]:
         """Return the registry."""
@@ -277,6 +312,8 @@ class Among:
         """Return a checked pick from a name, a mapping with a name, or a pick."""
         registry = self.table()
         pick = _as_pick(value)
+        if self.later and not pick.name:
+            return pick
         if self.normalise and pick.name not in registry:
             turned = typing.cast(Callable[[Pick], Pick | None], _imported(self.normalise))(pick)
             pick = turned or pick
@@ -387,6 +424,7 @@ class OptionHelp:
         help: The field's docstring.
         flag: Its own command-line flag ("--epochs"), or empty: then `--set path=value`.
         required: Whether there is no default.
+        short: Another spelling of the path ("text" for "columns.text"), or empty.
     """
 
     path: str
@@ -395,6 +433,7 @@ class OptionHelp:
     help: str
     flag: str
     required: bool
+    short: str = ""
 
 
 def describe(cls: type[object], prefix: str = "") -> Iterator[OptionHelp]:
@@ -411,6 +450,9 @@ def describe(cls: type[object], prefix: str = "") -> Iterator[OptionHelp]:
         if is_options(hint):
             yield from describe(hint, f"{path}.")
             continue
+        if table := _tables(cls).get(item.name):
+            yield from _keyed(path, table, help_texts.get(item.name, ""))
+            continue
         made = item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
         required = made is dataclasses.MISSING
         shown = "" if required or made is None else str(to_json(made))
@@ -421,6 +463,16 @@ def describe(cls: type[object], prefix: str = "") -> Iterator[OptionHelp]:
             help=" ".join(help_texts.get(item.name, "").split()),
             flag=str(_schema_extra(marked[item.name]).get("flag", "")),
             required=required,
+        )
+
+
+def _keyed(path: str, table: Registry[Any], help_text: str) -> Iterator[OptionHelp]:
+    """Yield one option for each name of a registry."""
+    told = " ".join(help_text.split())
+    for name in table:
+        words = f"{told} ({name})"
+        yield OptionHelp(
+            path=f"{path}.{name}", type="column", default="", help=words, flag=f"--{name}", required=False, short=name
         )
 
 
@@ -451,6 +503,7 @@ def _problems(error: ValidationError, cls: type[object], owner: str) -> list[Pro
             *parents, key = (str(part) for part in item["loc"])
             inner = _class_at(cls, parents)
             known = [f.name for f in dataclasses.fields(inner)] if inner else []  # type: ignore[arg-type]
+            known += [key for table in _tables(inner).values() for key in table.names()] if inner else []
             where = ".".join(parents) or owner
             # An option of a part ("epochs") is often written as if it were one of the whole ("train.epochs").
             deeper = [row.path for row in describe(inner) if row.path.endswith(f".{key}")] if inner else []

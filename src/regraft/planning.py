@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regraft.data.dataset import Dataset, load_dataset
+from regraft.data.dataset import Dataset, Seen, load_dataset
 from regraft.errors import DataError, Problem
 from regraft.modalities import MODALITIES
 from regraft.modalities.digests import modality_digest
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from regraft.tasks.task import Task
 
 SPLITS = ("train", "valid", "test")
-_CHUNK_ROWS = 1024
 _SHOWN = 20
 
 
@@ -74,11 +73,13 @@ def joined_splits(data: Any, options: Mapping[str, Any]) -> tuple[Any, dict[str,
 def read(data: Any, wanted: FitOptions, stages: Stages) -> Dataset:
     """Read the rows, find the roles of the columns, split."""
     modality = wanted.modality.name
+    kind = MODALITIES.get(modality)
+    column = wanted.columns.get(modality, kind.recognises)
     with stages("read"):
         dataset = load_dataset(
             data,
             target=wanted.target,
-            inputs={modality: wanted.text or MODALITIES.get(modality).recognises},
+            inputs={modality: Seen(column, kind) if kind.looks else column},
             valid=wanted.valid,
             test=wanted.test,
             seed=wanted.seed,
@@ -128,9 +129,11 @@ def plan(data: Any, dataset: Dataset, base: Base, wanted: FitOptions, stages: St
 
 
 def raws(dataset: Dataset, split: str) -> Iterator[Sequence[Any]]:
-    """Yield the raw values of a split in chunks; nothing where there is no such split."""
+    """Yield the raw values of a split in chunks, files that they name read; nothing where there is no such split."""
     if split in dataset.names:
-        yield from dataset.split(split).chunks(dataset.input_column, _CHUNK_ROWS)
+        kind = MODALITIES.get(dataset.input_modality)
+        for chunk in dataset.split(split).chunks(dataset.input_column, kind.chunk_rows):
+            yield [kind.opened(raw) for raw in chunk] if kind.looks else chunk
 
 
 def check_targets(task: Task, dataset: Dataset) -> None:

@@ -25,7 +25,9 @@ class FitOptions:
     out: Annotated[PathText, Field(json_schema_extra={"flag": "--out"})]
     """Directory the artifact is written to; it appears whole or not at all, and takes the place of an older artifact."""
 
-    text: Annotated[str | None, Field(json_schema_extra={"flag": "--text"})] = None
+    columns: Annotated[dict[str, str], Field(json_schema_extra={"flags": "regraft.modalities:MODALITIES"})] = Field(
+        default_factory=dict
+    )
     """Column to read; found by looking at the columns if not given."""
 
     task: Annotated[Pick, Among("regraft.tasks:TASKS"), Field(json_schema_extra={"flag": "--task"})] = Pick("classification")
@@ -36,8 +38,8 @@ class FitOptions:
     ] = Pick("minilm")
     """Model to start from: a name of `regraft bases`, a Hugging Face folder, or a hub id such as owner/name."""
 
-    modality: Annotated[Pick, Among("regraft.modalities:MODALITIES")] = Pick("text")
-    """How raw values become arrays (`--set modality.max_length=256`)."""
+    modality: Annotated[Pick, Among("regraft.modalities:MODALITIES", later=True)] = Pick("")
+    """How raw values become arrays (`--set modality.max_length=256`); what the base reads if no name is given."""
 
     tuning: Annotated[Pick, Among("regraft.tuning:TUNINGS"), Field(json_schema_extra={"flag": "--tuning"})] = Pick("full")
     """Which weights learn."""

@@ -9,7 +9,7 @@ must be the same unless the first two are that close.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -147,12 +147,25 @@ def _spread(rows: list[int]) -> list[int]:
 
 
 def _size(raw: object) -> int:
+    if isinstance(raw, bytes):
+        return len(raw)
     return len(raw.encode()) if isinstance(raw, str) else len(json.dumps(raw, default=str))
 
 
-def record(predictor: Answering, rows: Sequence[Any]) -> Goldens:
-    """Return golden rows with the answers that the predictor gives now. A text over 10 kB is cut before it is answered."""
-    kept = [row[: _ROW_LIMIT_BYTES // 4] if isinstance(row, str) and _size(row) > _ROW_LIMIT_BYTES else row for row in rows]
+def shortened_text(raw: Any, limit_bytes: int) -> Any:
+    """Return the beginning of a text that takes more room than this, and anything else as it is."""
+    return raw[: limit_bytes // 4] if isinstance(raw, str) and _size(raw) > limit_bytes else raw
+
+
+def record(predictor: Answering, rows: Sequence[Any], shortened: Callable[[Any, int], JSON] = shortened_text) -> Goldens:
+    """Return golden rows with the answers that the predictor gives now.
+
+    Args:
+        predictor: Answers.
+        rows: Raw values.
+        shortened: Makes a value JSON, and smaller before it is answered where it takes more than 10 kB.
+    """
+    kept = [shortened(row, _ROW_LIMIT_BYTES) for row in rows]
     outputs, predictions = predictor.answers(kept, batch_size=BATCH_SIZE)
     if not np.isfinite(outputs).all():
         what = "the network's output is not a finite number for a row that every copy of the artifact has to answer"

@@ -10,7 +10,7 @@ import click
 import yaml
 
 from regraft.errors import OptionsError, Problem, did_you_mean
-from regraft.options import JSON, OptionHelp, describe, merge, parse_assignment
+from regraft.options import JSON, OptionHelp, describe, merge, parse_assignment, respelt
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,7 +32,7 @@ def with_options(cls: type[object], *, config: bool = False) -> Callable[[F], F]
             layers = [_read_config(given.pop("config"))] if config else []
             layers += [_checked_assignment(text, rows) for text in given.pop("assignments")]
             layers += [_nested(row.path, given.pop(_variable(row))) for row in flagged]
-            return function(values=merge(layers), **given)
+            return function(values=merge(respelt(cls, layer) for layer in layers), **given)
 
         command.__name__, command.__doc__ = function.__name__, function.__doc__
         command.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
@@ -82,7 +82,7 @@ def _nested(path: str, value: object) -> dict[str, JSON]:
 def _checked_assignment(text: str, rows: list[OptionHelp]) -> dict[str, JSON]:
     values = parse_assignment(text)
     first = next(iter(values))
-    known = list(dict.fromkeys(row.path.split(".")[0] for row in rows))
+    known = list(dict.fromkeys([*(row.path.split(".")[0] for row in rows), *(row.short for row in rows if row.short)]))
     if first not in known:
         paths = [row.path for row in rows]
         full = text.partition("=")[0].strip()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import pyarrow as pa
 
@@ -40,8 +41,31 @@ class _Losses:
         return sum(self.ledger.counts.values())
 
 
+class Sight(Protocol):
+    """How values of the input column are looked at: what a modality says of files that they name, and of what is in them."""
+
+    chunk_rows: ClassVar[int]
+
+    @classmethod
+    def located(cls, raw: Any, folder: Path | None) -> Any:
+        """Return a value with a path in it made absolute; raises ValueError."""
+
+    @classmethod
+    def opened(cls, raw: Any) -> Any:
+        """Return a located value with its file read; raises ValueError."""
+
+    @classmethod
+    def unreadable(cls, raw: Any) -> str:
+        """Return why a value can never be read, or an empty string."""
+
+
 def store_rows(
-    source: RowSource, columns: tuple[str, str], place: tuple[Path, str], options: DataOptions, ledger: Ledger
+    source: RowSource,
+    columns: tuple[str, str],
+    place: tuple[Path, str],
+    options: DataOptions,
+    ledger: Ledger,
+    sight: type[Sight] | None = None,
 ) -> RowStore:
     """Stream the usable rows of a source into a store.
 
@@ -51,6 +75,7 @@ def store_rows(
         place: Private folder, and name of the store in it.
         options: For the budget of lost rows.
         ledger: Receives what was lost.
+        sight: Looks at every value of the input column; values are taken as they are if not given.
 
     Raises:
         DataError: More rows are lost than `options.lost_share` allows, none is left, or the target is a list or an object.
@@ -63,18 +88,22 @@ def store_rows(
     losses, total = _Losses(), 0
     writer = StoreWriter(*place, source.schema, columns)
     with writer:
-        for chunk in source.chunks(_STORE_ROWS):
+        for chunk in source.chunks(sight.chunk_rows if sight else _STORE_ROWS):
             total += chunk.rows.num_rows
-            _keep(chunk, columns, writer, losses)
+            _keep(chunk, columns, writer, losses, sight)
     _check_budget(source.name, losses, total, options, columns)
     ledger.include(losses.ledger)
     return writer.finish()
 
 
-def _keep(chunk: Chunk, columns: tuple[str, str], writer: StoreWriter, losses: _Losses) -> None:
+def _keep(
+    chunk: Chunk, columns: tuple[str, str], writer: StoreWriter, losses: _Losses, sight: type[Sight] | None = None
+) -> None:
     names = chunk.rows.schema.names
     inputs: list[Any] = chunk.rows.column(names.index(columns[0])).to_pylist()
     targets: list[Any] = chunk.rows.column(names.index(columns[1])).to_pylist()
+    if sight is not None:
+        chunk, inputs = _looked_at(chunk, columns[0], inputs, sight)
     kept = []
     for i, (value, target) in enumerate(zip(inputs, targets, strict=True)):
         if i in chunk.bad:
@@ -92,6 +121,29 @@ def _keep(chunk: Chunk, columns: tuple[str, str], writer: StoreWriter, losses: _
         rows = rows.take(pa.array(kept, pa.int64()))
         inputs, targets = [inputs[i] for i in kept], [targets[i] for i in kept]
     writer.write(rows, [chunk.first_row + i for i in kept], chunk.source, (inputs, targets))
+
+
+def _looked_at(chunk: Chunk, column: str, values: list[Any], sight: type[Sight]) -> tuple[Chunk, list[Any]]:
+    """Return a chunk with absolute paths in its input column and a problem for each value that cannot be read, and the values
+    with their files read.
+    """
+    located, opened, bad = list(values), list(values), dict(chunk.bad)
+    for i, value in enumerate(values):
+        if i in bad or is_missing(value):
+            continue
+        try:
+            located[i] = sight.located(value, chunk.folder)
+            opened[i] = sight.opened(located[i])
+            reason = sight.unreadable(opened[i])
+        except ValueError as error:
+            reason = str(error)
+        if reason:
+            bad[i] = Problem(what=reason, where=f"{chunk.place(i)}, column '{column}'", fix="mend it or take the row out")
+    rows = chunk.rows
+    if located != values:
+        index = rows.schema.get_field_index(column)
+        rows = rows.set_column(index, rows.schema.field(index), pa.array(located, rows.schema.field(index).type))
+    return replace(chunk, rows=rows, bad=bad), opened
 
 
 def _check_budget(name: str, losses: _Losses, total: int, options: DataOptions, columns: tuple[str, str]) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from regraft.data.checks import count_conflicts, count_shared
-from regraft.data.clean import store_rows
+from regraft.data.clean import Sight, store_rows
 from regraft.data.options import DataOptions
 from regraft.data.roles import InputColumn, Recogniser, find_input, require_column
 from regraft.data.rows import RowSource, open_rows, open_splits
@@ -102,11 +102,24 @@ class Dataset:
         return {name: split.fingerprint() for name, split in self.splits.items()}
 
 
+@dataclass(frozen=True)
+class Seen:
+    """An input column whose values are looked at, files that they name included.
+
+    Args:
+        column: Its name, or a function that recognises it.
+        sight: How.
+    """
+
+    column: str | Recogniser
+    sight: type[Sight]
+
+
 def load_dataset(
     data: object,
     *,
     target: str,
-    inputs: Mapping[str, str | Recogniser],
+    inputs: Mapping[str, str | Recogniser | Seen],
     valid: object = None,
     test: object = None,
     seed: int = 0,
@@ -120,7 +133,8 @@ def load_dataset(
     Args:
         data: A file, a folder, the name of a sample, or an object (see `open_rows` and `open_splits`).
         target: Column to predict.
-        inputs: Modality -> the column it reads, or a function that recognises a column by its values.
+        inputs: Modality -> the column it reads, or a function that recognises a column by its values; with how its values are
+            looked at where they name files.
         valid: Validation rows, if they stand apart.
         test: Test rows, if they stand apart.
         seed: Draws the split.
@@ -141,12 +155,15 @@ def load_dataset(
     """
     options = options or DataOptions()
     tables = _open_all(data, {"valid": valid, "test": test}, options)
-    found = _find_roles(tables, target, inputs)
+    sights = {name: wanted.sight for name, wanted in inputs.items() if isinstance(wanted, Seen)}
+    columns_of = {name: wanted.column if isinstance(wanted, Seen) else wanted for name, wanted in inputs.items()}
+    found = _find_roles(tables, target, columns_of)
     folder = Path(tempfile.mkdtemp(prefix="regraft-rows-"))  # readable by this user only
     try:
         ledger = Ledger()
         columns = (found.name, target)
-        stores = {name: store_rows(table, columns, (folder, name), options, ledger) for name, table in tables.items()}
+        sight = sights.get(found.modality)
+        stores = {n: store_rows(table, columns, (folder, n), options, ledger, sight) for n, table in tables.items()}
         train = stores["train"]
         kind, kind_note = target_kind(train.targets, tables["train"].typed)
         where = f"{tables['train'].name}, column '{target}'"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,11 +11,14 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from regraft.data.arrays import array_bytes
 from regraft.data.columns import check_names, drop_long_rows, plain_rows, plain_schema
 from regraft.data.options import DataOptions
 from regraft.data.reader import Chunk
 from regraft.data.typing_rows import ColumnTypes, learn_types, mixed_types, typed_rows
 from regraft.errors import DataError, Problem
+
+_PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
 
 
 class Rows(Protocol):
@@ -181,10 +185,16 @@ def rows_of_object(data: object, options: DataOptions) -> Rows | None:
 
 
 def _python_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        str(key): value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
-        for key, value in row.items()
-    }
+    return {str(key): value if value.__class__ in _PLAIN else _python_value(value) for key, value in row.items()}
+
+
+def _python_value(value: Any) -> Any:
+    """Return a value as Arrow takes it: a number of numpy as Python's, a path as text, an array as the bytes of a .npy file."""
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        return value.item()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return array_bytes(value) if hasattr(value, "__array_interface__") else value
 
 
 def _one_batch(table: pa.Table) -> pa.RecordBatch:

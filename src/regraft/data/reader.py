@@ -26,12 +26,14 @@ class Chunk:
         first_row: Number of the first row in the file, counting data rows from 1 (a header or a blank line is not a row).
         bad: Index in this chunk -> what is wrong with that row.
         source: Name of the file, as messages call it.
+        folder: Where the file lies; paths in its rows start there. None for what is in memory.
     """
 
     rows: pa.RecordBatch
     first_row: int
     bad: Mapping[int, Problem] = field(default_factory=dict)
     source: str = ""
+    folder: Path | None = None
 
     def place(self, index: int) -> str:
         """Return where a row of this chunk stands ("mails.csv, row 17")."""

@@ -67,9 +67,14 @@ class RowSource:
             DataError: The rest of a file cannot be read at all.
         """
         for part in self._parts:
+            folder = part.path.parent if isinstance(part, Reader) else None
             for chunk in part.chunks(chunk_rows):
                 yield Chunk(
-                    rows=plain_rows(chunk.rows, self.schema), first_row=chunk.first_row, bad=chunk.bad, source=chunk.source
+                    rows=plain_rows(chunk.rows, self.schema),
+                    first_row=chunk.first_row,
+                    bad=chunk.bad,
+                    source=chunk.source,
+                    folder=chunk.folder or folder,
                 )
 
 

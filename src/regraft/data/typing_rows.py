@@ -11,8 +11,8 @@ from regraft.data.columns import arrow_column, blank_rows
 from regraft.data.reader import row_place
 from regraft.errors import DataError, Problem
 
-_NAMES = {str: "text", bool: "true/false", int: "whole number", float: "number with a fraction"}
-_ARROW = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+_NAMES = {str: "text", bool: "true/false", int: "whole number", float: "number with a fraction", bytes: "bytes"}
+_ARROW = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64(), bytes: pa.binary()}
 
 
 class ColumnTypes:

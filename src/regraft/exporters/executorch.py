@@ -90,7 +90,7 @@ class ExecutorchExporter(Exporter):
 
     def faults(self, source: Source, folder: Path) -> list[Problem]:
         """Return weights that are not the source's, and shapes that are answered otherwise."""
-        from regraft.exporters.graph import arrays_of, graph_of
+        from regraft.exporters.graph import graph_of
         from regraft.exporters.openvino_modules import with_one_column
 
         path = folder / NETWORK_FOLDER / MODEL_FILE
@@ -99,7 +99,7 @@ class ExecutorchExporter(Exporter):
         if problems := _absent(expected, path):
             return problems
         session = ExecutorchSession(path, graph.names, self.options.rows, 1)
-        return shape_faults(source, path, lambda batch: session.run(arrays_of(batch)))
+        return shape_faults(source, path, lambda batch: session.run(graph.feeds(batch)))
 
 
 def _program(graph: Graph, source: Source, rows: int) -> bytes:
@@ -113,7 +113,7 @@ def _program(graph: Graph, source: Source, rows: int) -> bytes:
     from regraft.exporters.graph import example_batch
 
     batch, length = torch.export.Dim("batch", min=1, max=rows), torch.export.Dim("length", min=1, max=source.modality.longest)
-    shapes = {name: {0: batch, 1: length} for name in graph.names}
+    shapes = {name: {axis: (batch, length)[axis] for axis in graph.axes} for name in graph.names}
     example = graph.arguments(example_batch(source.modality))
     with _quiet():
         program = bare(captured(graph, example, ExecutorchExporter.name, shapes))

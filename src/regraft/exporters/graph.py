@@ -1,6 +1,7 @@
 """A headed network as one graph with named inputs: what formats that hold a graph are made from.
 
     input_ids (B, T), ..., attention_mask (B, T)  ->  logits (B, ...)
+    pixel_values (B, C, H, W)                     ->  logits (B, ...)
 
 Rows come padded on the right, with any number of rows and positions. Everything between the arrays of the preprocessing and the
 raw output of the head is inside (pooling, and whatever else belongs to the network); what is left outside, the names of the
@@ -14,13 +15,14 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from regraft.exporters.fold import folded
 from regraft.models.backbones import Shapes
 from regraft.models.evaluation_mode import without_gradients
 from regraft.models.net import Headed
@@ -54,30 +56,40 @@ class Graph(nn.Module):
         super().__init__()
         self.net = net
         self.inputs = inputs
+        self.masked = net.backbone.architecture.masked
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the arguments, in order."""
-        return (*self.inputs, MASK)
+        return (*self.inputs, MASK) if self.masked else self.inputs
+
+    @property
+    def axes(self) -> dict[int, str]:
+        """Axes of the arguments that may have any length, and what they are called."""
+        return {0: BATCH, 1: LENGTH} if self.masked else {0: BATCH}
 
     def forward(self, *values: torch.Tensor) -> torch.Tensor:
         """Return the raw output of the head (B, ...).
 
         Args:
-            *values: The arrays of a batch (B, T, ...), and the mask (B, T), 1 where a position is real, 0 elsewhere.
+            *values: The arrays of a batch, and the mask (B, T), 1 where a position is real, 0 elsewhere, if it takes one.
         """
-        *arrays, mask_BT = values
+        *arrays, mask_BT = values if self.masked else (*values, values[0].new_ones((len(values[0]), 1)))
         output: torch.Tensor = self.net(dict(zip(self.inputs, arrays, strict=True)), mask_BT.bool())
         return output
 
+    def feeds(self, batch: Batch) -> dict[str, Array]:
+        """Return a batch as arrays by the names of the arguments."""
+        arrays = arrays_of(batch)
+        return {name: arrays[name] for name in self.names}
+
     def arguments(self, batch: Batch) -> tuple[torch.Tensor, ...]:
         """Return a batch as arguments."""
-        arrays = arrays_of(batch)
-        return tuple(torch.from_numpy(arrays[name]) for name in self.names)
+        return tuple(map(torch.from_numpy, self.feeds(batch).values()))
 
     def dynamic_shapes(self) -> dict[str, dict[int, str]]:
         """Return for each argument its axes of any length, by name."""
-        return {name: {0: BATCH, 1: LENGTH} for name in self.names}
+        return dict.fromkeys(self.names, self.axes)
 
 
 def arrays_of(batch: Batch) -> dict[str, Array]:
@@ -87,6 +99,8 @@ def arrays_of(batch: Batch) -> dict[str, Array]:
 
 def token_tables(graph: Graph) -> set[str]:
     """Return the names of the tables that a row of data touches only a part of."""
+    if not graph.masked:
+        return set()
     table = graph.net.backbone.body.get_input_embeddings().weight
     return {name for name, tensor in graph.named_parameters(remove_duplicate=False) if tensor is table}
 
@@ -100,6 +114,7 @@ def graph_of(source: Source, replacement: Replacement = lambda module: None) -> 
     """
     net = _padded(source.network())
     found = {path: made for path, module in net.named_modules() if (made := replacement(module)) is not None}
+    found |= folded(net, example_batch(source.modality))
     wanted = set(net.backbone.architecture.inputs)
     inputs = tuple(name for name in source.modality.padding if name in wanted)
     return _named(Graph(view(net, found) if found else net, inputs)).eval()
@@ -132,31 +147,35 @@ def _named(graph: Graph) -> Graph:
 
 def example_batch(modality: Modality) -> Batch:
     """Return a few rows of a modality's own example: what a graph is captured with."""
+    inputs, mask_BT = _example(modality)
+    return Batch(inputs=modality.ready(inputs), mask_BT=mask_BT)
+
+
+def _example(modality: Modality) -> tuple[dict[str, Array], Array]:
     raws = [raw for raw in type(modality).example(_SIGNAL, 0) if not modality.problem(raw)]
-    inputs, mask_BT = modality.collate(modality.encode(raws, spans=False))
-    return Batch(inputs=inputs, mask_BT=mask_BT)
+    return modality.pad(modality.encode(raws, spans=False))
 
 
 def trial_batches(modality: Modality) -> Iterator[tuple[str, Batch]]:
     """Yield batches of extreme shapes, each with what it is: one position, one row, very uneven rows, the longest row."""
-    example = example_batch(modality)
     longest = min(modality.longest or _LONGEST_TRIED, _LONGEST_TRIED)
     for rows, lengths in ((1, (1,)), (1, (2,)), (5, (1, 2, 3, 3, 7)), (2, (longest, 1)), (1, (longest,))):
-        yield f"{rows} x {max(lengths)}", _of_lengths(example, [min(length, longest) for length in lengths], modality.padding)
+        yield f"{rows} x {max(lengths)}", _of_lengths(modality, [min(length, longest) for length in lengths])
 
 
-def _of_lengths(example: Batch, lengths: list[int], padding: Mapping[str, float]) -> Batch:
+def _of_lengths(modality: Modality, lengths: list[int]) -> Batch:
     """Return rows of these lengths, made of the positions of an example, repeated."""
-    width = max(lengths)
+    example, example_mask_BT = _example(modality)
+    width, padding = max(lengths), modality.padding
     mask_BT = np.arange(width) < np.array(lengths)[:, None]
-    real = {name: array[example.mask_BT] for name, array in example.inputs.items()}
+    real = {name: array[example_mask_BT] for name, array in example.items()}
     inputs = {}
     for name, values in real.items():
         places = np.arange(len(lengths))[:, None] * 5 + np.arange(width)
         array = values[places % len(values)].copy()
         array[~mask_BT] = padding[name]
         inputs[name] = array
-    return Batch(inputs=inputs, mask_BT=mask_BT)
+    return Batch(inputs=modality.ready(inputs), mask_BT=mask_BT)
 
 
 def answers_of(net: Headed, batch: Batch) -> FloatArray:

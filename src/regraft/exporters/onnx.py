@@ -115,7 +115,7 @@ def graph_facts(graph: Graph, file: str) -> dict[str, Any]:
     """Return what a runtime must know of a graph: its file and the names of its ends."""
     from regraft.exporters.graph import MASK, OUTPUT
 
-    return {"file": file, "inputs": list(graph.inputs), "mask": MASK, "output": OUTPUT}
+    return {"file": file, "inputs": list(graph.inputs), "mask": MASK if graph.masked else "", "output": OUTPUT}
 
 
 def write_onnx(graph: Graph, source: Source, path: Path, options: OnnxOptions) -> None:

@@ -63,7 +63,7 @@ def smallest(graph: Graph, arguments: tuple[torch.Tensor, ...]) -> nn.Module:
         graph: A headed network with named arguments.
         arguments: Its arguments for a few rows.
     """
-    if isinstance(graph.net.backbone.pooling, _READS_ALL):
+    if isinstance(graph.net.backbone.pooling, _READS_ALL) or not graph.masked:
         return graph
     free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     with torch.no_grad():

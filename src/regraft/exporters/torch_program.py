@@ -60,7 +60,7 @@ class TorchExporter(Exporter):
 
     def faults(self, source: Source, folder: Path) -> list[Problem]:
         """Return weights that are not the source's, and shapes that are answered otherwise."""
-        from regraft.exporters.graph import arrays_of, graph_of, token_tables
+        from regraft.exporters.graph import graph_of, token_tables
         from regraft.exporters.recurrence_call import as_call
 
         path = folder / NETWORK_FOLDER / MODEL_FILE
@@ -71,7 +71,7 @@ class TorchExporter(Exporter):
         if problems := weight_faults(expected, found, path, token_tables(graph)):
             return problems
         machine = Machine(program)
-        return shape_faults(source, path, lambda batch: machine.run(arrays_of(batch)))
+        return shape_faults(source, path, lambda batch: machine.run(graph.feeds(batch)))
 
 
 def captured(
@@ -93,7 +93,7 @@ def captured(
     from regraft.exporters.recurrence_call import with_own_operators
 
     axis = torch.export.Dim.DYNAMIC
-    any_shape = {name: {0: axis, 1: axis} for name in graph.names}
+    any_shape = {name: dict.fromkeys(graph.axes, axis) for name in graph.names}
     try:
         with torch.no_grad():
             program = torch.export.export(

@@ -3,6 +3,8 @@
 from regraft.modalities.modality import Modality
 from regraft.registry import Registry
 
-MODALITIES: Registry[type[Modality]] = Registry("modalities", {"text": "regraft.modalities.text:Text"})
+MODALITIES: Registry[type[Modality]] = Registry(
+    "modalities", {"text": "regraft.modalities.text:Text", "image": "regraft.modalities.image:Image"}
+)
 
 __all__ = ["MODALITIES", "Modality"]

@@ -122,7 +122,7 @@ def modality_digest(modality: Modality) -> str:
     Returns:
         64 hexadecimal digits; they change with every option that changes what comes out.
     """
-    versions = {"regraft": __version__, "tokenizers": metadata.version("tokenizers")}
+    versions = {"regraft": __version__, **{name: metadata.version(name) for name in modality.libraries}}
     facts = {"modality": modality.name, "spec": modality.spec(), "versions": versions}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, ensure_ascii=True).encode())
     with tempfile.TemporaryDirectory(prefix="regraft-modality-") as name:

@@ -13,7 +13,7 @@ import numpy as np
 from regraft.errors import MachineError, Problem
 from regraft.modalities.digests import DIGEST_BYTES, row_digests
 from regraft.modalities.encoded_store import EncodedStore, StoredRows
-from regraft.modalities.modality import Modality, padded
+from regraft.modalities.modality import Modality, is_count, padded
 from regraft.types import Array, Batch
 
 _MEMORY_BYTES = 256 * 2**20
@@ -26,8 +26,7 @@ class _Column:
     """
 
     def __init__(self, first: Array) -> None:
-        whole = np.issubdtype(first.dtype, np.integer)
-        self.dtype = np.dtype(np.int32) if whole else first.dtype
+        self.dtype = np.dtype(np.int32) if is_count(first.dtype) else first.dtype
         self.shape = first.shape[1:]
         self.parts: list[Array] = []
         self.rows = 0
@@ -64,8 +63,8 @@ class EncodedRows:
     """Rows of one split, encoded once.
 
     Inputs whose first axis is the position are stored flat with offsets, so that a million rows cost their positions and not a
-    million Python objects. Whole numbers are held as int32 and handed out as int64. Beyond `memory_bytes` the arrays move to a
-    temporary file that vanishes with the object.
+    million Python objects. Ids are held as int32 and handed out as int64, bytes stay bytes. Beyond `memory_bytes` the arrays
+    move to a temporary file that vanishes with the object.
 
     Args:
         modality: Encodes and pads.
@@ -129,7 +128,8 @@ class EncodedRows:
         """
         rows = np.asarray(rows, dtype=np.int64)
         inputs, mask_BT = padded(self._flat, self._starts[rows], self.lengths[rows], self.modality.padding)
-        return Batch(inputs=inputs, mask_BT=mask_BT, targets=None if targets is None else targets[rows], rows_B=rows)
+        chosen = None if targets is None else targets[rows]
+        return Batch(inputs=self.modality.ready(inputs), mask_BT=mask_BT, targets=chosen, rows_B=rows)
 
     def _encode_or_recall(self, chunks: Callable[[], Iterable[Sequence[Any]]], memory_bytes: int, store: EncodedStore) -> None:
         digests = _joined([row_digests(chunk) for chunk in chunks()])

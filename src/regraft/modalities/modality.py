@@ -24,6 +24,12 @@ class Modality(ABC):
 
     Options: ClassVar[type[Any]]
     name: ClassVar[str]
+    libraries: ClassVar[tuple[str, ...]] = ()
+    """Distributions whose version may change what comes out."""
+    chunk_rows: ClassVar[int] = 1024
+    """Raw values that are held at once while many are read."""
+    looks: ClassVar[bool] = False
+    """Whether `located`, `opened` and `unreadable` do anything."""
 
     @property
     @abstractmethod
@@ -49,18 +55,97 @@ class Modality(ABC):
         """
 
     def collate(self, encoded: Sequence[Encoded]) -> tuple[dict[str, Array], Array]:
+        """Make a batch of rows, as the network takes it.
+
+        Args:
+            encoded: At least one row.
+
+        Returns:
+            Input name -> array, its first axis the row, and the mask (B, T), True where a position is real.
+        """
+        inputs, mask_BT = self.pad(encoded)
+        return self.ready(inputs), mask_BT
+
+    def ready(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        """Return padded inputs as the network takes them; runs wherever a batch is made: rows are kept small until then.
+
+        Args:
+            inputs: Input name -> (B, T, ...), as `padded` gives them.
+        """
+        return inputs
+
+    def pad(self, encoded: Sequence[Encoded]) -> tuple[dict[str, Array], Array]:
         """Pad rows on the right to the longest of them.
 
         Args:
             encoded: At least one row.
 
         Returns:
-            Input name -> (B, T, ...), and the mask (B, T), True where a position is real. Whole numbers come out as int64.
+            Input name -> (B, T, ...), and the mask (B, T), True where a position is real.
         """
         lengths_B = np.asarray([row.length for row in encoded], dtype=np.int64)
         starts_B = np.cumsum(lengths_B) - lengths_B
         flat = {name: np.concatenate([row.inputs[name] for row in encoded]) for name in encoded[0].inputs}
         return padded(flat, starts_B, lengths_B, self.padding)
+
+    @classmethod
+    def located(cls, raw: Any, folder: Path | None) -> Any:
+        """Return a raw value of the user's own data with a path in it made absolute.
+
+        Args:
+            raw: As the data hold it; may be a path where the modality reads files.
+            folder: Folder of the data file that it stands in; None for data in memory.
+
+        Raises:
+            ValueError: The path leads nowhere, or out of the folder; says so.
+        """
+        return raw
+
+    @classmethod
+    def opened(cls, raw: Any) -> Any:
+        """Return what `located` gave with its file read. Never called with what came over HTTP.
+
+        Raises:
+            ValueError: The file cannot be read; says why.
+        """
+        return raw
+
+    @classmethod
+    def brought(cls, raws: Sequence[Any], folder: Path | None) -> tuple[list[Any], dict[int, str]]:
+        """Return values of the user's own data with the files that they name read, and why for those that cannot be.
+
+        Args:
+            raws: As the data hold them.
+            folder: Folder of the data file; None for data in memory.
+        """
+        if not cls.looks:
+            return list(raws), {}
+        found, wrong = list(raws), {}
+        for i, raw in enumerate(raws):
+            if raw is not None:
+                try:
+                    found[i] = cls.opened(cls.located(raw, folder))
+                except ValueError as error:
+                    wrong[i] = str(error)
+        return found, wrong
+
+    @classmethod
+    def unreadable(cls, raw: Any) -> str:
+        """Return why a raw value can never be read, or an empty string; asked of every row before anything else is done."""
+        return ""
+
+    def as_json(self, raw: Any) -> JSON:
+        """Return a raw value as JSON that this modality reads as the same value."""
+        return raw
+
+    def shortened(self, raw: Any, limit_bytes: int) -> JSON:
+        """Return a raw value as JSON, made smaller (and so another one) where it takes much more room than this.
+
+        Args:
+            raw: The value.
+            limit_bytes: Room it may take, roughly.
+        """
+        return self.as_json(raw)
 
     @abstractmethod
     def spec(self) -> dict[str, JSON]:
@@ -103,7 +188,7 @@ def padded(
         padding: Input name -> value after the end of a row.
 
     Returns:
-        Input name -> (B, T, ...), and the mask (B, T); whole numbers as int64, everything else in its own type.
+        Input name -> (B, T, ...), and the mask (B, T); whole numbers as int64, but bytes and everything else in their own type.
 
     Example:
         >>> inputs, mask_BT = padded({"ids": np.arange(5)}, np.array([0, 2]), np.array([2, 3]), {"ids": -1})
@@ -116,7 +201,7 @@ def padded(
     index_BT = np.where(mask_BT, starts_B[:, None] + steps_1T, 0)
     inputs: dict[str, Array] = {}
     for name, values in flat.items():
-        dtype = np.dtype(np.int64) if np.issubdtype(values.dtype, np.integer) else values.dtype
+        dtype = np.dtype(np.int64) if is_count(values.dtype) else values.dtype
         if len(values):
             cut = np.asarray(values[index_BT]).astype(dtype, copy=False)
             cut[~mask_BT] = padding[name]
@@ -124,3 +209,8 @@ def padded(
             cut = np.full((*mask_BT.shape, *values.shape[1:]), padding[name], dtype=dtype)
         inputs[name] = cut
     return inputs, mask_BT
+
+
+def is_count(dtype: np.dtype[Any]) -> bool:
+    """Return whether numbers of a type are counted with (ids, lengths) rather than measured: whole, and wider than a sample."""
+    return np.issubdtype(dtype, np.integer) and dtype.itemsize >= np.dtype(np.int32).itemsize

@@ -76,6 +76,7 @@ class Text(Modality):
 
     Options: ClassVar[type[Any]] = TextOptions
     name: ClassVar[str] = "text"
+    libraries: ClassVar[tuple[str, ...]] = ("tokenizers",)
 
     def __init__(
         self,
@@ -155,6 +156,10 @@ class Text(Modality):
             row if len(raw) <= limit else self._with_unseen(row, len(raw) - limit)
             for raw, row in zip(raws, encoded, strict=True)
         ]
+
+    def shortened(self, raw: Any, limit_bytes: int) -> JSON:
+        """Return a text, or the beginning of one that takes more room than this."""
+        return raw[: limit_bytes // 4] if len(raw.encode()) > limit_bytes else raw
 
     def spec(self) -> dict[str, JSON]:
         """Return the state that is not in files, as JSON."""

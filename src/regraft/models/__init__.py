@@ -18,6 +18,7 @@ BASES: Registry[type[Base]] = Registry(
         "gru": "regraft.models.scratch:GruBase",
         "cnn": "regraft.models.scratch:CnnBase",
         "mlp": "regraft.models.scratch:MlpBase",
+        "conv": "regraft.models.scratch_pictures:ConvBase",
     },
 )
 

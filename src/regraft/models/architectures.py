@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from regraft.errors import BaseError, Problem, did_you_mean
 from regraft.options import JSON
 
 _IDS = ("input_ids",)
 _IDS_TYPES = ("input_ids", "token_type_ids")
+_PIXELS = ("pixel_values",)
 _T5_WORDS = ("shared", "encoder.embed_tokens")  # one table under two names
 _AUTO = "transformers:AutoModel"
 _PACKS = "regraft.models.packing:through_registry"
 _OURS = "regraft.models.scratch_networks:AutoModel"
+_OUR_PICTURES = "regraft.models.scratch_picture_networks:AutoModel"
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,11 @@ class Architecture:
         causal: Whether a position sees only those before it.
         position_offset: Positions that a text may not use (RoBERTa counts from the padding token's number + 1).
         packing: "module:function" that makes a body take all rows end to end; empty where it cannot be made to.
+        reads: Registered name of the modality whose rows it takes.
+        masked: Whether it takes the mask of its input positions and gives one vector for each of them. A body that is not makes
+            of the one position of a row (a picture) as many of its own as it likes (the cells of a map, patches).
+        width: Key of the configuration that says how wide the vectors are; of several widths the last counts.
+        unused: Modules that come with the body and play no part in the vectors of positions.
     """
 
     embeddings: tuple[str, ...]
@@ -44,6 +52,15 @@ class Architecture:
     causal: bool = False
     position_offset: int = 0
     packing: str = ""
+    reads: str = "text"
+    masked: bool = True
+    width: str = "hidden_size"
+    unused: tuple[str, ...] = ("pooler",)
+
+
+def _pictures(embeddings: str, layers: str, final: tuple[str, ...] = (), **more: Any) -> Architecture:
+    """Return the line of a family that takes one picture a row and nothing else."""
+    return Architecture((embeddings,), layers, final, inputs=_PIXELS, reads="image", masked=False, **more)
 
 
 def _bert(inputs: tuple[str, ...] = _IDS, offset: int = 0, extra: tuple[str, ...] = (), packing: str = _PACKS) -> Architecture:
@@ -100,6 +117,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "regraft-gru": _scratch(),
     "regraft-cnn": _scratch(),
     "regraft-mlp": _scratch(),
+    "resnet": _pictures("embedder", "encoder.stages", width="hidden_sizes"),
+    "vit": _pictures("embeddings", "layers", ("layernorm",), pooling="cls"),
+    "regraft-conv": _pictures("stem", "layers", width="hidden_sizes", model=_OUR_PICTURES),
 }
 
 
@@ -124,9 +144,19 @@ def architecture_of(config: Mapping[str, JSON], where: str) -> Architecture:
         )
         raise BaseError(problem)
     if kind not in ARCHITECTURES:
-        what = f"the architecture '{kind}' cannot be used as a text encoder here"
+        what = f"the architecture '{kind}' cannot be used as an encoder here"
         raise BaseError(Problem(what=what, where=where, fix=did_you_mean(kind, sorted(ARCHITECTURES))))
     return ARCHITECTURES[kind]
+
+
+def width_of(config: Any) -> int:
+    """Return how wide the vectors of a body are.
+
+    Args:
+        config: The hub's configuration object of a known architecture.
+    """
+    said = getattr(config, ARCHITECTURES[config.model_type].width)
+    return int(said[-1] if isinstance(said, list | tuple) else said)
 
 
 def position_limit(config: Mapping[str, JSON], architecture: Architecture) -> int | None:

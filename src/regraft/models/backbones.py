@@ -18,7 +18,7 @@ from torch import nn
 
 from regraft.errors import BaseError, Problem
 from regraft.models import POOLINGS
-from regraft.models.architectures import Architecture, architecture_of
+from regraft.models.architectures import ARCHITECTURES, Architecture, architecture_of, width_of
 from regraft.models.blocks import Blocks, find_blocks
 from regraft.models.folder_check import CONFIG_FILE, check_folder
 from regraft.models.layout import layout_of
@@ -26,7 +26,6 @@ from regraft.models.packing import Packing, in_fixed_blocks, packing_of, run_pac
 from regraft.options import JSON
 from regraft.types import Features
 
-_UNUSED = "pooler"
 _ALIGNMENT_BYTES = 64
 
 
@@ -92,7 +91,7 @@ class Backbone(nn.Module):
         self.body = body.model
         self.architecture = body.architecture
         self.notes = tuple(body.notes)
-        self.width = int(body.model.config.hidden_size)
+        self.width = width_of(body.model.config)
         self.pooling_name = pooling.name
         self.pooling_reason = pooling.reason
         self.pooling = POOLINGS.get(pooling.name).for_body(body.model, body.unused, pooling.seed)
@@ -105,10 +104,15 @@ class Backbone(nn.Module):
         """Return the features of a batch.
 
         Args:
-            inputs: "input_ids" (B, T) and whatever else the architecture takes.
-            mask_BT: True where a position is real.
+            inputs: What the architecture takes ("input_ids" (B, T), "pixel_values" (B, C, H, W)).
+            mask_BT: True where an input position is real.
+
+        Returns:
+            Features with the mask of their own positions, which need not be those of the inputs.
         """
         sequence_BTD = self.sequence(inputs, mask_BT)
+        if not self.architecture.masked:
+            mask_BT = mask_BT[:, :1].expand(sequence_BTD.shape[:2])
         return Features(sequence_BTD=sequence_BTD, mask_BT=mask_BT, pooled_BD=self._pooled(sequence_BTD, mask_BT))
 
     def _pooled(self, sequence_BTD: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
@@ -127,8 +131,8 @@ class Backbone(nn.Module):
         """Return one vector a position (B, T, D). Only real positions are computed where the body allows it.
 
         Args:
-            inputs: "input_ids" (B, T) and whatever else the architecture takes.
-            mask_BT: True where a position is real; vectors elsewhere mean nothing.
+            inputs: What the architecture takes.
+            mask_BT: True where an input position is real; vectors elsewhere mean nothing.
         """
         if self.shapes.kind == "fixed":
             return in_fixed_blocks(
@@ -154,7 +158,7 @@ class Backbone(nn.Module):
 
         Weights of the pooling are not among them: see `regraft.models.net.outside_backbone_folder`.
         """
-        state = {name: tensor.detach().cpu() for name, tensor in self.body.state_dict().items()}
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.body.state_dict().items()}
         self.body.config._name_or_path = ""
         with quietly():
             self.body.save_pretrained(folder, state_dict={**state, **self.unused})
@@ -210,7 +214,7 @@ def open_body(folder: Path) -> Body:
             )
             raise BaseError(problem) from error
     missing = sorted(str(key) for key in info["missing_keys"])
-    lost = [key for key in missing if not key.startswith(f"{_UNUSED}.")]
+    lost = [key for key in missing if not key.startswith(tuple(f"{name}." for name in architecture.unused))]
     if lost:
         raise BaseError(
             Problem(
@@ -223,7 +227,7 @@ def open_body(folder: Path) -> Body:
         )
     align(model)
     body = Body(model.eval(), architecture, notes=_notes(sorted(str(key) for key in info["unexpected_keys"])))
-    body.unused = detach_pooler(model, keep=not missing)
+    body.unused = detach_unused(model, keep=not missing)
     return body
 
 
@@ -254,8 +258,8 @@ def make_config(values: Mapping[str, JSON], where: str) -> Any:
         raise BaseError(problem) from error
 
 
-def detach_pooler(model: Any, *, keep: bool) -> dict[str, torch.Tensor]:
-    """Take a pooler that plays no part in the features off a model, so that it is neither computed nor trained.
+def detach_unused(model: Any, *, keep: bool) -> dict[str, torch.Tensor]:
+    """Take what plays no part in the vectors of positions off a model, so that it is neither computed nor trained.
 
     Args:
         model: The hub's model, changed in place.
@@ -264,11 +268,14 @@ def detach_pooler(model: Any, *, keep: bool) -> dict[str, torch.Tensor]:
     Returns:
         Its weights under the names they have in the model's file.
     """
-    pooler = getattr(model, _UNUSED, None)
-    if not isinstance(pooler, nn.Module):
-        return {}
-    weights = {f"{_UNUSED}.{name}": tensor.detach().clone() for name, tensor in pooler.state_dict().items()}
-    model.pooler = None
+    architecture = ARCHITECTURES[model.config.model_type]
+    weights: dict[str, torch.Tensor] = {}
+    for name in architecture.unused:
+        module = getattr(model, name, None)
+        if isinstance(module, nn.Module):
+            weights |= {f"{name}.{key}": tensor.detach().clone() for key, tensor in module.state_dict().items()}
+            # A body that asks for it whatever it holds is given what changes nothing.
+            setattr(model, name, None if architecture.masked else nn.Identity())
     return weights if keep else {}
 
 

@@ -56,6 +56,11 @@ class Base(ABC):
         self.name = name
         self.options = options
 
+    @property
+    def reads(self) -> str:
+        """Registered name of the modality that it reads; known for certain once it is fetched."""
+        return self.modality_name
+
     @abstractmethod
     def card(self) -> BaseCard:
         """Describe the base without fetching or importing anything heavy."""

@@ -4,12 +4,16 @@ What is frozen can so be computed once and kept. The lower half stops in front o
 have been given; the upper half is a backbone like any other that takes this in the place of tokens, and holds only the weights
 above the cut (and what all layers share).
 
+What enters a layer of a body that makes positions of its own (a map of a picture) stays one position of a row between the
+halves: (B, 1, ...), of whatever shape it has there.
+
 Shapes: B rows, T positions, D width.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -30,6 +34,7 @@ HIDDEN = "hidden"
 """Name of the input that the upper half takes in the place of tokens (B, T, D)."""
 
 _PROBE = 5
+_SIDE = 64
 _Kind = Callable[[Any], Any]  # from a module class to another
 _GIVEN: ContextVar[torch.Tensor | None] = ContextVar("hidden", default=None)
 
@@ -39,7 +44,7 @@ class Halves:
     """A backbone cut in two.
 
     Args:
-        prefix: (inputs, mask) -> what enters the layer above the cut (B, T, D), zero where there is padding.
+        prefix: (inputs, mask) -> what enters the layer above the cut (B, T, D), or (B, 1, ...); zero where there is padding.
         suffix: A backbone that takes `{HIDDEN: (B, T, D)}`; shares the weights above the cut and holds no others.
         cut: Layers below the cut.
     """
@@ -86,10 +91,13 @@ class CutBackbone(Backbone):
         """Return one vector a position (B, T, D).
 
         Args:
-            inputs: `HIDDEN` (B, T, D): what the lower half gave.
+            inputs: `HIDDEN` (B, T, D), or (B, 1, ...): what the lower half gave.
             mask_BT: True where a position is real.
         """
         hidden_BTD = inputs[HIDDEN]
+        if not self.architecture.masked:
+            with _entering(hidden_BTD.squeeze(1)):
+                return run_padded(self.body, self.architecture, _nothing(self, len(hidden_BTD)), mask_BT)
         ids = {"input_ids": torch.zeros(mask_BT.shape, dtype=torch.long, device=mask_BT.device)}
         if self.shapes.kind == "fixed":
             return in_fixed_blocks(self._padded, {**ids, HIDDEN: hidden_BTD}, mask_BT, self.shapes.length)
@@ -102,6 +110,12 @@ class CutBackbone(Backbone):
     def _padded(self, inputs: Mapping[str, torch.Tensor], mask_BT: torch.Tensor) -> torch.Tensor:
         with _entering(inputs[HIDDEN]):
             return run_padded(self.body, self.architecture, inputs, mask_BT)
+
+
+def _nothing(backbone: Backbone, rows: int) -> dict[str, torch.Tensor]:
+    """Return what stands for pictures that nothing looks at any more."""
+    weight = next(backbone.parameters())
+    return {name: weight.new_zeros((rows, _channels(backbone), 1, 1)) for name in backbone.architecture.inputs}
 
 
 def _given() -> torch.Tensor:
@@ -133,7 +147,8 @@ def _upper(backbone: Backbone, cut: int) -> Backbone:
     weights = {id(weight) for path in before for weight in backbone.get_submodule(path).parameters()}
     # One table may lie under two names (T5), of which only one is called.
     before += [path for path in backbone.blocks.embeddings if _has_only(backbone.get_submodule(path), weights)]
-    replaced = {path: _without_weights(backbone.get_submodule(path), 0) for path in before}
+    hollow = _without_weights if backbone.architecture.masked else _hollow
+    replaced = {path: hollow(backbone.get_submodule(path), 0) for path in before}
     replaced |= {path: _without_weights(backbone.get_submodule(path), size) for path in paths[:cut]}
     if cut < len(paths):
         replaced[paths[cut]] = _as(_entered, backbone.get_submodule(paths[cut]))
@@ -159,6 +174,23 @@ def _without_weights(layer: nn.Module, size: int) -> nn.Module:
     """Return a copy of a module that has no weights and gives what the cut was given."""
     twin = _as(_giving(size), layer)
     for table in ("_modules", "_parameters", "_buffers"):
+        twin.__dict__[table] = {}
+    return twin
+
+
+def _hollow(module: nn.Module, size: int) -> nn.Module:
+    """Return what `_without_weights` gives, whose inner modules can still be asked for the type of their weights."""
+    twin = _without_weights(module, size)
+    inner = {name: child and _emptied(child) for name, child in module._modules.items()}
+    twin.__dict__["_modules"] = inner
+    return twin
+
+
+def _emptied(module: nn.Module) -> nn.Module:
+    twin = with_children(module, {name: child and _emptied(child) for name, child in module._modules.items()})
+    for table in ("_parameters", "_buffers"):
+        for name, tensor in twin.__dict__[table].items():
+            twin.__dict__[name] = None if tensor is None else tensor.detach().new_empty(0)
         twin.__dict__[table] = {}
     return twin
 
@@ -212,6 +244,8 @@ def _prefix(lower: Backbone, inputs: Mapping[str, torch.Tensor], mask_BT: torch.
     def padded(inputs: Mapping[str, torch.Tensor], mask_BT: torch.Tensor) -> torch.Tensor:
         return _until_cut(lambda: run_padded(lower.body, lower.architecture, inputs, mask_BT))
 
+    if not lower.architecture.masked:
+        return padded(inputs, mask_BT).unsqueeze(1)
     if lower.shapes.kind == "fixed":
         hidden_BTD = in_fixed_blocks(padded, inputs, mask_BT, lower.shapes.length)
         return hidden_BTD * mask_BT.unsqueeze(-1)
@@ -242,7 +276,7 @@ def _looked_at(backbone: Backbone) -> tuple[list[str], int]:
     for path in backbone.blocks.embeddings:
 
         def note(_m: nn.Module, _i: Any, out: Any, path: str = path) -> None:
-            if isinstance(out, torch.Tensor) and out.shape[:2] == (1, _PROBE):
+            if isinstance(out, torch.Tensor) and (out.shape[:2] == (1, _PROBE) or not backbone.architecture.masked):
                 before.append(path)
 
         hooks.append(backbone.get_submodule(path).register_forward_hook(note))
@@ -265,12 +299,30 @@ def _is_whole(backbone: Backbone, made: Halves) -> bool:
             both = made.suffix.sequence({HIDDEN: made.prefix(inputs, mask_BT)}, mask_BT)
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError):
         return False
+    if not backbone.architecture.masked:
+        return torch.equal(whole, both)
     return torch.equal(whole[mask_BT], both[mask_BT])
 
 
 def _probe(backbone: Backbone, lengths: tuple[int, ...]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     device = next(backbone.parameters()).device
+    if not backbone.architecture.masked:
+        return _pictures(backbone, len(lengths)), torch.ones((len(lengths), 1), dtype=torch.bool, device=device)
     mask_BT = torch.arange(max(lengths), device=device) < torch.tensor(lengths, device=device)[:, None]
     last = int(backbone.body.config.vocab_size) - 1
     ids_BT = (torch.arange(mask_BT.numel(), device=device) % max(1, last - 3) + 3).clamp(max=last).view(mask_BT.shape)
     return {"input_ids": ids_BT, "token_type_ids": torch.zeros_like(ids_BT)}, mask_BT
+
+
+def _pictures(backbone: Backbone, rows: int) -> dict[str, torch.Tensor]:
+    """Return a few pictures without meaning, as large as the body says it takes them."""
+    device = next(backbone.parameters()).device
+    said = getattr(backbone.body.config, "image_size", None) or _SIDE
+    height, width = said if isinstance(said, list | tuple) else (said, said)
+    shape = (rows, _channels(backbone), int(height), int(width))
+    values = torch.arange(math.prod(shape), device=device, dtype=torch.float32).mul(0.7).sin().view(shape)
+    return dict.fromkeys(backbone.architecture.inputs, values)
+
+
+def _channels(backbone: Backbone) -> int:
+    return int(getattr(backbone.body.config, "num_channels", 3))

@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regraft.errors import BaseError, Problem
+from regraft.errors import BaseError, OptionsError, Problem
+from regraft.modalities.image import PROCESSOR_FILE, Image, ImageOptions, read_processor
 from regraft.modalities.text import TOKENIZER_FILE, Text, read_companions, read_tokenizer
 from regraft.models.architectures import ARCHITECTURES, position_limit
 from regraft.models.base import Base
 from regraft.models.choices import limited, trained_pooling
 from regraft.models.fetch import sha256_of
 from regraft.models.safety import read_json, weight_files
-from regraft.options import JSON
+from regraft.options import JSON, build
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -32,11 +33,18 @@ class FolderBase(Base):
     def folder(self) -> Path:
         """Return the folder, on this machine."""
 
+    @property
+    def reads(self) -> str:
+        """Registered name of the modality that the folder's architecture takes."""
+        return ARCHITECTURES[read_json(self.folder() / "config.json")["model_type"]].reads
+
     def modality(self, options: Mapping[str, JSON], raws: Callable[[], Iterator[Sequence[Any]]]) -> Modality:
         """Return the preprocessing that the base was trained with; the training rows are not looked at."""
         folder = self.folder()
         config = read_json(folder / "config.json")
         architecture = ARCHITECTURES[config["model_type"]]
+        if architecture.reads in _PROCESSORS:
+            return _PROCESSORS[architecture.reads](folder, config, options)
         files = read_companions(folder)
         checked = limited(options, {}, position_limit(config, architecture), self.name)
         tokenizer = folder_tokenizer(folder)
@@ -70,11 +78,32 @@ class FolderBase(Base):
         """Return what was found in the folder: digests of configuration, weights and tokenizer, and notes."""
         folder = self.folder()
         paths = [folder / "config.json", *weight_files(folder)]
-        paths += [path for path in (folder / TOKENIZER_FILE,) if path.is_file()]
+        paths += [path for path in (folder / TOKENIZER_FILE, folder / PROCESSOR_FILE) if path.is_file()]
         return {
             "files": {path.name: sha256_of(path) for path in paths},
             "notes": list(getattr(self, "_notes", ())),
         }
+
+
+def _image(folder: Path, config: Mapping[str, JSON], options: Mapping[str, JSON]) -> Modality:
+    """Return how pictures are prepared, as the folder's processor file says it."""
+    wanted = build(ImageOptions, options, owner=Image.name)
+    made = Image(read_processor(folder), wanted, channels=int(config.get("num_channels", 3)))
+    side = config.get("image_size")
+    fixed = None if side is None else tuple(side) if isinstance(side, list) else (side, side)
+    if config.get("num_channels", made.channels) != made.channels:
+        got, expected = f"{made.channels} channels", f"{config['num_channels']} channels"
+        fix = f"leave out modality.channels: '{config.get('model_type')}' takes {expected}"
+        raise OptionsError(Problem(what="the base takes pictures of other channels", got=got, expected=expected, fix=fix))
+    if fixed is not None and _FIXED & config.keys() and fixed != (made.steps.height, made.steps.width):
+        got, expected = f"{made.steps.height} x {made.steps.width} pixels", f"{fixed[0]} x {fixed[1]}"
+        fix = f"set modality.size to {fixed[0]}, or leave it out"
+        raise OptionsError(Problem(what="the base takes pictures of one size", got=got, expected=expected, fix=fix))
+    return made
+
+
+_PROCESSORS = {Image.name: _image}
+_FIXED = {"patch_size"}  # positions of patches were learnt for one size
 
 
 def folder_tokenizer(folder: Path) -> Tokenizer:

@@ -26,6 +26,7 @@ _FILES = (
     "model.safetensors",
     "model-*-of-*.safetensors",
     "model.safetensors.index.json",
+    "preprocessor_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -100,7 +101,9 @@ class HubBase(FolderBase):
         return BaseCard(
             name=source or self.name,
             modality=self.modality_name,
-            what="a Hugging Face folder" if local else "any text encoder on the hub, or any local Hugging Face folder",
+            what="a Hugging Face folder"
+            if local
+            else "any encoder of text or pictures on the hub, or any local Hugging Face folder",
             parameters=0,
             size_bytes=_size_bytes(self._local()),
             licence="unknown",

@@ -27,6 +27,7 @@ _TOLERANCE = 1e-4
 _TRIED = (1, 2, 5, 5, 9)
 _LONGEST_TRIED = 160
 _FIXED_ROWS = 8
+_AXES = 3  # of vectors of positions (B, T, D); a map of cells (B, D, height, width) has one more
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ def packing_of(body: Any, architecture: Architecture) -> Packing:
         body: The hub's model; it goes on to compute padded rows as before.
         architecture: Its line in the table.
     """
+    if not architecture.masked:
+        return Packing()  # each row is one position: there is nothing between rows
     if not architecture.packing:
         return Packing(reason=f"{body.config.model_type} looks beyond attention at a row's neighbours")
     register()
@@ -76,6 +79,9 @@ def run_padded(
 ) -> torch.Tensor:
     """Return one vector a position (B, T, D), all positions computed."""
     taken: dict[str, Any] = {name: inputs[name] for name in architecture.inputs if name in inputs}
+    if not architecture.masked:
+        given: torch.Tensor = body(**taken, return_dict=True).last_hidden_state
+        return given.flatten(2).transpose(1, 2) if given.ndim > _AXES else given
     if architecture.causal:
         taken["use_cache"] = False
     sequence_BTD: torch.Tensor = body(**taken, attention_mask=mask_BT.long(), return_dict=True).last_hidden_state
@@ -121,7 +127,8 @@ def in_fixed_blocks(
         # The last block is filled up with its own first row.
         taken = [start + place if start + place < rows else start for place in range(_FIXED_ROWS)]
         block = {name: _longer(values[taken], more) for name, values in inputs.items()}
-        parts.append(run(block, _longer(mask_BT[taken], more))[: rows - start, :positions])
+        found = run(block, _longer(mask_BT[taken], more))[: rows - start]
+        parts.append(found[:, :positions] if more else found)
     return torch.cat(parts)
 
 

@@ -13,6 +13,8 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from regraft.models.architectures import width_of
+
 
 class Pooling(nn.Module, ABC):
     """Turn a sequence of vectors into one.
@@ -37,7 +39,7 @@ class Pooling(nn.Module, ABC):
             unused: Weights that came with it and play no part in the vectors of positions (a pretrained pooler).
             seed: Draws new weights.
         """
-        return cls(int(body.config.hidden_size))
+        return cls(width_of(body.config))
 
     @abstractmethod
     def forward(self, sequence_BTD: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:

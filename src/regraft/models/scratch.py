@@ -110,7 +110,7 @@ class ScratchBase(Base):
         import torch
 
         from regraft.models.architectures import ARCHITECTURES
-        from regraft.models.backbones import Backbone, Body, PoolingChoice, detach_pooler, make_config
+        from regraft.models.backbones import Backbone, Body, PoolingChoice, detach_unused, make_config
 
         if not isinstance(modality, Text):
             raise TypeError(f"'{self.name}' reads text, not {type(modality).__name__}")
@@ -121,7 +121,7 @@ class ScratchBase(Base):
 
             model = AutoModel.from_config(config)
         body = Body(model, ARCHITECTURES[self.model_type])
-        body.unused = detach_pooler(model, keep=True)
+        body.unused = detach_unused(model, keep=True)
         return Backbone(body, PoolingChoice(self.options.pooling, "chosen by option", seed))
 
     def origin(self) -> dict[str, JSON]:

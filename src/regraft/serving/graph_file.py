@@ -21,7 +21,7 @@ class GraphFile:
     Args:
         path: The file.
         inputs: Names of the arrays of a batch that it takes.
-        mask: Name of its mask, int64, 1 where a position is real.
+        mask: Name of its mask, int64, 1 where a position is real; empty where it takes none.
         output: Name of its output.
     """
 
@@ -33,8 +33,14 @@ class GraphFile:
     def feeds(self, batch: Batch) -> dict[str, Array]:
         """Return what the graph is fed with for a batch."""
         feeds = {name: batch.inputs[name] for name in self.inputs}
-        feeds[self.mask] = batch.mask_BT.astype("int64")
+        if self.mask:
+            feeds[self.mask] = batch.mask_BT.astype("int64")
         return feeds
+
+    @property
+    def taken(self) -> tuple[str, ...]:
+        """Names of everything that the graph takes, in order."""
+        return (*self.inputs, self.mask) if self.mask else self.inputs
 
 
 def graph_file(folder: Path, manifest: Manifest) -> GraphFile:
@@ -65,7 +71,7 @@ def checked_onnx(folder: Path, manifest: Manifest) -> GraphFile:
     graph = graph_file(folder, manifest)
     model = read_onnx(graph.path)
     problems = onnx_problems(model, folder, manifest.files)
-    wanted = {*graph.inputs, graph.mask, graph.output}
+    wanted = {*graph.taken, graph.output}
     if strangers := wanted ^ {*model.inputs, *model.outputs}:
         what = "the ends of the exported graph have other names than the manifest says"
         got = ", ".join(sorted(strangers & {*model.inputs, *model.outputs})) or "fewer"

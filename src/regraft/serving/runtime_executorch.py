@@ -49,7 +49,7 @@ class ExecutorchRuntime(Runtime):
             what, fix = "the manifest does not say how many rows the program takes", "export the artifact again"
             raise ArtifactError(Problem(what=what, where=str(folder), got=repr(rows), expected="a number", fix=fix))
         try:
-            session = ExecutorchSession(graph.path, (*graph.inputs, graph.mask), rows, options.threads or default_threads())
+            session = ExecutorchSession(graph.path, graph.taken, rows, options.threads or default_threads())
         except ModuleNotFoundError as error:
             raise missing_extra(error, "the runtime 'executorch'", cls.extra) from error
         return cls(session, graph)

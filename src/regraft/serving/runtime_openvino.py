@@ -56,8 +56,8 @@ class OpenvinoRuntime(Runtime):
             session = open_openvino(files, threads)
         except ModuleNotFoundError as error:
             raise missing_extra(error, "the runtime 'openvino'", cls.extra) from error
-        if {*session.inputs} != {*graph.inputs, graph.mask}:
-            what, expected = "the network has other inputs than the manifest says", ", ".join((*graph.inputs, graph.mask))
+        if {*session.inputs} != {*graph.taken}:
+            what, expected = "the network has other inputs than the manifest says", ", ".join(graph.taken)
             problem = Problem(what=what, where=str(graph.path), got=", ".join(session.inputs), expected=expected, fix=_FIX)
             raise ArtifactError(problem)
         return cls(session, graph, threads)

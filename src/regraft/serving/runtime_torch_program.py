@@ -53,9 +53,9 @@ class TorchProgramRuntime(Runtime):
         """
         graph = graph_file(folder, manifest)
         program = read_pt2(graph.path)
-        if {*program.inputs} != {*graph.inputs, graph.mask}:
+        if {*program.inputs} != {*graph.taken}:
             what, fix = "the program has other inputs than the manifest says", "restore the artifact from its source"
-            expected = ", ".join((*graph.inputs, graph.mask))
+            expected = ", ".join(graph.taken)
             got = ", ".join(program.inputs)
             raise ArtifactError(Problem(what=what, where=str(graph.path), got=got, expected=expected, fix=fix))
         try:

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -65,16 +66,24 @@ class Window:
         rows: The columns.
         bad: Position in the window -> what the reader found wrong with the row.
         origins: (position in the window, file, number of the row in the file) of every stretch of rows from one file.
+        folders: File -> folder in which it lies, where it is a file.
     """
 
     rows: pa.RecordBatch
     bad: Mapping[int, Problem]
     origins: tuple[tuple[int, str, int], ...]
+    folders: Mapping[str, Path | None] = field(default_factory=dict)
 
     def place(self, index: int) -> str:
         """Return where a row stands in the data ("mails.csv, row 17")."""
         start, source, first_row = next(origin for origin in reversed(self.origins) if origin[0] <= index)
         return row_place(source, first_row + index - start)
+
+    def stretches(self) -> Iterator[tuple[int, int, Path | None]]:
+        """Yield first and last position + 1 of every stretch of rows from one file, and the folder of the file."""
+        ends = [start for start, _, _ in self.origins[1:]] + [self.rows.num_rows]
+        for (start, source, _), end in zip(self.origins, ends, strict=True):
+            yield start, end, self.folders.get(source)
 
 
 class AnswerColumns:
@@ -170,20 +179,26 @@ def windows(chunks: Iterable[Chunk], size: int = WINDOW_ROWS) -> Iterator[Window
     held: list[pa.RecordBatch] = []
     bad: dict[int, Problem] = {}
     origins: list[tuple[int, str, int]] = []
+    folders: dict[str, Path | None] = {}
     count = 0
     for chunk in chunks:
+        folders[chunk.source] = chunk.folder
         bad |= {count + index: problem for index, problem in chunk.bad.items()}
         origins.append((count, chunk.source, chunk.first_row))
         held.append(chunk.rows)
         count += chunk.rows.num_rows
         while count >= size:
             joined = held[0] if len(held) == 1 else pa.concat_batches(held)
-            yield Window(joined.slice(0, size), {i: p for i, p in bad.items() if i < size}, tuple(origins))
+            yield Window(joined.slice(0, size), {i: p for i, p in bad.items() if i < size}, _within(origins, size), folders)
             held, count = [joined.slice(size)], count - size
             bad = {i - size: problem for i, problem in bad.items() if i >= size}
             origins = _later(origins, size)
     if count:
-        yield Window(pa.concat_batches(held), bad, tuple(origins))
+        yield Window(pa.concat_batches(held), bad, tuple(origins), folders)
+
+
+def _within(origins: list[tuple[int, str, int]], size: int) -> tuple[tuple[int, str, int], ...]:
+    return tuple(origin for origin in origins if origin[0] < size)
 
 
 def _later(origins: list[tuple[int, str, int]], size: int) -> list[tuple[int, str, int]]:
@@ -195,9 +210,20 @@ def _later(origins: list[tuple[int, str, int]], size: int) -> list[tuple[int, st
 
 
 def _answer(predictor: Predictor, window: Window, batch_size: int) -> list[Prediction]:
-    values = window.rows.column(predictor.column).to_pylist()
-    raws, problems = predictor.raws([{predictor.column: value} for value in values])
+    raws, problems = _raws(predictor, window)
     return predictor.window(raws, {**problems, **window.bad}, batch_size)
+
+
+def _raws(predictor: Predictor, window: Window) -> tuple[list[Any], dict[int, Problem]]:
+    """Return the raw values of a window of the user's own data, files that they name read, and what is wrong with some."""
+    values = window.rows.column(predictor.column).to_pylist()
+    unopened: dict[int, str] = {}
+    for start, end, folder in window.stretches():
+        found, wrong = predictor.modality.brought(values[start:end], folder)
+        values[start:end] = found
+        unopened |= {start + i: why for i, why in wrong.items()}
+    raws, problems = predictor.raws([{predictor.column: value} for value in values])
+    return raws, {**problems, **{i: Problem(what=why, fix="correct or remove the row") for i, why in unopened.items()}}
 
 
 def _count(ledger: Ledger, window: Window, predictions: list[Prediction]) -> None:
@@ -225,8 +251,7 @@ def _check_rows(predictor: Predictor, source: RowSource) -> None:
     found: dict[int, Problem] = {}
     done = count = 0
     for window in windows(source.chunks(WINDOW_ROWS)):
-        values = window.rows.column(predictor.column).to_pylist()
-        _, problems = predictor.raws([{predictor.column: value} for value in values])
+        _, problems = _raws(predictor, window)
         for index, problem in {**problems, **window.bad}.items():
             place = problem.where if index in window.bad else f"{window.place(index)}, column '{predictor.column}'"
             count += 1

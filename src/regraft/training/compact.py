@@ -167,6 +167,8 @@ def used_ids(rows: EncodedRows, name: str = INPUT) -> Array:
 def _token_table(net: Headed) -> tuple[nn.Module, list[str]] | None:
     """Return what the hub says takes the tokens, with every path under which its weight lies."""
     body = getattr(net.backbone, "body", None)
+    if INPUT not in getattr(getattr(net.backbone, "architecture", None), "inputs", (INPUT,)):
+        return None
     find = getattr(body, "get_input_embeddings", None)
     try:
         table = find() if callable(find) else None

@@ -271,7 +271,7 @@ def _kept(
         _key(net, parts, setting),
         digests_N16,
         np.ones_like(lengths_N) if one_each else lengths_N,
-        (net.backbone.width,),
+        (net.backbone.width,) if one_each else _shape(net, parts, sources),
         setting.cache,
         setting.note,
     )
@@ -296,6 +296,16 @@ def _kept(
         features.close()
         return None
     return features
+
+
+def _shape(net: Headed, parts: _Parts, sources: Sequence[tuple[EncodedRows, Array]]) -> tuple[int, ...]:
+    """Return the shape of what is kept for one position: a vector, or a map where the body makes positions of its own."""
+    if net.backbone.architecture.masked:
+        return (net.backbone.width,)
+    rows, positions = next((rows, positions) for rows, positions in sources if len(positions))
+    with without_gradients(net):
+        values = parts.lower(*net.tensors(rows.batch(positions[:1])))
+    return tuple(values.shape[2:])
 
 
 def _key(net: Headed, parts: _Parts, setting: Setting) -> CacheKey:

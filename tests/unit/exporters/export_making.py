@@ -45,7 +45,7 @@ def _body(name: str) -> Any:
     from tiny_families import FAMILIES, tiny_model
 
     from regraft.models.architectures import ARCHITECTURES
-    from regraft.models.backbones import Body, detach_pooler, make_config
+    from regraft.models.backbones import Body, detach_unused, make_config
     from regraft.models.scratch_networks import AutoModel
 
     if name in FAMILIES:
@@ -63,7 +63,7 @@ def _body(name: str) -> Any:
             with torch.no_grad():
                 for weight in model.parameters():
                     weight.add_(0.1 * torch.randn_like(weight))
-    detach_pooler(model, keep=False)
+    detach_unused(model, keep=False)
     return Body(model, ARCHITECTURES[kind])
 
 

@@ -50,7 +50,8 @@ def inputs_of(backbone, ids):
 
 def test_every_family_of_the_table_is_tried():
     ours = {name for name in ARCHITECTURES if name.startswith("regraft-")}
-    assert set(FAMILIES) == set(ARCHITECTURES) - ours
+    texts = {name for name, line in ARCHITECTURES.items() if line.masked}
+    assert set(FAMILIES) == texts - ours
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from regraft.models.architectures import ARCHITECTURES
-from regraft.models.backbones import Backbone, Body, PoolingChoice, detach_pooler
+from regraft.models.backbones import Backbone, Body, PoolingChoice, detach_unused
 from regraft.models.net import Headed
 from regraft.training.arithmetic import Flops, Part, attended, flops_per_token, inference_flops, training_flops
 from regraft.training.cost import Meter, Passes, Use, Work, cost_of, peak_memory_mb, rates, sentences
@@ -47,7 +47,7 @@ class RowHead(torch.nn.Module):
 
 def net_of(model, kind) -> Headed:
     body = Body(model, ARCHITECTURES[kind])
-    detach_pooler(model, keep=False)
+    detach_unused(model, keep=False)
     return Headed(Backbone(body, PoolingChoice("mean", "test")), RowHead())
 
 
