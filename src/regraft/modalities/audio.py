@@ -24,6 +24,8 @@ from regraft.types import Array, Encoded, FloatArray
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 _LIMIT_BYTES = 4 * 2**20
+_MOST_SECONDS, _MOST_CHANNELS = 86_400.0, 1024
+_SMALL_RATE, _WAV_HEADER_BYTES = 8000, 44
 
 
 @options
@@ -73,7 +75,8 @@ class AudioOptions:
 class Audio(Modality):
     """Turn recordings into waves or frames.
 
-    A raw value is a path, the bytes of a WAV, FLAC, Ogg or MP3 file, samples with their rate, or the hub's structure of either.
+    A raw value is the bytes of a WAV, FLAC, Ogg or MP3 file (in base64 too), samples with their rate, or the hub's structure of
+    either. Paths are opened only where they stand in the user's own data.
     Spans are samples of the recording as it was given, before its rate was changed.
 
     Args:
@@ -90,6 +93,9 @@ class Audio(Modality):
 
     Options: ClassVar[type[Any]] = AudioOptions
     name: ClassVar[str] = "audio"
+    libraries: ClassVar[tuple[str, ...]] = ("numpy", "soundfile", "soxr")
+    chunk_rows: ClassVar[int] = 64
+    looks: ClassVar[bool] = True
 
     def __init__(
         self, options: AudioOptions, config: Mapping[str, JSON] | None = None, voice: VoiceActivity | None = None
@@ -131,6 +137,11 @@ class Audio(Modality):
         return self.front.count(self._most, self._overlap)
 
     @property
+    def window(self) -> int | None:
+        """Positions that a network takes at once; nothing where it takes any number."""
+        return self.front.block
+
+    @property
     def width(self) -> int:
         """Numbers of a position: mel bins or coefficients, 1 for a wave."""
         return int(getattr(self.front, "width", getattr(self.front, "bins", 1)))
@@ -150,6 +161,41 @@ class Audio(Modality):
             spans: Whether the samples that each position stands for are wanted; without, all spans are (0, 0).
         """
         return [self._encode(recordings.read(raw, self._limits), spans) for raw in raws]
+
+    @classmethod
+    def located(cls, raw: Any, folder: Path | None) -> Any:
+        """Return a raw recording of the user's own data with a path in it made absolute."""
+        if isinstance(raw, Mapping) and not raw.get("bytes") and isinstance(raw.get("path"), str):
+            return {**raw, "path": recordings.locate(raw["path"], folder)}
+        return recordings.locate(raw, folder) if recordings.is_path(raw) else raw
+
+    @classmethod
+    def opened(cls, raw: Any) -> Any:
+        """Return the bytes of a recording that lies in a file, and anything else as it is."""
+        if isinstance(raw, Mapping) and raw.get("array") is None:
+            found, path = raw.get("bytes"), raw.get("path")
+            return found if found or not isinstance(path, str) else recordings.read_file(Path(path))
+        return recordings.read_file(Path(raw)) if recordings.is_path(raw) else raw
+
+    @classmethod
+    def unreadable(cls, raw: Any) -> str:
+        """Return why a recording can never be read, or an empty string; what options may allow is left to `problem`."""
+        return recordings.problem(raw, recordings.Limits(seconds=_MOST_SECONDS, channels=_MOST_CHANNELS, silence=True))
+
+    def as_json(self, raw: Any) -> JSON:
+        """Return a recording as text: its bytes in base64."""
+        return recordings.as_text(raw)
+
+    def shortened(self, raw: Any, limit_bytes: int) -> JSON:
+        """Return a recording as text, its loudest part alone at 8 kHz where its bytes are more than this."""
+        text = recordings.as_text(raw)
+        if len(text) <= limit_bytes * 4 // 3 + 32:
+            return text
+        wave_S = recordings.resampled(recordings.read(raw, self._limits), _SMALL_RATE)
+        kept = max(1, (limit_bytes - _WAV_HEADER_BYTES) // 2)
+        loud_S = np.concatenate([[0.0], np.cumsum(np.square(wave_S, dtype=np.float64))])
+        start = int(np.argmax(loud_S[kept:] - loud_S[:-kept])) if len(wave_S) > kept else 0
+        return recordings.as_text(recordings.wav_bytes(wave_S[start : start + kept], _SMALL_RATE))
 
     def spec(self) -> dict[str, JSON]:
         """Return the state that is not in files, as JSON."""

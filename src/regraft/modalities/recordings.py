@@ -6,6 +6,8 @@ lies beyond is refused, never decoded.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import importlib
 import importlib.util
 import io
@@ -22,7 +24,10 @@ from regraft.types import Array, FloatArray
 FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3")
 """Containers that are opened, as libsndfile names them; headerless files and everything else are refused."""
 
-LIMIT_BYTES = 2**31
+LIMIT_BYTES = 2**28
+SUFFIXES = frozenset({".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3"})
+_ADDRESS = "data:"
+_LONGEST_PATH = 4096
 _LIMIT_VALUES = 2**29  # 2 GB of samples, whatever the other limits allow
 _RATES = (1, 768_000)
 _PACKAGES = ("soundfile", "soxr")
@@ -81,8 +86,9 @@ def read(raw: object, limits: Limits) -> Sound:
     """Return a recording as mono samples at its own rate.
 
     Args:
-        raw: A path, the bytes of a file, (samples, rate) with samples (S,) or (S, channels), or the hub's structures
-            {"path", "bytes"} and {"array", "sampling_rate"} (array as (S,) or (channels, S)).
+        raw: The bytes of a file, the same in base64 or as a `data:` address, (samples, rate) with samples (S,) or
+            (S, channels), the hub's structures {"path", "bytes"} and {"array", "sampling_rate"} (array as (S,) or
+            (channels, S)), or (in Python alone) a `Path`. Text that is a path is never opened here.
         limits: What is refused.
 
     Raises:
@@ -111,12 +117,64 @@ def is_recording(raw: object) -> bool:
     if isinstance(raw, Mapping):
         return ("array" in raw and "sampling_rate" in raw) or is_recording(raw.get("bytes") or raw.get("path"))
     if isinstance(raw, str | Path):
-        return Path(raw).suffix.lower() in {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"}
+        return is_path(str(raw)) or (isinstance(raw, str) and raw.startswith("data:audio/"))
     if isinstance(raw, bytes | bytearray | memoryview):
         start = bytes(raw[:12])
         wave = start[:4] == b"RIFF" and start[8:12] == b"WAVE"
         return wave or start.startswith((b"fLaC", b"OggS", b"ID3")) or (start[:1] == b"\xff" and start[1:2] in b"\xfb\xf3\xf2")
     return isinstance(raw, tuple) and len(raw) == 2 and isinstance(raw[0], np.ndarray) and isinstance(raw[1], int)
+
+
+def is_path(raw: object) -> bool:
+    """Return whether a text is the path of a recording and not a recording in base64."""
+    return isinstance(raw, str) and len(raw) < _LONGEST_PATH and Path(raw).suffix.lower() in SUFFIXES
+
+
+def locate(path: str, folder: Path | None) -> str:
+    """Return the absolute path of a recording that data name.
+
+    Args:
+        path: As the data hold it.
+        folder: Where the data lie; None for data in memory, whose paths start where Python runs.
+
+    Raises:
+        ValueError: There is no such file, or a relative path leads out of the folder.
+    """
+    given = Path(path).expanduser()
+    root = (folder or Path()).resolve()
+    found = (given if given.is_absolute() else root / given).resolve()
+    if not given.is_absolute() and not found.is_relative_to(root):
+        raise RecordingError(f"the path of the recording leads out of the folder of the data: {path}")
+    if not found.is_file():
+        raise RecordingError(f"there is no file '{path}'" + ("" if given.is_absolute() else f" in {root}"))
+    return str(found)
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a recording's file.
+
+    Raises:
+        ValueError: It cannot be read, or is too large.
+    """
+    try:
+        size = path.stat().st_size
+        if size > LIMIT_BYTES:
+            raise RecordingError(f"the file has {size} bytes, at most {LIMIT_BYTES} are taken")
+        return path.read_bytes()
+    except OSError as error:
+        raise RecordingError(f"the file of the recording cannot be read: {error.strerror or error}") from None
+
+
+def as_text(raw: object) -> str:
+    """Return a recording as a `data:` address, which is text and JSON; samples as a WAV file."""
+    if isinstance(raw, str):
+        return raw
+    source = _source(raw)
+    if isinstance(source, tuple):
+        samples, rate = source
+        source = wav_bytes(samples.mean(axis=1), rate)
+    content = read_file(source) if isinstance(source, Path) else source
+    return f"{_ADDRESS};base64,{base64.b64encode(content).decode()}"
 
 
 def resampled(sound: Sound, rate: int) -> FloatArray:
@@ -157,11 +215,7 @@ def _source(raw: object) -> Path | bytes | tuple[FloatArray, int]:
         inside = raw.get("bytes")
         raw = raw.get("path") if inside is None else inside
     if isinstance(raw, str):
-        if not raw.strip():
-            raise RecordingError("there is no recording: the path is empty")
-        if "://" in raw:
-            raise RecordingError(f"a path is expected, got an address ({raw[:60]}); download it first")
-        raw = Path(raw)
+        return _from_text(raw)
     if isinstance(raw, Path):
         return raw
     if isinstance(raw, bytes | bytearray | memoryview):
@@ -174,6 +228,16 @@ def _source(raw: object) -> Path | bytes | tuple[FloatArray, int]:
     raise RecordingError(
         f"a recording is expected (path, bytes, or samples with their rate), got {type(raw).__name__} ({shown})"
     )
+
+
+def _from_text(text: str) -> bytes:
+    if is_path(text) or "://" in text[:40]:
+        raise RecordingError("a path or an address is not opened here: send the recording itself, its bytes in base64")
+    body = text.partition(",")[2] if text.startswith(_ADDRESS) else text
+    try:
+        return base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError):
+        raise RecordingError("the text is not a recording in base64") from None
 
 
 def _samples(array: Array, rate: object) -> tuple[FloatArray, int]:

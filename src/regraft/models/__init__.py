@@ -12,6 +12,8 @@ BASES: Registry[type[Base]] = Registry(
     "bases",
     {
         "minilm": "regraft.models.catalogue:MiniLM",
+        "whisper-tiny-en": "regraft.models.catalogue:WhisperTinyEn",
+        "ge2e": "regraft.models.catalogue:Ge2e",
         "hub": "regraft.models.hub:HubBase",
         "transformer": "regraft.models.scratch:TransformerBase",
         "lstm": "regraft.models.scratch:LstmBase",

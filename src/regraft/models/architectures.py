@@ -18,6 +18,9 @@ _PIXELS = ("pixel_values",)
 _T5_WORDS = ("shared", "encoder.embed_tokens")  # one table under two names
 _AUTO = "transformers:AutoModel"
 _PACKS = "regraft.models.packing:through_registry"
+_SOUNDS = "regraft.models.sound_networks"
+_WHISPER_FRONT = ("encoder.conv1", "encoder.conv2", "encoder.embed_positions")
+_WAVE_FRONT = ("feature_extractor", "feature_projection", "encoder.pos_conv_embed")
 _OURS = "regraft.models.scratch_networks:AutoModel"
 _OUR_PICTURES = "regraft.models.scratch_picture_networks:AutoModel"
 
@@ -39,6 +42,7 @@ class Architecture:
         reads: Registered name of the modality whose rows it takes.
         masked: Whether it takes the mask of its input positions and gives one vector for each of them. A body that is not makes
             of the one position of a row (a picture) as many of its own as it likes (the cells of a map, patches).
+        own_mask: Whether it takes the mask and says itself which of the positions that it makes are real (`body.own_mask`).
         width: Key of the configuration that says how wide the vectors are; of several widths the last counts.
         unused: Modules that come with the body and play no part in the vectors of positions.
     """
@@ -54,6 +58,7 @@ class Architecture:
     packing: str = ""
     reads: str = "text"
     masked: bool = True
+    own_mask: bool = False
     width: str = "hidden_size"
     unused: tuple[str, ...] = ("pooler",)
 
@@ -61,6 +66,12 @@ class Architecture:
 def _pictures(embeddings: str, layers: str, final: tuple[str, ...] = (), **more: Any) -> Architecture:
     """Return the line of a family that takes one picture a row and nothing else."""
     return Architecture((embeddings,), layers, final, inputs=_PIXELS, reads="image", masked=False, **more)
+
+
+def _sounds(name: str, layers: str, final: tuple[str, ...], *, front: tuple[str, ...]) -> Architecture:
+    """Return the line of a family that takes waves or frames and makes fewer positions of them."""
+    inputs = ("input_features", "input_values")
+    return Architecture(front, layers, final, model=f"{_SOUNDS}:{name}", inputs=inputs, reads="audio", own_mask=True)
 
 
 def _bert(inputs: tuple[str, ...] = _IDS, offset: int = 0, extra: tuple[str, ...] = (), packing: str = _PACKS) -> Architecture:
@@ -119,6 +130,12 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "regraft-mlp": _scratch(),
     "resnet": _pictures("embedder", "encoder.stages", width="hidden_sizes"),
     "vit": _pictures("embeddings", "layers", ("layernorm",), pooling="cls"),
+    "whisper": _sounds("WhisperSound", "encoder.layers", ("encoder.layer_norm",), front=_WHISPER_FRONT),
+    "wav2vec2": _sounds("Wav2Vec2Sound", "encoder.layers", ("encoder.layer_norm",), front=_WAVE_FRONT),
+    "hubert": _sounds("HubertSound", "encoder.layers", ("encoder.layer_norm",), front=_WAVE_FRONT),
+    "wavlm": _sounds("WavLMSound", "encoder.layers", ("encoder.layer_norm",), front=_WAVE_FRONT),
+    "audio-spectrogram-transformer": _sounds("AstSound", "layers", ("layernorm",), front=("embeddings",)),
+    "regraft-speaker": _sounds("SpeakerEncoder", "layers", ("projection",), front=()),
     "regraft-conv": _pictures("stem", "layers", width="hidden_sizes", model=_OUR_PICTURES),
 }
 

@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from sounds_real import recordings_of
 
 from regraft.errors import BaseError, OptionsError
 from regraft.modalities.audio import Audio, AudioOptions, read_preprocessor
 from regraft.modalities.recordings import Limits, read, resampled, wav_bytes
 from regraft.modalities.sound_features import FRONTS, front_of
+from sounds_real import recordings_of
 
 RNG = np.random.default_rng(3)
 WHISPER = {"feature_extractor_type": "WhisperFeatureExtractor"}
@@ -268,6 +268,35 @@ def test_examples_can_be_learnt_back():
     error = features[80:] @ weights - signal[80:]
     assert 1 - (error**2).mean() / signal[80:].var() > 0.7
     assert raws == audio.example(signal, seed=1)
+
+
+def test_paths_are_opened_in_the_users_own_data_alone(tmp_path):
+    path = tmp_path / "a.wav"
+    path.write_bytes(wav_bytes(noise(0.5), 16000))
+    for raw in ("a.wav", {"bytes": None, "path": "a.wav"}):
+        located = Audio.located(raw, tmp_path)
+        assert Audio.opened(located) == path.read_bytes()
+        assert "is not opened here" in Audio(AudioOptions(), WAVE).problem(located)
+    content = path.read_bytes()
+    for raw in (content, {"bytes": content, "path": "a.wav"}):
+        assert Audio.opened(Audio.located(raw, tmp_path)) == content
+    assert Audio.unreadable(content) == ""
+    assert Audio.unreadable(b"") == "there is no recording: 0 bytes"
+    found, wrong = Audio.brought(["a.wav", None, "b.wav"], tmp_path)
+    assert found[0] == content
+    assert wrong[2].startswith("there is no file 'b.wav' in ")
+
+
+def test_what_goes_into_golden_rows_is_small_and_can_be_answered():
+    audio = Audio(AudioOptions(), WHISPER)
+    quiet_then_loud = np.concatenate([np.zeros(32_000, np.float32), noise(1)])
+    text = audio.shortened((quiet_then_loud, 16000), 10_000)
+    assert len(text) < 14_000
+    assert not audio.problem(text)
+    assert read(text, Limits()).rate == 8000
+    small = wav_bytes(noise(0.1), 16000)
+    assert read(audio.shortened(small, 10_000), Limits()).rate == 16000
+    assert audio.as_json(small).startswith("data:;base64,")
 
 
 def test_it_recognises_recordings_only():

@@ -1,7 +1,9 @@
 """What is read as a recording, what is refused, and the text of every refusal."""
 
+import base64
 import io
 import wave
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,7 +57,8 @@ def test_all_kinds_of_raw_values_say_the_same(tmp_path):
     content = encoded(TONE, subtype="FLOAT")
     path = tmp_path / "tone.wav"
     path.write_bytes(content)
-    raws = [path, str(path), content, bytearray(content), {"bytes": content, "path": None}, {"bytes": None, "path": str(path)}]
+    text = base64.b64encode(content).decode()
+    raws = [path, text, f"data:audio/wav;base64,{text}", content, bytearray(content), {"bytes": content, "path": None}]
     raws += [(TONE, 8000), (TONE[:, None], np.int64(8000)), {"array": TONE, "sampling_rate": 8000, "path": "x"}]
     raws += [{"array": np.stack([TONE, TONE]), "sampling_rate": 8000.0}]
     for raw in raws:
@@ -80,6 +83,9 @@ def test_seven_channels_are_mixed_or_refused():
     assert problem((many, 8000), Limits(channels=2)) == "the recording has 7 channels, at most 2 are taken (max_channels)"
 
 
+NOT_OPENED = "a path or an address is not opened here: send the recording itself, its bytes in base64"
+
+
 def nan_at(position):
     broken = TONE.copy()
     broken[position] = np.nan
@@ -90,11 +96,14 @@ def nan_at(position):
     ("raw", "said"),
     [
         (None, "there is no recording"),
-        ("  ", "there is no recording: the path is empty"),
+        ("", "there is no recording: 0 bytes"),
         (b"", "there is no recording: 0 bytes"),
         (3.5, "a recording is expected (path, bytes, or samples with their rate), got float (3.5)"),
-        ("https://host/a.wav", "a path is expected, got an address (https://host/a.wav); download it first"),
-        ("nowhere.wav", "there is no file nowhere.wav"),
+        ("https://host/a", NOT_OPENED),
+        ("secret.wav", NOT_OPENED),
+        ({"bytes": None, "path": "/etc/secret.wav"}, NOT_OPENED),
+        ("hello", "the text is not a recording in base64"),
+        (Path("nowhere.wav"), "there is no file nowhere.wav"),
         (encoded(TONE[:0]), "the recording has 0 seconds"),
         ((TONE[:0], 8000), "the recording has 0 seconds"),
         ((nan_at(7), 8000), "sample 7 is not a number (NaN or infinite)"),
@@ -171,6 +180,35 @@ def test_what_looks_like_a_recording():
     no = ["a.png", b"\x89PNG", "hello", 1, None, {"bytes": None, "path": None}, (1, 2), {"a": 1}, b""]
     assert all(recordings.is_recording(raw) for raw in yes)
     assert not any(recordings.is_recording(raw) for raw in no)
+
+
+def test_paths_of_the_users_own_data_are_found_and_contained(tmp_path, monkeypatch):
+    inside, outside = tmp_path / "data" / "a.wav", tmp_path / "b.wav"
+    inside.parent.mkdir()
+    for path in (inside, outside):
+        path.write_bytes(encoded(TONE))
+    assert recordings.locate("a.wav", inside.parent) == str(inside)
+    assert recordings.locate(str(outside), inside.parent) == str(outside)
+    with pytest.raises(ValueError, match="the path of the recording leads out of the folder of the data: "):
+        recordings.locate("../b.wav", inside.parent)
+    with pytest.raises(ValueError, match=r"there is no file 'c\.wav' in "):
+        recordings.locate("c.wav", inside.parent)
+    assert recordings.read_file(inside) == encoded(TONE)
+    with pytest.raises(ValueError, match="the file of the recording cannot be read: "):
+        recordings.read_file(tmp_path / "none.wav")
+    monkeypatch.setattr(recordings, "LIMIT_BYTES", 100)
+    with pytest.raises(ValueError, match="bytes, at most 100 are taken"):
+        recordings.read_file(inside)
+
+
+def test_recordings_as_text_say_the_same(tmp_path):
+    content = encoded(TONE, subtype="FLOAT")
+    path = tmp_path / "a.wav"
+    path.write_bytes(content)
+    for raw in (content, path, {"bytes": content, "path": "a.wav"}):
+        np.testing.assert_array_equal(read(recordings.as_text(raw), ANY).wave_S, TONE)
+    np.testing.assert_allclose(read(recordings.as_text((TONE, 8000)), ANY).wave_S, TONE, atol=1e-4)
+    assert recordings.as_text("data:;base64,AA==") == "data:;base64,AA=="
 
 
 def test_an_error_of_reading_is_a_value_error():
