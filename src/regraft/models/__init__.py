@@ -21,6 +21,7 @@ BASES: Registry[type[Base]] = Registry(
         "cnn": "regraft.models.scratch:CnnBase",
         "mlp": "regraft.models.scratch:MlpBase",
         "conv": "regraft.models.scratch_pictures:ConvBase",
+        "sound-conv": "regraft.models.scratch_sounds:SoundConvBase",
     },
 )
 

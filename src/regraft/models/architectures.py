@@ -19,6 +19,7 @@ _T5_WORDS = ("shared", "encoder.embed_tokens")  # one table under two names
 _AUTO = "transformers:AutoModel"
 _PACKS = "regraft.models.packing:through_registry"
 _SOUNDS = "regraft.models.sound_networks"
+_OUR_SOUNDS = "regraft.models.scratch_sound_networks"
 _WHISPER_FRONT = ("encoder.conv1", "encoder.conv2", "encoder.embed_positions")
 _WAVE_FRONT = ("feature_extractor", "feature_projection", "encoder.pos_conv_embed")
 _OURS = "regraft.models.scratch_networks:AutoModel"
@@ -68,10 +69,10 @@ def _pictures(embeddings: str, layers: str, final: tuple[str, ...] = (), **more:
     return Architecture((embeddings,), layers, final, inputs=_PIXELS, reads="image", masked=False, **more)
 
 
-def _sounds(name: str, layers: str, final: tuple[str, ...], *, front: tuple[str, ...]) -> Architecture:
+def _sounds(name: str, layers: str, final: tuple[str, ...], *, front: tuple[str, ...], module: str = _SOUNDS) -> Architecture:
     """Return the line of a family that takes waves or frames and makes fewer positions of them."""
     inputs = ("input_features", "input_values")
-    return Architecture(front, layers, final, model=f"{_SOUNDS}:{name}", inputs=inputs, reads="audio", own_mask=True)
+    return Architecture(front, layers, final, model=f"{module}:{name}", inputs=inputs, reads="audio", own_mask=True)
 
 
 def _bert(inputs: tuple[str, ...] = _IDS, offset: int = 0, extra: tuple[str, ...] = (), packing: str = _PACKS) -> Architecture:
@@ -136,6 +137,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "wavlm": _sounds("WavLMSound", "encoder.layers", ("encoder.layer_norm",), front=_WAVE_FRONT),
     "audio-spectrogram-transformer": _sounds("AstSound", "layers", ("layernorm",), front=("embeddings",)),
     "regraft-speaker": _sounds("SpeakerEncoder", "layers", ("projection",), front=()),
+    "regraft-sound-conv": _sounds("AutoModel", "layers", ("norm",), front=("stem",), module=_OUR_SOUNDS),
     "regraft-conv": _pictures("stem", "layers", width="hidden_sizes", model=_OUR_PICTURES),
 }
 
