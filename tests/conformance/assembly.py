@@ -23,7 +23,7 @@ from regraft.training.options import TrainOptions
 from regraft.tuning import TUNINGS
 from regraft.types import Ledger
 
-TINY = {"width": 16, "heads": 2, "kernel": 3, "vocabulary_size": 300, "positions": 64, "dropout": 0.0}
+TINY = {"widths": [8, 8], "width": 16, "heads": 2, "kernel": 3, "vocabulary_size": 300, "positions": 64, "dropout": 0.0}
 
 
 def tiny_base(name: str, layers: int = 1) -> Any:

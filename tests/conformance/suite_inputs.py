@@ -69,7 +69,10 @@ def check_modality_pads_and_masks(name):
     raws, modality = rendered(name)
     encoded = modality.encode(raws)
     for rows in (encoded[:1], encoded[:3], encoded):
-        inputs, mask_BT = modality.collate(rows)
+        inputs, mask_BT = modality.pad(rows)
+        ready, mask_too_BT = modality.collate(rows)
+        assert np.array_equal(mask_BT, mask_too_BT)
+        assert {len(array) for array in ready.values()} == {len(rows)}, "the first axis of what a network takes is the row"
         assert mask_BT.dtype == bool
         assert mask_BT.sum(axis=1).tolist() == [row.length for row in rows]
         for key, array in inputs.items():

@@ -14,6 +14,7 @@ BASES: Registry[type[Base]] = Registry(
         "minilm": "regraft.models.catalogue:MiniLM",
         "whisper-tiny-en": "regraft.models.catalogue:WhisperTinyEn",
         "ge2e": "regraft.models.catalogue:Ge2e",
+        "efficientnet-lite0": "regraft.models.catalogue:EfficientNetLite0",
         "hub": "regraft.models.hub:HubBase",
         "transformer": "regraft.models.scratch:TransformerBase",
         "lstm": "regraft.models.scratch:LstmBase",
@@ -33,6 +34,8 @@ POOLINGS: "Registry[type[Pooling]]" = Registry(
         "last": "regraft.models.pooling:LastPooling",
         "attention": "regraft.models.pooling:AttentionPooling",
         "hub-head": "regraft.models.pooling_hub:HubHeadPooling",
+        "mean-norm": "regraft.models.pooling_norm:MeanNormPooling",
+        "cls-norm": "regraft.models.pooling_norm:ClsNormPooling",
     },
 )
 

@@ -5,7 +5,7 @@ Torch-free: a base can say what it is before anything heavy is imported. Paths o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,8 +44,10 @@ class Architecture:
         masked: Whether it takes the mask of its input positions and gives one vector for each of them. A body that is not makes
             of the one position of a row (a picture) as many of its own as it likes (the cells of a map, patches).
         own_mask: Whether it takes the mask and says itself which of the positions that it makes are real (`body.own_mask`).
-        width: Key of the configuration that says how wide the vectors are; of several widths the last counts.
+        width: Key of the configuration that says how wide the vectors are (of several widths the last counts), or what works it
+            out of the configuration.
         unused: Modules that come with the body and play no part in the vectors of positions.
+        norm: The one of them that is a norm over pooled vectors.
     """
 
     embeddings: tuple[str, ...]
@@ -60,13 +62,40 @@ class Architecture:
     reads: str = "text"
     masked: bool = True
     own_mask: bool = False
-    width: str = "hidden_size"
+    width: str | Callable[[Any], int] = "hidden_size"
     unused: tuple[str, ...] = ("pooler",)
+    norm: str = ""
 
 
-def _pictures(embeddings: str, layers: str, final: tuple[str, ...] = (), **more: Any) -> Architecture:
+def _pictures(embeddings: str | tuple[str, ...], layers: str, final: tuple[str, ...] = (), **more: Any) -> Architecture:
     """Return the line of a family that takes one picture a row and nothing else."""
-    return Architecture((embeddings,), layers, final, inputs=_PIXELS, reads="image", masked=False, **more)
+    before = (embeddings,) if isinstance(embeddings, str) else embeddings
+    return Architecture(before, layers, final, inputs=_PIXELS, reads="image", masked=False, **more)
+
+
+def _convnext() -> Architecture:
+    stages, norm = "encoder.stages", "layernorm"
+    return _pictures("embeddings", stages, pooling="mean-norm", width="hidden_sizes", unused=(norm,), norm=norm)
+
+
+def _vit(layers: str = "layers", pooling: str = "cls") -> Architecture:
+    return _pictures("embeddings", layers, ("layernorm",), pooling=pooling)
+
+
+def _divisible(value: float, by: int, least: int) -> int:
+    """Return the nearest multiple that is not below nine tenths of a value (Sandler et al. 2018, arXiv:1801.04381, code)."""
+    near = max(least, int(value + by / 2) // by * by)
+    return near + by if near < 0.9 * value else near
+
+
+def _mobilenet_v1_width(config: Any) -> int:
+    return max(int(1024 * config.depth_multiplier), int(config.min_depth))
+
+
+def _mobilenet_v2_width(config: Any) -> int:
+    if config.finegrained_output and config.depth_multiplier < 1.0:
+        return 1280
+    return _divisible(round(1280 * config.depth_multiplier), config.depth_divisible_by, config.min_depth)
 
 
 def _sounds(name: str, layers: str, final: tuple[str, ...], *, front: tuple[str, ...], module: str = _SOUNDS) -> Architecture:
@@ -130,7 +159,6 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "regraft-cnn": _scratch(),
     "regraft-mlp": _scratch(),
     "resnet": _pictures("embedder", "encoder.stages", width="hidden_sizes"),
-    "vit": _pictures("embeddings", "layers", ("layernorm",), pooling="cls"),
     "whisper": _sounds("WhisperSound", "encoder.layers", ("encoder.layer_norm",), front=_WHISPER_FRONT),
     "wav2vec2": _sounds("Wav2Vec2Sound", "encoder.layers", ("encoder.layer_norm",), front=_WAVE_FRONT),
     "hubert": _sounds("HubertSound", "encoder.layers", ("encoder.layer_norm",), front=_WAVE_FRONT),
@@ -138,6 +166,23 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "audio-spectrogram-transformer": _sounds("AstSound", "layers", ("layernorm",), front=("embeddings",)),
     "regraft-speaker": _sounds("SpeakerEncoder", "layers", ("projection",), front=()),
     "regraft-sound-conv": _sounds("AutoModel", "layers", ("norm",), front=("stem",), module=_OUR_SOUNDS),
+    "convnext": _convnext(),
+    "convnextv2": _convnext(),
+    "vit": _vit(),
+    "deit": _vit(),
+    "dinov2": _vit("encoder.layer"),
+    "beit": _pictures("embeddings", "layers", pooling="mean"),
+    "swin": _vit("encoder.layers", "mean"),
+    "efficientnet": _pictures("embeddings", "encoder.blocks", ("encoder.top_conv", "encoder.top_bn"), width="hidden_dim"),
+    "mobilenet_v1": _pictures("conv_stem", "layer", width=_mobilenet_v1_width),
+    "mobilenet_v2": _pictures("conv_stem", "layer", ("conv_1x1",), width=_mobilenet_v2_width),
+    "clip_vision_model": _pictures(
+        ("embeddings", "pre_layrnorm"), "encoder.layers", pooling="cls-norm", unused=("post_layernorm",), norm="post_layernorm"
+    ),
+    "siglip_vision_model": _pictures("embeddings", "encoder.layers", ("post_layernorm",), unused=("head",)),
+    "regraft-efficientnet-lite": _pictures(
+        "stem", "blocks", ("head",), unused=("classifier",), model="regraft.models.efficientnet_lite:AutoModel"
+    ),
     "regraft-conv": _pictures("stem", "layers", width="hidden_sizes", model=_OUR_PICTURES),
 }
 
@@ -174,7 +219,8 @@ def width_of(config: Any) -> int:
     Args:
         config: The hub's configuration object of a known architecture.
     """
-    said = getattr(config, ARCHITECTURES[config.model_type].width)
+    width = ARCHITECTURES[config.model_type].width
+    said = width(config) if callable(width) else getattr(config, width)
     return int(said[-1] if isinstance(said, list | tuple) else said)
 
 

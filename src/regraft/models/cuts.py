@@ -100,7 +100,7 @@ class CutBackbone(Backbone):
         hidden_BTD = inputs[HIDDEN]
         if not self.architecture.masked:
             with _entering(hidden_BTD.squeeze(1)):
-                return run_padded(self.body, self.architecture, _nothing(self, len(hidden_BTD)), mask_BT)
+                return run_padded(self.body, self.architecture, _nothing(self, hidden_BTD), mask_BT)
         ids = {"input_ids": torch.zeros(mask_BT.shape, dtype=torch.long, device=mask_BT.device)}
         if self.shapes.kind == "fixed":
             return in_fixed_blocks(self._padded, {**ids, HIDDEN: hidden_BTD}, mask_BT, self.shapes.length)
@@ -115,10 +115,9 @@ class CutBackbone(Backbone):
             return run_padded(self.body, self.architecture, inputs, mask_BT)
 
 
-def _nothing(backbone: Backbone, rows: int) -> dict[str, torch.Tensor]:
+def _nothing(backbone: Backbone, hidden: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return what stands for pictures that nothing looks at any more."""
-    weight = next(backbone.parameters())
-    return {name: weight.new_zeros((rows, _channels(backbone), 1, 1)) for name in backbone.architecture.inputs}
+    return {name: hidden.new_zeros((len(hidden), _channels(backbone), 1, 1)) for name in backbone.architecture.inputs}
 
 
 def _given() -> torch.Tensor:

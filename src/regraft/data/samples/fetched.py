@@ -83,7 +83,7 @@ class Fetched:
 
     def _archive(self, stage: Path) -> Path:
         named = os.environ.get("REGRAFT_WHEELS")
-        for folder in filter(None, (named and Path(named).expanduser(), cache_folder() / "wheels")):
+        for folder in ([Path(named).expanduser()] if named else []) + [cache_folder() / "wheels"]:
             if (folder / self.archive).is_file():
                 return folder / self.archive
         client = stage / "fetched"
