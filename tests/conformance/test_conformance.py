@@ -9,7 +9,7 @@ import suite_tasks
 from assembly import pretrained_bases, scratch_bases
 
 from regraft.modalities import MODALITIES
-from regraft.models import POOLINGS
+from regraft.models import BASES, POOLINGS
 from regraft.objectives import OBJECTIVES
 from regraft.tasks import TASKS
 from regraft.training import OPTIMIZERS, SCHEDULES
@@ -72,7 +72,13 @@ def test_poolings(name, check):
     check(name)
 
 
-BASES_TO_TEST = [*scratch_bases(), *(pytest.param(name, marks=pytest.mark.base) for name in pretrained_bases())]
+def _marks(name):
+    """Windows of half a minute take minutes on one core."""
+    heavy = BASES.get(name).modality_name == "audio"
+    return [pytest.mark.base, *([pytest.mark.slow] if heavy else [])]
+
+
+BASES_TO_TEST = [*scratch_bases(), *(pytest.param(name, marks=_marks(name)) for name in pretrained_bases())]
 
 
 @pytest.fixture

@@ -99,7 +99,7 @@ def arrays_of(batch: Batch) -> dict[str, Array]:
 
 def token_tables(graph: Graph) -> set[str]:
     """Return the names of the tables that a row of data touches only a part of."""
-    if not graph.masked:
+    if not graph.masked or graph.net.backbone.architecture.own_mask:
         return set()
     table = graph.net.backbone.body.get_input_embeddings().weight
     return {name for name, tensor in graph.named_parameters(remove_duplicate=False) if tensor is table}

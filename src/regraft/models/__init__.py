@@ -12,6 +12,8 @@ BASES: Registry[type[Base]] = Registry(
     "bases",
     {
         "minilm": "regraft.models.catalogue:MiniLM",
+        "whisper-tiny-en": "regraft.models.catalogue:WhisperTinyEn",
+        "ge2e": "regraft.models.catalogue:Ge2e",
         "efficientnet-lite0": "regraft.models.catalogue:EfficientNetLite0",
         "hub": "regraft.models.hub:HubBase",
         "transformer": "regraft.models.scratch:TransformerBase",
@@ -20,6 +22,7 @@ BASES: Registry[type[Base]] = Registry(
         "cnn": "regraft.models.scratch:CnnBase",
         "mlp": "regraft.models.scratch:MlpBase",
         "conv": "regraft.models.scratch_pictures:ConvBase",
+        "sound-conv": "regraft.models.scratch_sounds:SoundConvBase",
     },
 )
 

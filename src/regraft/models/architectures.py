@@ -18,6 +18,10 @@ _PIXELS = ("pixel_values",)
 _T5_WORDS = ("shared", "encoder.embed_tokens")  # one table under two names
 _AUTO = "transformers:AutoModel"
 _PACKS = "regraft.models.packing:through_registry"
+_SOUNDS = "regraft.models.sound_networks"
+_OUR_SOUNDS = "regraft.models.scratch_sound_networks"
+_WHISPER_FRONT = ("encoder.conv1", "encoder.conv2", "encoder.embed_positions")
+_WAVE_FRONT = ("feature_extractor", "feature_projection", "encoder.pos_conv_embed")
 _OURS = "regraft.models.scratch_networks:AutoModel"
 _OUR_PICTURES = "regraft.models.scratch_picture_networks:AutoModel"
 
@@ -39,6 +43,7 @@ class Architecture:
         reads: Registered name of the modality whose rows it takes.
         masked: Whether it takes the mask of its input positions and gives one vector for each of them. A body that is not makes
             of the one position of a row (a picture) as many of its own as it likes (the cells of a map, patches).
+        own_mask: Whether it takes the mask and says itself which of the positions that it makes are real (`body.own_mask`).
         width: Key of the configuration that says how wide the vectors are (of several widths the last counts), or what works it
             out of the configuration.
         unused: Modules that come with the body and play no part in the vectors of positions.
@@ -56,6 +61,7 @@ class Architecture:
     packing: str = ""
     reads: str = "text"
     masked: bool = True
+    own_mask: bool = False
     width: str | Callable[[Any], int] = "hidden_size"
     unused: tuple[str, ...] = ("pooler",)
     norm: str = ""
@@ -90,6 +96,12 @@ def _mobilenet_v2_width(config: Any) -> int:
     if config.finegrained_output and config.depth_multiplier < 1.0:
         return 1280
     return _divisible(round(1280 * config.depth_multiplier), config.depth_divisible_by, config.min_depth)
+
+
+def _sounds(name: str, layers: str, final: tuple[str, ...], *, front: tuple[str, ...], module: str = _SOUNDS) -> Architecture:
+    """Return the line of a family that takes waves or frames and makes fewer positions of them."""
+    inputs = ("input_features", "input_values")
+    return Architecture(front, layers, final, model=f"{module}:{name}", inputs=inputs, reads="audio", own_mask=True)
 
 
 def _bert(inputs: tuple[str, ...] = _IDS, offset: int = 0, extra: tuple[str, ...] = (), packing: str = _PACKS) -> Architecture:
@@ -147,6 +159,13 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "regraft-cnn": _scratch(),
     "regraft-mlp": _scratch(),
     "resnet": _pictures("embedder", "encoder.stages", width="hidden_sizes"),
+    "whisper": _sounds("WhisperSound", "encoder.layers", ("encoder.layer_norm",), front=_WHISPER_FRONT),
+    "wav2vec2": _sounds("Wav2Vec2Sound", "encoder.layers", ("encoder.layer_norm",), front=_WAVE_FRONT),
+    "hubert": _sounds("HubertSound", "encoder.layers", ("encoder.layer_norm",), front=_WAVE_FRONT),
+    "wavlm": _sounds("WavLMSound", "encoder.layers", ("encoder.layer_norm",), front=_WAVE_FRONT),
+    "audio-spectrogram-transformer": _sounds("AstSound", "layers", ("layernorm",), front=("embeddings",)),
+    "regraft-speaker": _sounds("SpeakerEncoder", "layers", ("projection",), front=()),
+    "regraft-sound-conv": _sounds("AutoModel", "layers", ("norm",), front=("stem",), module=_OUR_SOUNDS),
     "convnext": _convnext(),
     "convnextv2": _convnext(),
     "vit": _vit(),

@@ -22,7 +22,7 @@ from regraft.models.architectures import ARCHITECTURES, Architecture, architectu
 from regraft.models.blocks import Blocks, find_blocks
 from regraft.models.folder_check import CONFIG_FILE, check_folder
 from regraft.models.layout import layout_of
-from regraft.models.packing import Packing, in_fixed_blocks, packing_of, run_packed, run_padded
+from regraft.models.packing import Packing, in_fixed_blocks, lengthened, packing_of, run_packed, run_padded
 from regraft.options import JSON
 from regraft.types import Features
 
@@ -110,8 +110,15 @@ class Backbone(nn.Module):
         Returns:
             Features with the mask of their own positions, which need not be those of the inputs.
         """
+        if self.architecture.own_mask and self.shapes.kind == "fixed":
+            # What comes out depends on how many positions went in: they are filled up before, not block by block.
+            more = max(0, (self.shapes.length or 0) - mask_BT.shape[1])
+            inputs = {name: lengthened(values, more) for name, values in inputs.items()}
+            mask_BT = lengthened(mask_BT, more)
         sequence_BTD = self.sequence(inputs, mask_BT)
-        if not self.architecture.masked:
+        if self.architecture.own_mask:
+            mask_BT = self.body.own_mask(mask_BT)
+        elif not self.architecture.masked:
             mask_BT = mask_BT[:, :1].expand(sequence_BTD.shape[:2])
         return Features(sequence_BTD=sequence_BTD, mask_BT=mask_BT, pooled_BD=self._pooled(sequence_BTD, mask_BT))
 

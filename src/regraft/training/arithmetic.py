@@ -123,7 +123,8 @@ def _parts(net: Headed, learning: Set[str]) -> list[Part] | str:
     backbone: Any = net.backbone
     config = getattr(getattr(backbone, "body", None), "config", None)
     heads, layers = getattr(config, "num_attention_heads", None), getattr(config, "num_hidden_layers", None)
-    if not getattr(getattr(backbone, "architecture", None), "masked", True):
+    architecture = getattr(backbone, "architecture", None)
+    if not getattr(architecture, "masked", True) or getattr(architecture, "own_mask", False):
         return "the base makes positions of its own of a row, its operations are not counted"
     if not hasattr(backbone, "blocks") or not isinstance(heads, int):
         return "the base is not a transformer, its operations a token are not known"

