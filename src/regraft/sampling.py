@@ -58,7 +58,7 @@ def choose_rows(predictor: Predictor, wanted: ExportOptions, stages: Stages, *, 
     if wanted.rows is not None:
         drawn = _sample(predictor, wanted, stages, calibration)
         taken = _for_calibration(len(drawn), calibration, wanted)
-        kept = drawn[taken:]
+        kept = drawn[taken:][: wanted.sample]
         told = f"{len(golden)} golden rows and {len(kept)} rows of {Path(str(wanted.rows)).name}"
         return ChosenRows(
             rows=[*golden, *(raw for raw, _ in kept)],

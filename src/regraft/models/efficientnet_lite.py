@@ -98,7 +98,7 @@ class Block(nn.Module):
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """Return the next map."""
-        y_BCHW = x_BCHW if self.expand is None else F.relu6(self.expand(x_BCHW))
+        y_BCHW: torch.Tensor = x_BCHW if self.expand is None else F.relu6(self.expand(x_BCHW))
         y_BCHW = self.project(F.relu6(self.depthwise(y_BCHW)))
         return x_BCHW + y_BCHW if self.adds else y_BCHW
 
