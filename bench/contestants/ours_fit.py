@@ -57,7 +57,7 @@ def fit(
         asked["machine"] = {"threads": 1, "precision": precision, "cache": {"folder": cache}}
         with watch("open and read"), with_threads(1):
             wanted, stages = build(FitOptions, asked), Stages(listen)
-            opened = fitting.open_base(wanted, stages)
+            opened, wanted = fitting.open_base(wanted, stages)
             dataset = fitting.read(train, wanted, stages)
         with watch("tokenise"), with_threads(1):
             plan = fitting.plan(train, dataset, opened, wanted, stages)
