@@ -132,7 +132,7 @@ def _rows(predictor: Predictor, wanted: ExportOptions, stages: Stages) -> tuple[
         return golden + found, f"{len(golden)} golden rows and {len(found)} rows of {Path(str(wanted.rows)).name}"
     signal_NS = np.random.default_rng(wanted.seed).random((_MADE_UP, 4))
     modality = predictor.modality
-    made = [modality.as_json(raw) for raw in type(modality).example(signal_NS, wanted.seed) if not modality.problem(raw)]
+    made = [modality.as_json(raw) for raw in modality.made_up(signal_NS, wanted.seed) if not modality.problem(raw)]
     return golden + made, f"{len(golden)} golden rows and {len(made)} made-up ones; --rows DATA takes real rows"
 
 

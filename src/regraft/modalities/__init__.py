@@ -4,7 +4,12 @@ from regraft.modalities.modality import Modality
 from regraft.registry import Registry
 
 MODALITIES: Registry[type[Modality]] = Registry(
-    "modalities", {"text": "regraft.modalities.text:Text", "image": "regraft.modalities.image:Image"}
+    "modalities",
+    {
+        "text": "regraft.modalities.text:Text",
+        "image": "regraft.modalities.image:Image",
+        "series": "regraft.modalities.series:Series",
+    },
 )
 
 __all__ = ["MODALITIES", "Modality"]

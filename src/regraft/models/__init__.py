@@ -19,6 +19,7 @@ BASES: Registry[type[Base]] = Registry(
         "cnn": "regraft.models.scratch:CnnBase",
         "mlp": "regraft.models.scratch:MlpBase",
         "conv": "regraft.models.scratch_pictures:ConvBase",
+        "series": "regraft.models.scratch_series:SeriesBase",
     },
 )
 

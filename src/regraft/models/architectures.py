@@ -20,6 +20,8 @@ _AUTO = "transformers:AutoModel"
 _PACKS = "regraft.models.packing:through_registry"
 _OURS = "regraft.models.scratch_networks:AutoModel"
 _OUR_PICTURES = "regraft.models.scratch_picture_networks:AutoModel"
+_OUR_SERIES = "regraft.models.scratch_series_networks:AutoModel"
+_VALUES = ("values",)
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "regraft-mlp": _scratch(),
     "resnet": _pictures("embedder", "encoder.stages", width="hidden_sizes"),
     "vit": _pictures("embeddings", "layers", ("layernorm",), pooling="cls"),
+    "regraft-series": Architecture(
+        ("embeddings",), "layers", ("norm",), inputs=_VALUES, reads="series", unused=(), model=_OUR_SERIES
+    ),
     "regraft-conv": _pictures("stem", "layers", width="hidden_sizes", model=_OUR_PICTURES),
 }
 

@@ -33,6 +33,9 @@ from regraft.models.view import view, with_children
 HIDDEN = "hidden"
 """Name of the input that the upper half takes in the place of tokens (B, T, D)."""
 
+STAND_IN = "stand_in"
+"""Method of a body that is fed with something else than tokens or pictures: mask (B, T) -> inputs without meaning."""
+
 _PROBE = 5
 _SIDE = 64
 _Kind = Callable[[Any], Any]  # from a module class to another
@@ -97,8 +100,8 @@ class CutBackbone(Backbone):
         hidden_BTD = inputs[HIDDEN]
         if not self.architecture.masked:
             with _entering(hidden_BTD.squeeze(1)):
-                return run_padded(self.body, self.architecture, _nothing(self, len(hidden_BTD)), mask_BT)
-        ids = {"input_ids": torch.zeros(mask_BT.shape, dtype=torch.long, device=mask_BT.device)}
+                return run_padded(self.body, self.architecture, _nothing(self, mask_BT), mask_BT)
+        ids = _nothing(self, mask_BT)
         if self.shapes.kind == "fixed":
             return in_fixed_blocks(self._padded, {**ids, HIDDEN: hidden_BTD}, mask_BT, self.shapes.length)
         layout = layout_of(mask_BT) if self.packing.adapt and self.shapes.kind == "packed" else None
@@ -112,10 +115,15 @@ class CutBackbone(Backbone):
             return run_padded(self.body, self.architecture, inputs, mask_BT)
 
 
-def _nothing(backbone: Backbone, rows: int) -> dict[str, torch.Tensor]:
-    """Return what stands for pictures that nothing looks at any more."""
+def _nothing(backbone: Backbone, mask_BT: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return what stands for tokens, pictures or whatever else nothing looks at any more."""
+    stand_in: Callable[[torch.Tensor], dict[str, torch.Tensor]] | None = getattr(backbone.body, STAND_IN, None)
+    if stand_in is not None:
+        return stand_in(mask_BT)
+    if backbone.architecture.masked:
+        return {"input_ids": torch.zeros(mask_BT.shape, dtype=torch.long, device=mask_BT.device)}
     weight = next(backbone.parameters())
-    return {name: weight.new_zeros((rows, _channels(backbone), 1, 1)) for name in backbone.architecture.inputs}
+    return {name: weight.new_zeros((len(mask_BT), _channels(backbone), 1, 1)) for name in backbone.architecture.inputs}
 
 
 def _given() -> torch.Tensor:
@@ -307,8 +315,12 @@ def _is_whole(backbone: Backbone, made: Halves) -> bool:
 def _probe(backbone: Backbone, lengths: tuple[int, ...]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     device = next(backbone.parameters()).device
     if not backbone.architecture.masked:
-        return _pictures(backbone, len(lengths)), torch.ones((len(lengths), 1), dtype=torch.bool, device=device)
+        lengths = (1,) * len(lengths)
     mask_BT = torch.arange(max(lengths), device=device) < torch.tensor(lengths, device=device)[:, None]
+    if hasattr(backbone.body, STAND_IN):
+        return _nothing(backbone, mask_BT), mask_BT
+    if not backbone.architecture.masked:
+        return _pictures(backbone, len(lengths)), mask_BT
     last = int(backbone.body.config.vocab_size) - 1
     ids_BT = (torch.arange(mask_BT.numel(), device=device) % max(1, last - 3) + 3).clamp(max=last).view(mask_BT.shape)
     return {"input_ids": ids_BT, "token_type_ids": torch.zeros_like(ids_BT)}, mask_BT
