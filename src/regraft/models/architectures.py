@@ -65,6 +65,14 @@ def _pictures(embeddings: str, layers: str, final: tuple[str, ...] = (), **more:
     return Architecture((embeddings,), layers, final, inputs=_PIXELS, reads="image", masked=False, **more)
 
 
+def _windows(name: str, embeddings: tuple[str, ...], layers: str) -> Architecture:
+    """Return the line of a family that takes one window of series a row."""
+    model = f"regraft.models.series_networks:{name}"
+    return Architecture(
+        embeddings, layers, inputs=_VALUES, reads="series", masked=False, width="d_model", unused=(), model=model
+    )
+
+
 def _bert(inputs: tuple[str, ...] = _IDS, offset: int = 0, extra: tuple[str, ...] = (), packing: str = _PACKS) -> Architecture:
     embeddings = ("embeddings", *extra)
     return Architecture(embeddings, "encoder.layer", pooling="cls", inputs=inputs, position_offset=offset, packing=packing)
@@ -121,6 +129,10 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "regraft-mlp": _scratch(),
     "resnet": _pictures("embedder", "encoder.stages", width="hidden_sizes"),
     "vit": _pictures("embeddings", "layers", ("layernorm",), pooling="cls"),
+    "patchtst": _windows("PatchTSTModel", ("encoder.embedder", "encoder.positional_encoder"), "encoder.layers"),
+    "patchtsmixer": _windows(
+        "PatchTSMixerModel", ("encoder.patcher", "encoder.positional_encoder"), "encoder.mlp_mixer_encoder.mixers"
+    ),
     "regraft-series": Architecture(
         ("embeddings",), "layers", ("norm",), inputs=_VALUES, reads="series", unused=(), model=_OUR_SERIES
     ),

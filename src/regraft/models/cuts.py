@@ -219,10 +219,12 @@ def _giving(size: int) -> _Kind:
 
 @functools.cache
 def _entered(cls: type[nn.Module]) -> type[nn.Module]:
-    """Return a layer class that takes what the cut was given, whatever comes from below."""
+    """Return a layer class that takes what the cut was given, whatever comes from below; some families give it by name."""
 
-    def forward(self: nn.Module, _: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        return cls.forward(self, _given(), *args, **kwargs)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if args:
+            return cls.forward(self, _given(), *args[1:], **kwargs)
+        return cls.forward(self, **{**kwargs, next(iter(kwargs)): _given()})
 
     return type(f"Entered{cls.__name__}", (cls,), {"forward": forward})
 
@@ -231,8 +233,8 @@ def _entered(cls: type[nn.Module]) -> type[nn.Module]:
 def _stopping(cls: type[nn.Module]) -> type[nn.Module]:
     """Return a layer class in front of which the lower half ends."""
 
-    def forward(_: nn.Module, hidden: torch.Tensor, *__: Any, **___: Any) -> Any:
-        raise _ReachedError(hidden)
+    def forward(_: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        raise _ReachedError(args[0] if args else next(iter(kwargs.values())))
 
     return type(f"Stopping{cls.__name__}", (cls,), {"forward": forward})
 
