@@ -186,7 +186,7 @@ class MlpStyle(Style):
     @staticmethod
     def layer(config: SeriesConfig, place: int) -> nn.Module:
         """Return one layer."""
-        return BagLayer(config)  # type: ignore[arg-type]
+        return BagLayer(config)
 
 
 class CnnStyle(Style):
@@ -204,7 +204,7 @@ class LstmStyle(Style):
     @staticmethod
     def layer(config: SeriesConfig, place: int) -> nn.Module:
         """Return one layer."""
-        return RecurrentLayer(config, nn.LSTM)  # type: ignore[arg-type]
+        return RecurrentLayer(config, nn.LSTM)
 
 
 class GruStyle(Style):
@@ -213,7 +213,7 @@ class GruStyle(Style):
     @staticmethod
     def layer(config: SeriesConfig, place: int) -> nn.Module:
         """Return one layer."""
-        return RecurrentLayer(config, nn.GRU)  # type: ignore[arg-type]
+        return RecurrentLayer(config, nn.GRU)
 
 
 class TransformerStyle(Style):
