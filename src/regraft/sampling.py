@@ -72,7 +72,7 @@ def choose_rows(predictor: Predictor, wanted: ExportOptions, stages: Stages, *, 
         raise UsageError(Problem(what=what, fix=fix))
     signal_NS = np.random.default_rng(wanted.seed).random((_MADE_UP, 4))
     modality = predictor.modality
-    made = [modality.as_json(raw) for raw in type(modality).example(signal_NS, wanted.seed) if not modality.problem(raw)]
+    made = [modality.as_json(raw) for raw in modality.made_up(signal_NS, wanted.seed) if not modality.problem(raw)]
     told = f"{len(golden)} golden rows and {len(made)} made-up ones; --rows DATA takes real rows"
     return ChosenRows(rows=golden + made, truth=(), calibration=(), told=told)
 

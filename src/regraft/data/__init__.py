@@ -17,6 +17,7 @@ READERS: "Registry[type[Reader]]" = Registry(
         "jsonl": "regraft.data.read_jsonl:JsonLinesReader",
         "parquet": "regraft.data.read_parquet:ParquetReader",
         "arrow": "regraft.data.read_arrow:ArrowReader",
+        "ts": "regraft.data.read_ts:TsReader",
     },
     aliases={"json-lines": "jsonl", "ndjson": "jsonl", "feather": "arrow", "ipc": "arrow"},
 )

@@ -37,6 +37,7 @@ MASK = "attention_mask"
 OUTPUT = "logits"
 BATCH, LENGTH = "batch", "length"
 _PLAIN_ATTENTION = "eager"
+_TOKENS = "input_ids"
 _LONGEST_TRIED = 512
 _SIGNAL = np.linspace(0.05, 0.95, 12).reshape(3, 4)
 
@@ -99,7 +100,7 @@ def arrays_of(batch: Batch) -> dict[str, Array]:
 
 def token_tables(graph: Graph) -> set[str]:
     """Return the names of the tables that a row of data touches only a part of."""
-    if not graph.masked or graph.net.backbone.architecture.own_mask:
+    if _TOKENS not in graph.inputs:
         return set()
     table = graph.net.backbone.body.get_input_embeddings().weight
     return {name for name, tensor in graph.named_parameters(remove_duplicate=False) if tensor is table}
@@ -152,7 +153,7 @@ def example_batch(modality: Modality) -> Batch:
 
 
 def _example(modality: Modality) -> tuple[dict[str, Array], Array]:
-    raws = [raw for raw in type(modality).example(_SIGNAL, 0) if not modality.problem(raw)]
+    raws = [raw for raw in modality.made_up(_SIGNAL, 0) if not modality.problem(raw)]
     return modality.pad(modality.encode(raws, spans=False))
 
 

@@ -84,7 +84,7 @@ class MlflowExporter(Exporter):
 def _inputs(source: Source) -> list[dict[str, JSON]]:
     """Return the columns that a row must have, as MLflow describes them."""
     entry = source.manifest.inputs[0]
-    raw = source.modality.as_json(type(source.modality).example(np.full((1, 4), 0.5), 0)[0])
+    raw = source.modality.as_json(source.modality.made_up(np.full((1, 4), 0.5), 0)[0])
     return [{"type": _type(raw), "name": entry.column, "required": True}]
 
 

@@ -9,6 +9,7 @@ MODALITIES: Registry[type[Modality]] = Registry(
         "text": "regraft.modalities.text:Text",
         "image": "regraft.modalities.image:Image",
         "audio": "regraft.modalities.audio:Audio",
+        "series": "regraft.modalities.series:Series",
     },
 )
 

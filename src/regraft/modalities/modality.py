@@ -175,6 +175,10 @@ class Modality(ABC):
             seed: For whatever else a raw value needs (noise, length).
         """
 
+    def made_up(self, signal_NS: FloatArray, seed: int) -> list[Any]:
+        """Render numbers as `example` does, as raw values that this very modality takes, whatever it has learnt."""
+        return type(self).example(signal_NS, seed)
+
 
 def padded(
     flat: Mapping[str, Array], starts_B: Array, lengths_B: Array, padding: Mapping[str, float]

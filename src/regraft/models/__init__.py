@@ -23,6 +23,7 @@ BASES: Registry[type[Base]] = Registry(
         "mlp": "regraft.models.scratch:MlpBase",
         "conv": "regraft.models.scratch_pictures:ConvBase",
         "sound-conv": "regraft.models.scratch_sounds:SoundConvBase",
+        "series": "regraft.models.scratch_series:SeriesBase",
     },
 )
 

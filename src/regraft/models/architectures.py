@@ -24,6 +24,8 @@ _WHISPER_FRONT = ("encoder.conv1", "encoder.conv2", "encoder.embed_positions")
 _WAVE_FRONT = ("feature_extractor", "feature_projection", "encoder.pos_conv_embed")
 _OURS = "regraft.models.scratch_networks:AutoModel"
 _OUR_PICTURES = "regraft.models.scratch_picture_networks:AutoModel"
+_OUR_SERIES = "regraft.models.scratch_series_networks:AutoModel"
+_VALUES = ("values",)
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,14 @@ def _sounds(name: str, layers: str, final: tuple[str, ...], *, front: tuple[str,
     return Architecture(front, layers, final, model=f"{module}:{name}", inputs=inputs, reads="audio", own_mask=True)
 
 
+def _windows(name: str, embeddings: tuple[str, ...], layers: str) -> Architecture:
+    """Return the line of a family that takes one window of series a row."""
+    model = f"regraft.models.series_networks:{name}"
+    return Architecture(
+        embeddings, layers, inputs=_VALUES, reads="series", masked=False, width="d_model", unused=(), model=model
+    )
+
+
 def _bert(inputs: tuple[str, ...] = _IDS, offset: int = 0, extra: tuple[str, ...] = (), packing: str = _PACKS) -> Architecture:
     embeddings = ("embeddings", *extra)
     return Architecture(embeddings, "encoder.layer", pooling="cls", inputs=inputs, position_offset=offset, packing=packing)
@@ -182,6 +192,13 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "siglip_vision_model": _pictures("embeddings", "encoder.layers", ("post_layernorm",), unused=("head",)),
     "regraft-efficientnet-lite": _pictures(
         "stem", "blocks", ("head",), unused=("classifier",), model="regraft.models.efficientnet_lite:AutoModel"
+    ),
+    "patchtst": _windows("PatchTSTModel", ("encoder.embedder", "encoder.positional_encoder"), "encoder.layers"),
+    "patchtsmixer": _windows(
+        "PatchTSMixerModel", ("encoder.patcher", "encoder.positional_encoder"), "encoder.mlp_mixer_encoder.mixers"
+    ),
+    "regraft-series": Architecture(
+        ("embeddings",), "layers", ("norm",), inputs=_VALUES, reads="series", unused=(), model=_OUR_SERIES
     ),
     "regraft-conv": _pictures("stem", "layers", width="hidden_sizes", model=_OUR_PICTURES),
 }

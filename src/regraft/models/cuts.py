@@ -33,6 +33,9 @@ from regraft.models.view import view, with_children
 HIDDEN = "hidden"
 """Name of the input that the upper half takes in the place of tokens (B, T, D)."""
 
+STAND_IN = "stand_in"
+"""Method of a body that is fed with something else than tokens or pictures: mask (B, T) -> inputs without meaning."""
+
 _PROBE = 5
 _SIDE = 64
 _Kind = Callable[[Any], Any]  # from a module class to another
@@ -100,8 +103,8 @@ class CutBackbone(Backbone):
         hidden_BTD = inputs[HIDDEN]
         if not self.architecture.masked:
             with _entering(hidden_BTD.squeeze(1)):
-                return run_padded(self.body, self.architecture, _nothing(self, hidden_BTD), mask_BT)
-        ids = {"input_ids": torch.zeros(mask_BT.shape, dtype=torch.long, device=mask_BT.device)}
+                return run_padded(self.body, self.architecture, _nothing(self, mask_BT), mask_BT)
+        ids = _nothing(self, mask_BT)
         if self.shapes.kind == "fixed":
             return in_fixed_blocks(self._padded, {**ids, HIDDEN: hidden_BTD}, mask_BT, self.shapes.length)
         layout = layout_of(mask_BT) if self.packing.adapt and self.shapes.kind == "packed" else None
@@ -115,9 +118,15 @@ class CutBackbone(Backbone):
             return run_padded(self.body, self.architecture, inputs, mask_BT)
 
 
-def _nothing(backbone: Backbone, hidden: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return what stands for pictures that nothing looks at any more."""
-    return {name: hidden.new_zeros((len(hidden), _channels(backbone), 1, 1)) for name in backbone.architecture.inputs}
+def _nothing(backbone: Backbone, mask_BT: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return what stands for tokens, pictures or whatever else nothing looks at any more."""
+    stand_in: Callable[[torch.Tensor], dict[str, torch.Tensor]] | None = getattr(backbone.body, STAND_IN, None)
+    if stand_in is not None:
+        return stand_in(mask_BT)
+    if backbone.architecture.masked:
+        return {"input_ids": torch.zeros(mask_BT.shape, dtype=torch.long, device=mask_BT.device)}
+    weight = next(backbone.parameters())
+    return {name: weight.new_zeros((len(mask_BT), _channels(backbone), 1, 1)) for name in backbone.architecture.inputs}
 
 
 def _given() -> torch.Tensor:
@@ -213,10 +222,12 @@ def _giving(size: int) -> _Kind:
 
 @functools.cache
 def _entered(cls: type[nn.Module]) -> type[nn.Module]:
-    """Return a layer class that takes what the cut was given, whatever comes from below."""
+    """Return a layer class that takes what the cut was given, whatever comes from below; some families give it by name."""
 
-    def forward(self: nn.Module, _: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        return cls.forward(self, _given(), *args, **kwargs)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if args:
+            return cls.forward(self, _given(), *args[1:], **kwargs)
+        return cls.forward(self, **{**kwargs, next(iter(kwargs)): _given()})
 
     return type(f"Entered{cls.__name__}", (cls,), {"forward": forward})
 
@@ -225,8 +236,8 @@ def _entered(cls: type[nn.Module]) -> type[nn.Module]:
 def _stopping(cls: type[nn.Module]) -> type[nn.Module]:
     """Return a layer class in front of which the lower half ends."""
 
-    def forward(_: nn.Module, hidden: torch.Tensor, *__: Any, **___: Any) -> Any:
-        raise _ReachedError(hidden)
+    def forward(_: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        raise _ReachedError(args[0] if args else next(iter(kwargs.values())))
 
     return type(f"Stopping{cls.__name__}", (cls,), {"forward": forward})
 
@@ -309,8 +320,12 @@ def _is_whole(backbone: Backbone, made: Halves) -> bool:
 def _probe(backbone: Backbone, lengths: tuple[int, ...]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     device = next(backbone.parameters()).device
     if not backbone.architecture.masked:
-        return _pictures(backbone, len(lengths)), torch.ones((len(lengths), 1), dtype=torch.bool, device=device)
+        lengths = (1,) * len(lengths)
     mask_BT = torch.arange(max(lengths), device=device) < torch.tensor(lengths, device=device)[:, None]
+    if hasattr(backbone.body, STAND_IN):
+        return _nothing(backbone, mask_BT), mask_BT
+    if not backbone.architecture.masked:
+        return _pictures(backbone, len(lengths)), mask_BT
     last = int(backbone.body.config.vocab_size) - 1
     ids_BT = (torch.arange(mask_BT.numel(), device=device) % max(1, last - 3) + 3).clamp(max=last).view(mask_BT.shape)
     return {"input_ids": ids_BT, "token_type_ids": torch.zeros_like(ids_BT)}, mask_BT

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from regraft.errors import BaseError, OptionsError, Problem
 from regraft.modalities.audio import Audio, AudioOptions, read_preprocessor
 from regraft.modalities.image import PROCESSOR_FILE, Image, ImageOptions, read_processor
+from regraft.modalities.series import Series, SeriesOptions, State
 from regraft.modalities.text import TOKENIZER_FILE, Text, read_companions, read_tokenizer
 from regraft.modalities.voice_activity import VoiceActivity
 from regraft.models.architectures import ARCHITECTURES, position_limit
@@ -129,7 +130,27 @@ def _audio(folder: Path, config: Mapping[str, JSON], options: Mapping[str, JSON]
     return made
 
 
-_PROCESSORS = {Image.name: _image, Audio.name: _audio}
+def _series(folder: Path, config: Mapping[str, JSON], options: Mapping[str, JSON]) -> Modality:
+    """Return how series are prepared for windows of the folder's own length; its network scales them itself."""
+    wanted = build(SeriesOptions, {"scaling": "none", "truncation_side": "left", **options}, owner=Series.name)
+    from regraft.models.backbones import make_config
+
+    whole = make_config(config, str(folder / "config.json"))  # what the hub leaves out of the file has its value there
+    window, channels = int(whole.context_length), int(whole.num_input_channels)
+    bad = {"mask": wanted.mask is False, "scaling": wanted.scaling == "train"}
+    problems = [
+        Problem(
+            what=f"the base cannot be used with this option of series: {name}", where=f"modality.{name}", fix="leave it out"
+        )
+        for name, is_bad in bad.items()
+        if is_bad
+    ]
+    if problems:
+        raise OptionsError(problems)
+    return Series(wanted, State(channels=channels, mask=True), window=window)
+
+
+_PROCESSORS = {Image.name: _image, Audio.name: _audio, Series.name: _series}
 _FIXED = {"patch_size"}  # positions of patches were learnt for one size
 
 

@@ -103,7 +103,7 @@ class HubBase(FolderBase):
             modality=self.modality_name,
             what="a Hugging Face folder"
             if local
-            else "any encoder of text, pictures or sound on the hub, or any local Hugging Face folder",
+            else "any encoder of text, pictures, sound or series on the hub, or any local Hugging Face folder",
             parameters=0,
             size_bytes=_size_bytes(self._local()),
             licence="unknown",

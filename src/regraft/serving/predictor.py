@@ -225,7 +225,7 @@ class Predictor:
     def example(self) -> Prediction:
         """Return the answer to an example of the modality: shows which names and types answers have."""
         if self._example is None:
-            raw = type(self.modality).example(np.full((1, 4), 0.5), seed=0)
+            raw = self.modality.made_up(np.full((1, 4), 0.5), seed=0)
             self._example = self.predict(raw)[0]
         return self._example
 

@@ -1,0 +1,134 @@
+"""The base `series`: an untrained network for series by options; channels and scale are learnt from the training rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from regraft.errors import OptionsError, Problem
+from regraft.modalities.series import Series, SeriesOptions, learnt
+from regraft.models.base import Base, BaseCard
+from regraft.models.scratch import Dropout, PoolingName, Width
+from regraft.options import JSON, build, options, to_json
+
+if TYPE_CHECKING:
+    from regraft.modalities.modality import Modality
+    from regraft.models.backbones import Backbone
+
+_WHAT = "MLP, dilated convolutions, LSTM, GRU or a transformer of patches over series, untrained"
+
+
+@options
+class ScratchSeriesOptions:
+    """Sizes of an untrained network for series."""
+
+    style: Literal["mlp", "cnn", "lstm", "gru", "transformer"] = "cnn"
+    """How a layer is built."""
+
+    width: Width = 64
+    """Width of the vectors; an even number."""
+
+    layers: Annotated[int, Field(ge=1, le=12)] = 3
+    """Number of layers."""
+
+    kernel: Annotated[int, Field(ge=1, le=101)] = 7
+    """Steps that a convolution covers; an odd number. From layer to layer the gaps between them double."""
+
+    heads: Annotated[int, Field(ge=1, le=64)] = 4
+    """Attention heads of a transformer; must divide the width."""
+
+    patch: Annotated[int, Field(ge=1, le=1024)] = 8
+    """Steps that a transformer takes together."""
+
+    dropout: Dropout = 0.1
+    """Share of values dropped inside the network in training."""
+
+    pooling: PoolingName = "mean"
+    """Registered name of the pooling over the steps."""
+
+
+class SeriesBase(Base):
+    """A network for series, untrained: MLP, dilated convolutions, LSTM, GRU or a transformer of patches."""
+
+    Options: ClassVar[type[Any]] = ScratchSeriesOptions
+    modality_name = "series"
+    pretrained = False
+    model_type: ClassVar[str] = "regraft-series"
+
+    def card(self) -> BaseCard:
+        """Describe the base without importing anything heavy."""
+        return BaseCard(
+            name=self.name,
+            modality=self.modality_name,
+            what=_WHAT,
+            parameters=0,
+            size_bytes=0,
+            licence="Apache-2.0",
+            source="made here from options",
+            fetched=True,
+        )
+
+    def fetch(self, say: Callable[[str], None] = lambda _: None) -> None:
+        """Check the options against each other; there is nothing to fetch.
+
+        Raises:
+            OptionsError: The kernel is even, or the heads do not divide the width.
+        """
+        sizes, problems = self.options, []
+        if sizes.kernel % 2 == 0:
+            problems.append(_misfit("kernel", sizes.kernel, "an odd number"))
+        if sizes.width % sizes.heads:
+            problems.append(_misfit("heads", sizes.heads, f"a divisor of the width {sizes.width}"))
+        if problems:
+            raise OptionsError(problems)
+
+    def modality(self, options: Mapping[str, JSON], raws: Callable[[], Iterator[Sequence[Any]]]) -> Modality:
+        """Return preprocessing with the channels, the distance of times and the scale of the training rows."""
+        wanted = build(SeriesOptions, options, owner=Series.name)
+        return Series(wanted, learnt(wanted, raws()))
+
+    def backbone(self, modality: Modality, seed: int) -> Backbone:
+        """Return the network with weights drawn from `seed`; torch's own generator is left as it was."""
+        import torch
+
+        from regraft.models.architectures import ARCHITECTURES
+        from regraft.models.backbones import Backbone, Body, PoolingChoice, make_config
+
+        if not isinstance(modality, Series):
+            raise TypeError(f"'{self.name}' reads series, not {type(modality).__name__}")
+        self.fetch()
+        config = make_config(self.config(modality), self.name)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            from transformers import AutoModel
+
+            model = AutoModel.from_config(config)
+        body = Body(model, ARCHITECTURES[self.model_type])
+        return Backbone(body, PoolingChoice(self.options.pooling, "chosen by option", seed))
+
+    def config(self, modality: Series) -> dict[str, JSON]:
+        """Return the hub's configuration as JSON."""
+        sizes = self.options
+        return {
+            "model_type": self.model_type,
+            "num_channels": modality.channels,
+            "hidden_size": sizes.width,
+            "num_hidden_layers": sizes.layers,
+            "num_attention_heads": sizes.heads,
+            "style": sizes.style,
+            "kernel_size": sizes.kernel,
+            "patch_size": sizes.patch,
+            "num_patches": -(-modality.longest // sizes.patch),
+            "hidden_dropout_prob": sizes.dropout,
+        }
+
+    def origin(self) -> dict[str, JSON]:
+        """Return what the manifest records."""
+        return {"name": self.name, "source": "from scratch", "options": to_json(self.options), "licence": "Apache-2.0"}
+
+
+def _misfit(name: str, value: int, expected: str) -> Problem:
+    what = f"the option '{name}' has a value it cannot take"
+    return Problem(what=what, where=f"base.{name}", got=str(value), expected=expected, fix=f"change '{name}'")
