@@ -122,7 +122,7 @@ def test_a_base_that_does_not_read_the_column_names_those_that_do(tmp_path: Path
     with pytest.raises(OptionsError) as caught:
         rg.fit(rows, target="label", image="picture", base="mlp", out=tmp_path / "model")
     assert "the base 'mlp' reads text, not image" in str(caught.value)
-    assert "--base conv" in str(caught.value)
+    assert "--base efficientnet-lite0 or conv" in str(caught.value)
 
 
 @pytest.mark.parametrize("tuning", [pytest.param("head", marks=pytest.mark.slow), {"name": "top-k", "layers": 1}])

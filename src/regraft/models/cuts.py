@@ -103,8 +103,8 @@ class CutBackbone(Backbone):
         hidden_BTD = inputs[HIDDEN]
         if not self.architecture.masked:
             with _entering(hidden_BTD.squeeze(1)):
-                return run_padded(self.body, self.architecture, _nothing(self, mask_BT), mask_BT)
-        ids = _nothing(self, mask_BT)
+                return run_padded(self.body, self.architecture, _nothing(self, mask_BT, hidden_BTD.dtype), mask_BT)
+        ids = _nothing(self, mask_BT, hidden_BTD.dtype)
         if self.shapes.kind == "fixed":
             return in_fixed_blocks(self._padded, {**ids, HIDDEN: hidden_BTD}, mask_BT, self.shapes.length)
         layout = layout_of(mask_BT) if self.packing.adapt and self.shapes.kind == "packed" else None
@@ -118,15 +118,15 @@ class CutBackbone(Backbone):
             return run_padded(self.body, self.architecture, inputs, mask_BT)
 
 
-def _nothing(backbone: Backbone, mask_BT: torch.Tensor) -> dict[str, torch.Tensor]:
+def _nothing(backbone: Backbone, mask_BT: torch.Tensor, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
     """Return what stands for tokens, pictures or whatever else nothing looks at any more."""
     stand_in: Callable[[torch.Tensor], dict[str, torch.Tensor]] | None = getattr(backbone.body, STAND_IN, None)
     if stand_in is not None:
         return stand_in(mask_BT)
     if backbone.architecture.masked:
         return {"input_ids": torch.zeros(mask_BT.shape, dtype=torch.long, device=mask_BT.device)}
-    weight = next(backbone.parameters())
-    return {name: weight.new_zeros((len(mask_BT), _channels(backbone), 1, 1)) for name in backbone.architecture.inputs}
+    shape = (len(mask_BT), _channels(backbone), 1, 1)
+    return {name: mask_BT.new_zeros(shape, dtype=dtype) for name in backbone.architecture.inputs}
 
 
 def _given() -> torch.Tensor:

@@ -40,7 +40,11 @@ def make(name):
 
 
 def test_every_pooling_is_tried():
-    assert set(REFERENCES) | {"hub-head"} == set(POOLINGS), "the hub's own is tried family by family in test_models_hub_head.py"
+    elsewhere = {
+        "hub-head": "test_models_hub_head.py",
+        **dict.fromkeys(("cls-norm", "mean-norm"), "test_models_picture_families.py"),
+    }
+    assert {*REFERENCES, *elsewhere} == set(POOLINGS), "those with weights of the hub's own are tried family by family"
 
 
 @pytest.mark.parametrize("side", MASKS)

@@ -164,7 +164,7 @@ def test_an_adapter_beside_the_weights_would_be_laid_over_them(tmp_path):
     [
         ({}, "the configuration does not say what architecture it is for"),
         ({"model_type": 3}, "model_type = 3"),
-        ({"model_type": "berrt"}, "the architecture 'berrt' cannot be used as a text encoder here"),
+        ({"model_type": "berrt"}, "the architecture 'berrt' cannot be used as an encoder here"),
     ],
 )
 def test_unknown_architectures(tmp_path, config, text):

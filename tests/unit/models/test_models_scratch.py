@@ -42,8 +42,9 @@ def run(backbone, modality, texts):
 
 
 def test_every_base_of_the_table_is_tried_somewhere():
-    assert {*NAMES, "minilm", "hub"} == set(BASES)
-    assert {name for name in BASES if not BASES.get(name).pretrained} == set(NAMES)
+    of_text = {name for name in BASES if BASES.get(name).modality_name == "text"}
+    assert of_text == {*NAMES, "minilm", "hub"}, "those of other modalities are tried in files of their own"
+    assert {name for name in of_text if not BASES.get(name).pretrained} == set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
