@@ -73,6 +73,16 @@ def test_elsewhere_the_last_bits_may_move_but_no_more():
         replay(Oracle(shift=1e-4, environment="elsewhere"), goldens)
 
 
+def test_where_precision_was_reduced_they_may_move_as_far_as_that_moved_them():
+    goldens = replace(record(Oracle(), ROWS), tolerance=0.01)
+    again = Goldens.from_json(json.loads(json.dumps(goldens.to_json())))
+    assert again.tolerance == 0.01
+    assert "tolerance" not in record(Oracle(), ROWS).to_json()
+    assert 1e-5 < replay(Oracle(shift=1e-3, environment="elsewhere"), again).worst < 0.01
+    with pytest.raises(GateError, match=r"at most 0\.01 in another environment"):
+        replay(Oracle(shift=0.5, environment="elsewhere"), again)
+
+
 def test_the_worst_row_is_the_one_shown():
     class Worse(Oracle):
         def answers(self, rows, *, batch_size=32):

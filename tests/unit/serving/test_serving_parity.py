@@ -448,3 +448,23 @@ def test_anything_but_a_clear_yes_is_a_no(code: int, out: str, err: str, told: s
         said_by(done(code, out, err), Path("export"), "looks")
     assert told in str(caught.value)
     assert "the fresh process that looks died" in str(caught.value)
+
+
+@pytest.mark.parametrize(("lost", "passes"), [(2, True), (10, False)])
+def test_of_reduced_precision_as_many_answers_must_be_right_as_the_interval_allows(lost: int, passes: bool):
+    """Of 2,000 right answers the interval (Wilson, 95 %) begins at 2000 / (2000 + 1.96^2): 99.81 %; both agree in 99 of 100."""
+    logits = np.random.default_rng(2).normal(scale=3.0, size=(2000, 3))
+    expected = answers(logits)
+    expected = dataclasses.replace(expected, truth=expected.values)
+    moved = logits.copy()
+    moved[:lost] = np.roll(moved[:lost], 1, axis=1)
+    if passes:
+        right = difference(expected, answers(moved), REDUCED)["right"]
+        assert (right["rows"], right["source"], right["export"]) == (2000, 2000, 1998)
+        assert right["interval"] == pytest.approx([2000 / (2000 + 1.959964**2), 1.0], abs=1e-6)
+    else:
+        text = refusal(expected, answers(moved), REDUCED)
+        assert "only 1,990 are answered rightly, 2,000 before" in text
+        assert "at least 99.81%, the low end of the source's interval" in text
+        assert "row 1" in text
+    assert "right" not in difference(answers(logits), answers(logits), REDUCED), "where no answer is known nothing is said"
