@@ -115,7 +115,7 @@ def _recognise(source: RowSource, target: str, recognisers: Mapping[str, Recogni
     kinds = " or ".join(recognisers) or "input"
     flags = " or ".join(f"--{kind} COLUMN" for kind in dict.fromkeys([kind for _, kind in hits] or recognisers))
     shown = [name for name, _ in hits] or list(values)
-    what = f"several columns could be the {kinds} column" if hits else f"no column looks like a {kinds} column"
+    what = f"several columns could be the {kinds} column" if hits else f"no column looks like {_article(kinds)} {kinds} column"
     got = "\n       ".join(
         f"'{name}' ({_looks(values[name])}), such as {_example(values[name])}" for name in dict.fromkeys(shown)
     )
@@ -124,6 +124,10 @@ def _recognise(source: RowSource, target: str, recognisers: Mapping[str, Recogni
             what=what, where=source.name, got=got or f"no column beside '{target}'", fix=f"name it with {flags or 'an option'}"
         )
     )
+
+
+def _article(noun: str) -> str:
+    return "an" if noun[0] in "aeiou" else "a"
 
 
 def _looks(values: Sequence[Any]) -> str:
