@@ -20,6 +20,7 @@ from typing import Any, cast
 import torch
 from torch.nn import functional as F
 
+from regraft.models.attention_rows import Places, attend_with_dropout, places
 from regraft.models.dropout import dropout as drop
 from regraft.models.layout import Bucket, Layout
 
@@ -75,18 +76,32 @@ class RowMask:
 
     def __init__(self, function: Callable[..., torch.Tensor]) -> None:
         self.function = function
-        self.found: dict[int, Seen] = {}
+        self.found: dict[tuple[int, int], Seen] = {}
+        self.laid_out: dict[int, Places] = {}
 
     def of(self, bucket: Bucket, device: torch.device) -> Seen:
         """Return which positions of a bucket see each other."""
-        if bucket.start not in self.found:
-            self.found[bucket.start] = self._evaluate(bucket, device)
-        return self.found[bucket.start]
+        key = (bucket.start, bucket.longest)
+        if key not in self.found:
+            self.found[key] = self._evaluate(bucket, device)
+        return self.found[key]
+
+    def places(self, layout: Layout, heads: int) -> Places:
+        """Return where the positions of all heads lie for `attend_with_dropout`, made once for all layers."""
+        if heads not in self.laid_out:
+            added = [self._added(bucket, layout.index_N.device) for bucket in layout.aligned]
+            self.laid_out[heads] = places(layout.aligned, added, heads)
+        return self.laid_out[heads]
+
+    def _added(self, bucket: Bucket, device: torch.device) -> torch.Tensor | None:
+        seen = self.of(bucket, device)
+        allowed = below(bucket.longest, device) if seen.causal else seen.mask
+        return None if allowed is None else torch.zeros(allowed.shape, device=device).masked_fill_(~allowed, float("-inf"))
 
     def _evaluate(self, bucket: Bucket, device: torch.device) -> Seen:
         # The hub's functions look at places in the whole packed row; inside one of our rows only their difference counts, so
         # the last row of a bucket, its longest, speaks for all.
-        places_L = torch.arange(bucket.stop - bucket.longest, bucket.stop, device=device)
+        places_L = torch.arange(bucket.stop - bucket.last, bucket.stop, device=device)
         zero = torch.zeros((), dtype=torch.long, device=device)
         seen_LL = self.function(zero, zero, places_L[:, None], places_L[None, :])
         if seen_LL.ndim < 2 or bool(seen_LL.all()):
@@ -95,6 +110,8 @@ class RowMask:
             return Seen(causal=True)  # also where rows are padded: what comes after a position is never seen
         if bucket.mask_RL is None:
             return Seen(seen_LL, plain=False)
+        more = bucket.longest - bucket.last
+        seen_LL = F.pad(seen_LL, (0, more, 0, more))
         # A padded place must see something, or its softmax is not a number and the gradients of all others with it.
         itself_LL = torch.eye(bucket.longest, dtype=torch.bool, device=device)
         return Seen((seen_LL & bucket.mask_RL[:, None, None, :]) | itself_LL, plain=False)
@@ -145,8 +162,7 @@ def attention(
     widest = attention_mask.of(layout.buckets[-1], query.device)
     if widest.plain and not dropout and _has_varlen(query):
         return varlen(heads, layout, causal=widest.causal).unsqueeze(0), None
-    parts = [in_bucket(heads, bucket, attention_mask.of(bucket, query.device), dropout) for bucket in layout.buckets]
-    return (parts[0] if len(parts) == 1 else torch.cat(parts)).unsqueeze(0), None
+    return in_rows(heads, layout, attention_mask, dropout).unsqueeze(0), None
 
 
 @dataclass(frozen=True)
@@ -166,21 +182,50 @@ class Heads:
     scaling: float | None = None
 
 
-def in_bucket(heads: Heads, bucket: Bucket, seen: Seen, dropout: float = 0.0, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """Return attention inside the rows of a bucket (positions of the bucket, H, D).
+def in_rows(
+    heads: Heads, layout: Layout, mask: RowMask, dropout: float = 0.0, bias_1HLL: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return attention inside the rows of a layout (N, H, D).
 
     Args:
         heads: Of all positions.
-        bucket: Which of them, and how they become rows.
-        seen: Which positions see each other.
+        layout: Which of them are rows, and how they become buckets.
+        mask: Which positions see each other.
         dropout: Share of attention weights dropped.
-        bias: Added to the products, broadcast to (R, H, L, L).
+        bias_1HLL: Added to the products of the longest row; shorter ones take its first positions.
     """
-    of_bucket = (tensor[bucket.start : bucket.stop] for tensor in (heads.q_NHD, heads.k_NHD, heads.v_NHD))
-    q, k, v = (_rows(part, bucket).transpose(1, 2) for part in of_bucket)
+    tensors = (heads.q_NHD, heads.k_NHD, heads.v_NHD)
+    if dropout and bias_1HLL is None and _by_hand(*tensors):
+        scaling = heads.q_NHD.shape[-1] ** -0.5 if heads.scaling is None else heads.scaling
+        return attend_with_dropout(tensors, mask.places(layout, heads.q_NHD.shape[1]), scaling, dropout)
+    seen = [mask.of(bucket, heads.q_NHD.device) for bucket in layout.buckets]
+    # Cut once: the gradient of a slice by itself is a tensor as large as what it was cut from.
+    sizes = [bucket.stop - bucket.start for bucket in layout.buckets]
+    parts = []
+    cut = zip(*(torch.split(tensor, sizes) for tensor in tensors), strict=True)
+    for bucket, one, (q, k, v) in zip(layout.buckets, seen, cut, strict=True):
+        bias = None if bias_1HLL is None else bias_1HLL[:, :, : bucket.longest, : bucket.longest]
+        parts.append(_in_bucket(Heads(q, k, v, heads.scaling), bucket, one, dropout, bias))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _by_hand(*tensors: torch.Tensor) -> bool:
+    return not torch.is_autocast_enabled("cpu") and all(
+        tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors
+    )
+
+
+def below(longest: int, device: torch.device) -> torch.Tensor:
+    """Return True where a position sees itself and those before it (L, L)."""
+    return torch.ones((longest, longest), dtype=torch.bool, device=device).tril()
+
+
+def _in_bucket(heads: Heads, bucket: Bucket, seen: Seen, dropout: float, bias: torch.Tensor | None) -> torch.Tensor:
+    """Return attention inside the rows of a bucket (positions of the bucket, H, D); `heads` are those of its positions."""
+    q, k, v = (_rows(part, bucket).transpose(1, 2) for part in (heads.q_NHD, heads.k_NHD, heads.v_NHD))
     allowed, causal = seen.mask, seen.causal
     if causal and (dropout or bias is not None):
-        allowed, causal = torch.ones((bucket.longest, bucket.longest), dtype=torch.bool, device=q.device).tril(), False
+        allowed, causal = below(bucket.longest, q.device), False
     if bias is not None:
         allowed = bias if allowed is None else bias.masked_fill(~allowed, float("-inf"))
     if dropout:

@@ -43,13 +43,28 @@ def dropout(x: torch.Tensor, p: float) -> torch.Tensor:
         return x
     if x.device.type != "cpu" or not x.is_floating_point() or not _FINEST <= p <= 1.0 - _FINEST:
         return F.dropout(x, p, training=True)
-    dropped = round(p * _LEVELS)
-    scale = _LEVELS / (_LEVELS - dropped)
-    # In place on whole numbers and with a cast after it: a comparison that makes booleans takes five times as long.
-    kept = _draws(x.numel()).ge_(dropped - _LEVELS // 2).view(x.shape).to(x.dtype)
+    drawn, scale = draws(x.numel(), p)
+    kept = drawn.view(x.shape).to(x.dtype)
     if x.element_size() < 4:
         return x * kept * scale  # a scale that is itself rounded to 8 or 11 bits would shift the mean
     return x * kept.mul_(scale)
+
+
+def draws(n: int, p: float) -> tuple[torch.Tensor, float]:
+    """Return what dropout keeps of n numbers, and the factor that keeps their mean.
+
+    Args:
+        n: How many.
+        p: Probability of a zero, in [0, 1]; rounded to 65,536ths as in `dropout`.
+
+    Returns:
+        0 or 1 for each (n,), int16, and the factor.
+    """
+    if not _FINEST <= p <= 1.0 - _FINEST:
+        return torch.empty(n).bernoulli_(1.0 - p).to(torch.int16), 1.0 / (1.0 - p) if p < 1.0 else 0.0
+    dropped = round(p * _LEVELS)
+    # In place on whole numbers: a comparison that makes booleans takes five times as long.
+    return _uniform(n).ge_(dropped - _LEVELS // 2), _LEVELS / (_LEVELS - dropped)
 
 
 class FastDropout(nn.Module):
@@ -92,7 +107,7 @@ def fast_dropouts(net: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-def _draws(n: int) -> torch.Tensor:
+def _uniform(n: int) -> torch.Tensor:
     """Return n independent numbers, uniform over all of int16."""
     whole = torch.empty((n + 3) // 4, dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None)
     return whole.view(torch.int16)[:n]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from regraft.models.attention import NAME, Heads, RowMask, current_layout, in_bucket
+from regraft.models.attention import NAME, Heads, RowMask, current_layout, in_rows
 from regraft.models.view import view, with_children
 
 
@@ -55,15 +55,6 @@ class _PackedAttention(nn.Module):
         shape = (-1, attention.num_attention_heads, attention.attention_head_size)
         heads = Heads(*(linear(hidden_1ND[0]).view(shape) for linear in (attention.q, attention.k, attention.v)))
         dropout = attention.dropout.p if attention.training else 0.0
-        parts = [
-            in_bucket(
-                heads,
-                bucket,
-                attention_mask.of(bucket, hidden_1ND.device),
-                dropout,
-                position_bias_1HLL[:, :, : bucket.longest, : bucket.longest],
-            )
-            for bucket in layout.buckets
-        ]
-        out: torch.Tensor = attention.o(torch.cat(parts).flatten(1)).unsqueeze(0)
+        found = in_rows(heads, layout, attention_mask, dropout, position_bias_1HLL)
+        out: torch.Tensor = attention.o(found.flatten(1)).unsqueeze(0)
         return (out,)

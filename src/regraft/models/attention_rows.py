@@ -1,0 +1,143 @@
+"""Attention inside rows that lie end to end while a network learns with dropout: one node for autograd, gradients by hand.
+
+Composed of torch's own operations, every bucket of rows is a chain of twenty nodes, each of which costs as much as the numbers
+of a short row, and the gradient of each slice is a tensor as large as the whole batch. Here all positions of all heads are laid
+out for all buckets by one lookup, and put back by another.
+
+Shapes: N real positions of all rows, M places of all buckets (some padded), R rows of a bucket, L its places a row, H heads, D
+width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from regraft.models.dropout import draws
+from regraft.models.layout import Bucket
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where every position of every head lies when the rows of all buckets are laid out head by head.
+
+    Args:
+        source: The position and head (position * H + head) at each place (M * H,); where there is padding, the first.
+        back: The place of each position and head (N * H,).
+        padding: The places where there is padding.
+        sizes: Places of each bucket, all heads.
+        shapes: Of each bucket: R * H and L.
+        added: What is added to the products of each bucket, broadcast to (R, H, L, L): 0 where a query sees a key, minus
+            infinity where it does not; nothing where each sees all.
+        heads: H.
+    """
+
+    source: torch.Tensor
+    back: torch.Tensor
+    padding: torch.Tensor
+    sizes: list[int]
+    shapes: list[tuple[int, int]]
+    added: list[torch.Tensor | None]
+    heads: int
+
+
+def places(buckets: Sequence[Bucket], added: list[torch.Tensor | None], heads: int) -> Places:
+    """Return where positions lie.
+
+    Args:
+        buckets: Which positions are rows; together all of them, in order.
+        added: As in `Places`.
+        heads: H.
+    """
+    back, base, sizes = [], 0, []
+    head_H = torch.arange(heads)
+    for bucket in buckets:
+        index = torch.arange(bucket.rows * bucket.longest) if bucket.index is None else bucket.index
+        row, place = index // bucket.longest, index % bucket.longest
+        back.append(base + (row[:, None] * heads + head_H) * bucket.longest + place[:, None])
+        sizes.append(bucket.rows * heads * bucket.longest)
+        base += sizes[-1]
+    back_NH = torch.cat(back).flatten()
+    source = torch.full((base,), -1).index_copy_(0, back_NH, torch.arange(len(back_NH)))
+    padding = (source < 0).nonzero().flatten()
+    shapes = [(bucket.rows * heads, bucket.longest) for bucket in buckets]
+    return Places(source.clamp_(min=0), back_NH, padding, sizes, shapes, added, heads)
+
+
+def attend_with_dropout(
+    tensors: tuple[torch.Tensor, torch.Tensor, torch.Tensor], where: Places, scaling: float, dropout: float
+) -> torch.Tensor:
+    """Return dropout(softmax(q k' scaling)) v, rows kept apart (N, H, D).
+
+    Vaswani et al. 2017, arXiv:1706.03762, equation 1. Differentiable once.
+
+    Args:
+        tensors: Queries, keys and values (N, H, D), float32 on a CPU.
+        where: Of the rows.
+        scaling: Factor of the products.
+        dropout: Share of the weights dropped.
+    """
+    out: torch.Tensor = _Attend.apply(*tensors, where, (scaling, dropout))  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Attend(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, where: Places, how: tuple[float, float]
+    ) -> torch.Tensor:
+        scaling, dropout = how
+        laid = [_laid_out(tensor, where) for tensor in (q, k, v)]
+        laid[0].mul_(scaling)
+        out = torch.empty_like(laid[2])
+        numbers = [count * length * length for count, length in where.shapes]
+        drawn, scale = draws(sum(numbers), dropout)
+        kept = []
+        for parts in zip(
+            *(_buckets(tensor, where) for tensor in (*laid, out)), where.added, torch.split(drawn, numbers), strict=True
+        ):
+            q_rows, k_rows, v_rows, out_rows, mask, drawn_rows = parts
+            scores = torch.bmm(q_rows, k_rows.transpose(1, 2))
+            if mask is not None:
+                scores.view(-1, where.heads, *scores.shape[1:]).add_(mask)
+            weights = scores.softmax(-1)
+            drawn_rows = drawn_rows.view(weights.shape)
+            torch.bmm(torch.mul(weights, scores.copy_(drawn_rows), out=scores), v_rows, out=out_rows)
+            kept += [weights, drawn_rows]
+        ctx.save_for_backward(*laid, *kept)
+        ctx.where, ctx.scaling, ctx.scale = where, scaling, scale
+        return out.mul_(scale).index_select(0, where.back).view(q.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        where: Places = ctx.where
+        q, k, v, *kept = ctx.saved_tensors
+        laid = _laid_out(grad, where).index_fill_(0, where.padding, 0.0).mul_(ctx.scale)
+        found = [torch.empty_like(laid) for _ in range(3)]
+        rows = (_buckets(tensor, where) for tensor in (q, k, v, laid, *found))
+        for (*parts,), weights, drawn_rows in zip(zip(*rows, strict=True), kept[::2], kept[1::2], strict=True):
+            q_rows, k_rows, v_rows, grad_rows, of_q, of_k, of_v = parts
+            factor = drawn_rows.to(weights.dtype)
+            dropped = weights * factor
+            torch.bmm(dropped.transpose(1, 2), grad_rows, out=of_v)
+            of_weights = torch.bmm(grad_rows, v_rows.transpose(1, 2), out=dropped).mul_(factor)
+            of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+            torch.bmm(of_scores, k_rows, out=of_q)
+            torch.bmm(of_scores.transpose(1, 2), q_rows, out=of_k)
+        found[0].mul_(ctx.scaling)
+        return (*(tensor.index_select(0, where.back).view(grad.shape) for tensor in found), None, None)
+
+
+def _laid_out(values_NHD: torch.Tensor, where: Places) -> torch.Tensor:
+    """Return the positions of all heads as they lie in the buckets (M * H, D)."""
+    return values_NHD.reshape(-1, values_NHD.shape[-1]).index_select(0, where.source)
+
+
+def _buckets(laid: torch.Tensor, where: Places) -> list[torch.Tensor]:
+    """Return the rows of each bucket, head by head (R * H, L, D)."""
+    return [part.view(*shape, -1) for part, shape in zip(torch.split(laid, where.sizes), where.shapes, strict=True)]
