@@ -116,7 +116,7 @@ def labelled(predictors: Sequence[Predictor], data: Any, wanted: AnswerOptions, 
         for targets, raws in reading.chunks():
             kept.append(targets)
             for place, predictor in enumerate(predictors):
-                values = raws[predictor.column]
+                values = raws[predictor.columns]
                 found = predictor.probabilities(values, batch_size=wanted.batch_size, answered=answered[place])
                 answers[place].append(found[:, orders[place]])
             stages.progress(reading.read)
@@ -140,32 +140,32 @@ class _Reading:
     def __init__(self, rows: RowSource, target: str, predictors: Sequence[Predictor], ledger: Ledger) -> None:
         self.rows, self.target, self.predictors, self.ledger = rows, target, predictors, ledger
         self.task = predictors[0].task
-        self.modalities = {predictor.column: predictor.modality for predictor in predictors}
+        self.inputs = {predictor.columns: predictor for predictor in predictors}
         self.kind = type(predictors[0].example().value).__name__
         self.read = self.used = 0
         self.unknown: dict[str, list[str]] = {}
 
-    def chunks(self) -> Iterator[tuple[Array, dict[str, list[Any]]]]:
-        """Yield targets (B,) and, for every input column, the raw values of the same rows."""
+    def chunks(self) -> Iterator[tuple[Array, dict[tuple[str, ...], list[Any]]]]:
+        """Yield targets (B,) and, for all columns that are read together, the raw values of the same rows."""
         for chunk in self.rows.chunks(_CHUNK_ROWS):
-            columns = {name: chunk.rows.column(name).to_pylist() for name in {self.target, *self.modalities}}
-            for name, modality in self.modalities.items():
-                columns[name], _ = modality.brought(columns[name], chunk.folder)  # what cannot be read stays, and is a problem
-            good = [row for row in range(chunk.rows.num_rows) if self._usable(chunk, columns, row)]
+            truth = chunk.rows.column(self.target).to_pylist()
+            raws = {}
+            for columns, predictor in self.inputs.items():  # what cannot be read stays, and is a problem
+                raws[columns], _ = predictor.modality.brought(predictor.values(chunk.rows), chunk.folder)
+            good = [row for row in range(chunk.rows.num_rows) if self._usable(chunk, truth[row], raws, row)]
             self.read += chunk.rows.num_rows
             self.used += len(good)
             if good and not self.unknown:
-                values = [as_kind(columns[self.target][row], self.kind) for row in good]
-                yield self.task.targets(values), {name: [columns[name][row] for row in good] for name in self.modalities}
+                values = [as_kind(truth[row], self.kind) for row in good]
+                yield self.task.targets(values), {columns: [found[row] for row in good] for columns, found in raws.items()}
 
-    def _usable(self, chunk: Chunk, columns: Mapping[str, list[Any]], row: int) -> bool:
+    def _usable(self, chunk: Chunk, value: Any, raws: Mapping[tuple[str, ...], list[Any]], row: int) -> bool:
         place = f"{chunk.source or self.rows.name}, row {chunk.first_row + row}"
-        value = columns[self.target][row]
         if row in chunk.bad:
             self.ledger.add("rows that cannot be read", where=place)
         elif is_missing(value):
             self.ledger.add("rows without a label", where=place)
-        elif any(modality.problem(columns[name][row]) for name, modality in self.modalities.items()):
+        elif any(predictor.modality.problem(raws[columns][row]) for columns, predictor in self.inputs.items()):
             self.ledger.add("rows without an input", where=place)
         elif problem := self.task.target_problem(as_kind(value, self.kind)):
             self.unknown.setdefault(problem, []).append(place)
@@ -275,7 +275,7 @@ def _target_column(predictors: Sequence[Predictor], rows: RowSource) -> str:
 
 
 def _check_columns(predictors: Sequence[Predictor], rows: RowSource) -> None:
-    missing = [name for name in dict.fromkeys(p.column for p in predictors) if name not in rows.columns]
+    missing = [name for name in dict.fromkeys(name for p in predictors for name in p.columns) if name not in rows.columns]
     if missing:
         problems = [
             Problem(what=f"there is no column '{name}' to read", where=rows.name, fix=did_you_mean(name, rows.columns))

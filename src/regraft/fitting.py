@@ -154,7 +154,7 @@ def judge(net: Headed, plan: Plan, before: Mapping[str, Rows], trained: Passes, 
         fingerprint=plan.dataset.fingerprint,
         seconds=stages.total,
         seconds_by_stage=stages.seconds,
-        notes=plan.dataset.notes,
+        notes=(*plan.dataset.notes, *plan.modality.notes),
         cost=cost_of(door.runtime.use(), stages.seconds, training=trained, answering=door.runtime.passes(answered)).to_json(),
         about={"base": plan.base.name, "tuning": wanted.tuning.name, "task": wanted.task.name, "rows": _row_counts(plan)},
     )

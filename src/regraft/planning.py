@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regraft.data.dataset import Dataset, Seen, load_dataset
+from regraft.data.gathering import Gather
+from regraft.data.roles import Recogniser
 from regraft.errors import DataError, Problem
 from regraft.modalities import MODALITIES
 from regraft.modalities.digests import modality_digest
@@ -74,12 +76,13 @@ def read(data: Any, wanted: FitOptions, stages: Stages) -> Dataset:
     """Read the rows, find the roles of the columns, split."""
     modality = wanted.modality.name
     kind = MODALITIES.get(modality)
+    survey = kind.survey(wanted.modality.options)
     column = wanted.columns.get(modality, kind.recognises)
     with stages("read"):
         dataset = load_dataset(
             data,
             target=wanted.target,
-            inputs={modality: Seen(column, kind) if kind.looks else column},
+            inputs={modality: Gather(wanted.columns.get(modality, ""), survey) if survey else _single(column, kind)},
             valid=wanted.valid,
             test=wanted.test,
             seed=wanted.seed,
@@ -91,6 +94,10 @@ def read(data: Any, wanted: FitOptions, stages: Stages) -> Dataset:
     for name in ("train", "test"):
         dataset.split(name)  # neither fitting nor judging can do without
     return dataset
+
+
+def _single(column: str | Recogniser, kind: type[Modality]) -> str | Recogniser | Seen:
+    return Seen(column, kind) if kind.looks else column
 
 
 def plan(data: Any, dataset: Dataset, base: Base, wanted: FitOptions, stages: Stages) -> Plan:
@@ -106,10 +113,11 @@ def plan(data: Any, dataset: Dataset, base: Base, wanted: FitOptions, stages: St
         raise DataError([dataclasses.replace(problem, where=place) for problem in error.problems]) from None
     check_targets(task, dataset)
     with stages("tokenise", sum(len(dataset.split(split)) for split in dataset.names)):
-        modality = base.modality(wanted.modality.options, lambda: raws(dataset, "train"))
+        modality = base.modality({**wanted.modality.options, **dataset.settled}, lambda: raws(dataset, "train"))
         preprocessing, cache = modality_digest(modality), wanted.machine.cache
         store = EncodedStore(cache.place, cache.disk_bytes, preprocessing, stages.note, about=base.name)
         rows = {split: EncodedRows(modality, functools.partial(raws, dataset, split), store=store) for split in SPLITS}
+    stages.notes(modality.notes)
     for split, encoded in rows.items():
         if encoded.dropped:
             where = f"{split}: {encoded.truncated_rows:,} of {len(encoded):,} rows"

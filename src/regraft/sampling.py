@@ -90,9 +90,9 @@ def _sample(predictor: Predictor, wanted: ExportOptions, stages: Stages, more: i
     """Return raw values of rows that can be answered with their labels, drawn from all of the data, in random order."""
     rows = open_rows(wanted.rows, wanted.data, split="test")
     stages.notes(rows.notes)
-    if predictor.column not in rows.columns:
-        what = f"there is no column '{predictor.column}' to read"
-        raise DataError(Problem(what=what, where=rows.name, fix=did_you_mean(predictor.column, rows.columns)))
+    if missing := [name for name in predictor.columns if name not in rows.columns]:
+        what = f"there is no column '{missing[0]}' to read"
+        raise DataError(Problem(what=what, where=rows.name, fix=did_you_mean(missing[0], rows.columns)))
     modality = predictor.modality
     drawn = drawn_rows(_labelled(predictor, rows), wanted.sample + more, wanted.seed)
     if not drawn:
@@ -107,7 +107,7 @@ def _labelled(predictor: Predictor, rows: Any) -> Iterator[tuple[Any, JSON]]:
     target = predictor.artifact.manifest.target.column if predictor.artifact is not None else ""
     kind = type(predictor.example().value).__name__
     for chunk in rows.chunks(modality.chunk_rows):
-        raws, _ = modality.brought(chunk.rows.column(predictor.column).to_pylist(), chunk.folder)
+        raws, _ = modality.brought(predictor.values(chunk.rows), chunk.folder)
         labels = chunk.rows.column(target).to_pylist() if target in rows.columns else itertools.repeat(None)
         for raw, label in zip(raws, labels, strict=False):
             if not modality.problem(raw):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import torch
@@ -27,8 +27,14 @@ TINY = {"widths": [8, 8], "width": 16, "heads": 2, "kernel": 3, "vocabulary_size
 
 
 def tiny_base(name: str, layers: int = 1) -> Any:
-    """Return a base with the smallest sizes that its options allow, or nothing if it needs options that are not known here."""
-    cls, sizes = BASES.get(name), {**TINY, "layers": layers}
+    """Return a base with the smallest sizes that its options allow, or nothing if it needs options that are not known here.
+
+    Args:
+        name: Registered name; "name/style" for a style of a base that has several.
+        layers: Number of layers.
+    """
+    name, _, style = name.partition("/")
+    cls, sizes = BASES.get(name), {**TINY, "layers": layers, **({"style": style} if style else {})}
     names = {field.name for field in dataclasses.fields(cls.Options)}
     try:
         return cls(name, build(cls.Options, {key: value for key, value in sizes.items() if key in names}))
@@ -40,6 +46,17 @@ def scratch_bases() -> list[str]:
     """Return the names of the bases that are made from options alone."""
     bases = {name: tiny_base(name) for name in BASES}
     return [name for name, base in bases.items() if base is not None and base.card().fetched and not base.card().size_bytes]
+
+
+def styled_bases() -> list[str]:
+    """Return "name/style" for every style of a base that has several, but the one it has by itself."""
+    found = []
+    for name in scratch_bases():
+        options = BASES.get(name).Options
+        if "style" in {field.name for field in dataclasses.fields(options)}:
+            styles = get_args(get_type_hints(options)["style"])
+            found += [f"{name}/{style}" for style in styles if style != options().style]
+    return found
 
 
 def pretrained_bases() -> list[str]:

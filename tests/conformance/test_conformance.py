@@ -6,7 +6,7 @@ import pytest
 import suite_inputs
 import suite_learning
 import suite_tasks
-from assembly import pretrained_bases, scratch_bases
+from assembly import pretrained_bases, scratch_bases, styled_bases
 
 from regraft.modalities import MODALITIES
 from regraft.models import BASES, POOLINGS
@@ -78,7 +78,7 @@ def _marks(name):
     return [pytest.mark.base, *([pytest.mark.slow] if heavy else [])]
 
 
-BASES_TO_TEST = [*scratch_bases(), *(pytest.param(name, marks=_marks(name)) for name in pretrained_bases())]
+BASES_TO_TEST = [*scratch_bases(), *styled_bases(), *(pytest.param(name, marks=_marks(name)) for name in pretrained_bases())]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,7 +35,8 @@ def card(body: ManifestBody, report: Mapping[str, JSON], *, name: str, command: 
 
 
 def _what(body: ManifestBody) -> str:
-    inputs = ", ".join(f"`{entry.column}` ({entry.modality})" for entry in body.inputs)
+    read = [(", ".join(f"`{name}`" for name in entry.columns), entry.modality) for entry in body.inputs]
+    inputs = ", ".join(f"{names} ({modality})" for names, modality in read)
     labels = body.task.state.get("labels")
     named = f" Answers: {_listed([str(label) for label in labels])}." if isinstance(labels, Sequence) else ""
     return f"A model for {body.task.name}: reads {inputs}, predicts `{body.target.column}`.{named}"
@@ -84,11 +86,14 @@ def _base(base: Mapping[str, JSON]) -> str:
 
 
 def _use(body: ManifestBody, name: str) -> str:
-    column = body.inputs[0].column
+    entry = body.inputs[0]
+    several = entry.columns != (entry.column,)
+    has = f"the columns {', '.join(entry.columns)}" if several else f"a column '{entry.column}'"
+    row = json.dumps(dict.fromkeys(entry.columns, "..."), ensure_ascii=False) if several else '"..."'
     return (
-        f"```\nregraft predict {name} FILE --out answers.csv     # FILE has a column '{column}'\n"
+        f"```\nregraft predict {name} FILE --out answers.csv     # FILE has {has}\n"
         f"regraft serve {name}                              # POST /predict on 127.0.0.1\n```\n\n"
-        f'```python\nimport regraft as rg\n\nrg.load("{name}").predict(["..."])\n```'
+        f'```python\nimport regraft as rg\n\nrg.load("{name}").predict([{row}])\n```'
     )
 
 

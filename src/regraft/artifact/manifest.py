@@ -61,7 +61,7 @@ class InputEntry(Entry):
     """What is read.
 
     Args:
-        column: Name of the column.
+        column: Name of the column, or of several as one.
         modality: Registered name.
         spec: State of the modality that is not in files.
         options: What the modality was asked for.
@@ -73,6 +73,12 @@ class InputEntry(Entry):
     spec: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     folder: str = "backbone"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that a row must have: where several are read together, the spec of the modality says which."""
+        together = self.spec.get("columns")
+        return tuple(map(str, together)) if together else (self.column,)
 
 
 @record

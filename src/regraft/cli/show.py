@@ -89,6 +89,10 @@ def _itself(facts: dict[str, Any]) -> str:
     return f"{facts['verb']}{' ' + facts['export']['format'] if facts['export'] else ''} ({facts['digest'][:12]}, this one)"
 
 
+def _columns(entry: dict[str, Any]) -> str:
+    return ", ".join(entry["spec"].get("columns") or [entry["column"]])
+
+
 def show_export(facts: dict[str, Any], console: Console | None) -> None:
     """Show what an export is and how it was held against its source."""
     console = console or results()
@@ -114,7 +118,7 @@ def show_inspection(facts: dict[str, Any], console: Console | None) -> None:
         ("made", f"{facts['created']} with regraft {facts['versions'].get('regraft', '?')}, format {facts['format']}"),
         ("lineage", " -> ".join([facts["base"].get("name", "?"), *map(_ancestor, facts["lineage"]), _itself(facts)])),
         ("task", f"{facts['task']['name']}: {', '.join(str(label) for label in labels)}"),
-        ("reads", ", ".join(f"{entry['column']} ({entry['modality']})" for entry in facts["inputs"])),
+        ("reads", ", ".join(f"{_columns(entry)} ({entry['modality']})" for entry in facts["inputs"])),
         ("predicts", facts["target"]["column"]),
         ("base", " ".join(str(facts["base"].get(key, "")) for key in ("name", "source", "revision", "licence")).strip()),
         ("size", f"{megabytes(facts['size_bytes'])} in {len(facts['files'])} files, {facts['golden_rows']} golden rows"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -44,19 +44,18 @@ class _Losses:
 class Sight(Protocol):
     """How values of the input column are looked at: what a modality says of files that they name, and of what is in them."""
 
-    chunk_rows: ClassVar[int]
+    @property
+    def chunk_rows(self) -> int:
+        """Raw values that are held at once."""
 
-    @classmethod
-    def located(cls, raw: Any, folder: Path | None) -> Any:
+    def located(self, raw: Any, folder: Path | None) -> Any:
         """Return a value with a path in it made absolute; raises ValueError."""
 
-    @classmethod
-    def opened(cls, raw: Any) -> Any:
+    def opened(self, raw: Any) -> Any:
         """Return a located value with its file read; raises ValueError."""
 
-    @classmethod
-    def unreadable(cls, raw: Any) -> str:
-        """Return why a value can never be read, or an empty string."""
+    def unreadable(self, raw: Any) -> str:
+        """Return why a value can never be read, or an empty string; of several columns, it says in which."""
 
 
 def store_rows(
@@ -65,7 +64,7 @@ def store_rows(
     place: tuple[Path, str],
     options: DataOptions,
     ledger: Ledger,
-    sight: type[Sight] | None = None,
+    sight: Sight | None = None,
 ) -> RowStore:
     """Stream the usable rows of a source into a store.
 
@@ -96,9 +95,7 @@ def store_rows(
     return writer.finish()
 
 
-def _keep(
-    chunk: Chunk, columns: tuple[str, str], writer: StoreWriter, losses: _Losses, sight: type[Sight] | None = None
-) -> None:
+def _keep(chunk: Chunk, columns: tuple[str, str], writer: StoreWriter, losses: _Losses, sight: Sight | None = None) -> None:
     names = chunk.rows.schema.names
     inputs: list[Any] = chunk.rows.column(names.index(columns[0])).to_pylist()
     targets: list[Any] = chunk.rows.column(names.index(columns[1])).to_pylist()
@@ -107,7 +104,9 @@ def _keep(
     kept = []
     for i, (value, target) in enumerate(zip(inputs, targets, strict=True)):
         if i in chunk.bad:
-            losses.add(UNREADABLE, chunk.place(i), chunk.bad[i])
+            # Of a row of several columns, the ledger says what is wrong in which of them.
+            said = f": {chunk.bad[i].what}" if isinstance(value, dict) else ""
+            losses.add(UNREADABLE, chunk.place(i) + said, chunk.bad[i])
         elif is_missing(target):
             losses.add(NO_TARGET, chunk.place(i))
         elif is_missing(value):
@@ -123,7 +122,7 @@ def _keep(
     writer.write(rows, [chunk.first_row + i for i in kept], chunk.source, (inputs, targets))
 
 
-def _looked_at(chunk: Chunk, column: str, values: list[Any], sight: type[Sight]) -> tuple[Chunk, list[Any]]:
+def _looked_at(chunk: Chunk, column: str, values: list[Any], sight: Sight) -> tuple[Chunk, list[Any]]:
     """Return a chunk with absolute paths in its input column and a problem for each value that cannot be read, and the values
     with their files read.
     """
@@ -138,7 +137,8 @@ def _looked_at(chunk: Chunk, column: str, values: list[Any], sight: type[Sight])
         except ValueError as error:
             reason = str(error)
         if reason:
-            bad[i] = Problem(what=reason, where=f"{chunk.place(i)}, column '{column}'", fix="mend it or take the row out")
+            place = chunk.place(i) if isinstance(value, dict) else f"{chunk.place(i)}, column '{column}'"
+            bad[i] = Problem(what=reason, where=place, fix="mend it or take the row out")
     rows = chunk.rows
     if located != values:
         index = rows.schema.get_field_index(column)

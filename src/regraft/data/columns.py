@@ -65,6 +65,15 @@ def plain_rows(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
+def gathered_rows(rows: pa.RecordBatch, into: str, columns: Sequence[str]) -> pa.RecordBatch:
+    """Return rows in which some columns stand as one, a struct, after those that are left."""
+    parts = [rows.schema.field(name) for name in columns]
+    struct = pa.StructArray.from_arrays([rows.column(name) for name in columns], fields=parts)
+    rest = [field for field in rows.schema if field.name not in set(columns)]
+    arrays = [*(rows.column(field.name) for field in rest), struct]
+    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema([*rest, pa.field(into, struct.type)]))
+
+
 def drop_long_rows(
     rows: pa.RecordBatch, first_row: int, source: str, limit_bytes: int
 ) -> tuple[pa.RecordBatch, dict[int, Problem]]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from regraft.data.checks import count_conflicts, count_shared
 from regraft.data.clean import Sight, store_rows
+from regraft.data.gathering import Gather, Surveyed, gather
 from regraft.data.options import DataOptions
 from regraft.data.roles import InputColumn, Recogniser, find_input, require_column
 from regraft.data.rows import RowSource, open_rows, open_splits
@@ -23,6 +24,7 @@ from regraft.data.splits import number_strata, split_rows
 from regraft.data.store import RowStore
 from regraft.data.targets import as_kind, target_kind
 from regraft.errors import DataError, Problem, did_you_mean
+from regraft.options import JSON
 from regraft.types import Array, Ledger
 
 _HELD_OUT = ("valid", "test")
@@ -44,6 +46,7 @@ class Dataset:
         notes: Sentences that say how files were read, what was inferred and how rows were split.
         ledger: What was lost, and what is odd but bearable.
         folder: The private folder.
+        settled: Options of the modality that are known since all rows were looked at.
     """
 
     splits: Mapping[str, Split]
@@ -54,6 +57,7 @@ class Dataset:
     notes: tuple[str, ...]
     ledger: Ledger
     folder: Path
+    settled: Mapping[str, JSON] = field(default_factory=dict)
     _remove: Any = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -112,14 +116,14 @@ class Seen:
     """
 
     column: str | Recogniser
-    sight: type[Sight]
+    sight: Sight
 
 
 def load_dataset(
     data: object,
     *,
     target: str,
-    inputs: Mapping[str, str | Recogniser | Seen],
+    inputs: Mapping[str, str | Recogniser | Seen | Gather],
     valid: object = None,
     test: object = None,
     seed: int = 0,
@@ -134,7 +138,7 @@ def load_dataset(
         data: A file, a folder, the name of a sample, or an object (see `open_rows` and `open_splits`).
         target: Column to predict.
         inputs: Modality -> the column it reads, or a function that recognises a column by its values; with how its values are
-            looked at where they name files.
+            looked at where they name files. Or several columns to read together.
         valid: Validation rows, if they stand apart.
         test: Test rows, if they stand apart.
         seed: Draws the split.
@@ -155,14 +159,13 @@ def load_dataset(
     """
     options = options or DataOptions()
     tables = _open_all(data, {"valid": valid, "test": test}, options)
-    sights = {name: wanted.sight for name, wanted in inputs.items() if isinstance(wanted, Seen)}
-    columns_of = {name: wanted.column if isinstance(wanted, Seen) else wanted for name, wanted in inputs.items()}
-    found = _find_roles(tables, target, columns_of)
+    found, tables, surveyed = _find_roles(tables, target, inputs)
+    asked = inputs[found.modality]
+    sight = surveyed.sight if surveyed else asked.sight if isinstance(asked, Seen) else None
     folder = Path(tempfile.mkdtemp(prefix="regraft-rows-"))  # readable by this user only
     try:
         ledger = Ledger()
         columns = (found.name, target)
-        sight = sights.get(found.modality)
         stores = {n: store_rows(table, columns, (folder, n), options, ledger, sight) for n, table in tables.items()}
         train = stores["train"]
         kind, kind_note = target_kind(train.targets, tables["train"].typed)
@@ -173,7 +176,8 @@ def load_dataset(
         splits = {name: splits[name] for name in ("train", *_HELD_OUT) if name in splits and len(splits[name])}
         count_conflicts(train, [as_kind(value, kind) for value in train.targets], ledger)
         count_shared({name: splits[name] for name in stores if name in splits}, ledger)
-        notes = (*_notes(tables), found.note, *filter(None, (kind_note, note)))
+        about = surveyed.notes if surveyed else (found.note,)
+        notes = (*_notes(tables), *about, *filter(None, (kind_note, note)))
         return Dataset(
             splits=splits,
             input_column=found.name,
@@ -183,6 +187,7 @@ def load_dataset(
             notes=notes,
             ledger=ledger,
             folder=folder,
+            settled=surveyed.settled if surveyed else {},
         )
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -224,10 +229,27 @@ def _open_all(data: object, given: Mapping[str, object], options: DataOptions) -
     return tables
 
 
-def _find_roles(tables: Mapping[str, RowSource], target: str, inputs: Mapping[str, str | Recogniser]) -> InputColumn:
-    """Find target and input column in all tables, reporting every problem together."""
-    first, *others = tables.values()
+def _find_roles(
+    tables: dict[str, RowSource], target: str, inputs: Mapping[str, str | Recogniser | Seen | Gather]
+) -> tuple[InputColumn, dict[str, RowSource], Surveyed | None]:
+    """Find target and input in all tables, reporting every problem together; columns that are read together become one."""
     problems = [problem for table in tables.values() for problem in require_column(table, target, "--target")]
+    together = next(((modality, wanted) for modality, wanted in inputs.items() if isinstance(wanted, Gather)), None)
+    if together is not None:
+        if problems:
+            raise DataError(problems)
+        gathered = gather(tables, target, *together)
+        joined = {name: table.gathered(gathered.name, gathered.surveyed.columns) for name, table in tables.items()}
+        return InputColumn(gathered.name, together[0], ""), joined, gathered.surveyed
+    single = {name: wanted.column if isinstance(wanted, Seen) else wanted for name, wanted in inputs.items()}
+    columns = {name: column for name, column in single.items() if not isinstance(column, Gather)}
+    return _find_column(tables, target, columns, problems), tables, None
+
+
+def _find_column(
+    tables: Mapping[str, RowSource], target: str, inputs: Mapping[str, str | Recogniser], problems: list[Problem]
+) -> InputColumn:
+    first, *others = tables.values()
     if target not in first.columns and not any(isinstance(column, str) for column in inputs.values()):
         raise DataError(problems)  # without the target the input cannot be told from it
     found = None

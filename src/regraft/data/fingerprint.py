@@ -33,6 +33,8 @@ def value_bytes(value: Any) -> bytes:
     Example:
         >>> value_bytes("1") == value_bytes(1), value_bytes(True), value_bytes(0.1)
         (True, b'true', b'0.1')
+        >>> value_bytes({"a": "1"}) == value_bytes({"a": 1})
+        True
     """
     if value.__class__ is str:
         text: str = value
@@ -43,6 +45,9 @@ def value_bytes(value: Any) -> bytes:
         return b"true" if value else b"false"
     if isinstance(value, (int, float)):
         return repr(value).encode()
+    if isinstance(value, dict) and not any(isinstance(part, (list, dict)) for part in value.values()):
+        # A row of several columns: each of them counts as its text.
+        value = {key: None if part is None else value_bytes(part).decode(errors="replace") for key, part in value.items()}
     return json.dumps(value, default=str, ensure_ascii=False, sort_keys=True).encode()
 
 

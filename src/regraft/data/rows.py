@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 import pyarrow as pa
 
 from regraft.data import SAMPLES
 from regraft.data.class_folders import class_folders
-from regraft.data.columns import plain_rows
+from regraft.data.columns import gathered_rows, plain_rows
 from regraft.data.folders import folder_files, ignored_files, is_saved, split_of
 from regraft.data.formats import is_readable, reader_for
 from regraft.data.objects import Rows, rows_of_object
@@ -38,7 +40,8 @@ class RowSource:
         self.size_bytes = size_bytes
         self.notes = [*notes, *_part_notes(parts)]
         self._parts = parts
-        self.schema = _joined_schema(parts)
+        self._plain = self.schema = _joined_schema(parts)
+        self._gathered: tuple[str, tuple[str, ...]] | None = None
 
     @property
     def columns(self) -> list[str]:
@@ -56,6 +59,18 @@ class RowSource:
         """Whether the format says what is a number; a CSV file does not."""
         return all(part.typed for part in self._parts)
 
+    def gathered(self, into: str, columns: Sequence[str]) -> Self:
+        """Return the same rows with some columns as one, whose values are mappings from column to value.
+
+        Args:
+            into: Name of the new column.
+            columns: Those that it takes the place of.
+        """
+        made = copy.copy(self)
+        made._gathered = (into, tuple(columns))
+        made.schema = gathered_rows(pa.RecordBatch.from_pylist([], schema=self._plain), *made._gathered).schema
+        return made
+
     def is_part(self, path: Path) -> bool:
         """Return whether a file is one of those that the rows come from."""
         files = [part.path for part in self._parts if isinstance(part, Reader)]
@@ -70,8 +85,9 @@ class RowSource:
         for part in self._parts:
             folder = part.path.parent if isinstance(part, Reader) else None
             for chunk in part.chunks(chunk_rows):
+                rows = plain_rows(chunk.rows, self._plain)
                 yield Chunk(
-                    rows=plain_rows(chunk.rows, self.schema),
+                    rows=gathered_rows(rows, *self._gathered) if self._gathered else rows,
                     first_row=chunk.first_row,
                     bad=chunk.bad,
                     source=chunk.source,

@@ -85,7 +85,8 @@ def _inputs(source: Source) -> list[dict[str, JSON]]:
     """Return the columns that a row must have, as MLflow describes them."""
     entry = source.manifest.inputs[0]
     raw = source.modality.as_json(source.modality.made_up(np.full((1, 4), 0.5), 0)[0])
-    return [{"type": _type(raw), "name": entry.column, "required": True}]
+    cells = raw if source.modality.columns else {entry.column: raw}
+    return [{"type": _type(cell), "name": name, "required": True} for name, cell in cells.items()]
 
 
 def _outputs(source: Source) -> list[dict[str, JSON]]:

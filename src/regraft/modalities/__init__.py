@@ -10,6 +10,7 @@ MODALITIES: Registry[type[Modality]] = Registry(
         "image": "regraft.modalities.image:Image",
         "audio": "regraft.modalities.audio:Audio",
         "series": "regraft.modalities.series:Series",
+        "table": "regraft.modalities.table:Table",
     },
 )
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from regraft.options import JSON
 from regraft.types import Array, Encoded, FloatArray
+
+if TYPE_CHECKING:
+    from regraft.data.gathering import Survey
 
 
 class Modality(ABC):
@@ -35,6 +38,16 @@ class Modality(ABC):
     @abstractmethod
     def padding(self) -> Mapping[str, float]:
         """Input name -> the value that fills positions after the end of a row."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that a raw value is a mapping of; empty where it stands in one column, whatever that is called."""
+        return ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for people about what was learnt from the training rows."""
+        return ()
 
     @property
     def longest(self) -> int | None:
@@ -128,6 +141,15 @@ class Modality(ABC):
                 except ValueError as error:
                     wrong[i] = str(error)
         return found, wrong
+
+    @classmethod
+    def survey(cls, options: Mapping[str, JSON]) -> Survey | None:
+        """Return what finds the columns to read together, where a raw value is a row of several columns; None elsewhere.
+
+        Args:
+            options: Plain values for `Options`.
+        """
+        return None
 
     @classmethod
     def unreadable(cls, raw: Any) -> str:

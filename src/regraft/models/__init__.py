@@ -24,6 +24,7 @@ BASES: Registry[type[Base]] = Registry(
         "conv": "regraft.models.scratch_pictures:ConvBase",
         "sound-conv": "regraft.models.scratch_sounds:SoundConvBase",
         "series": "regraft.models.scratch_series:SeriesBase",
+        "table": "regraft.models.scratch_tables:TableBase",
     },
 )
 

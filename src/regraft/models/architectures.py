@@ -200,6 +200,17 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "regraft-series": Architecture(
         ("embeddings",), "layers", ("norm",), inputs=_VALUES, reads="series", unused=(), model=_OUR_SERIES
     ),
+    "regraft-table": Architecture(
+        ("embeddings",),
+        "layers",
+        ("norm",),
+        pooling="cls",
+        inputs=("values", "ids"),
+        reads="table",
+        masked=False,
+        unused=(),
+        model="regraft.models.scratch_table_networks:AutoModel",
+    ),
     "regraft-conv": _pictures("stem", "layers", width="hidden_sizes", model=_OUR_PICTURES),
 }
 

@@ -8,7 +8,7 @@ is bounded: who finds it full is told to come again (503, Retry-After). Errors a
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
@@ -162,14 +162,19 @@ class Desk:
             return [Problem(what="too many rows in one request", where="rows", got=got, expected=expected, fix=fix)]
         if self.predictor.modality.looks:
             return []  # what a file holds is longer in text than a text is; the body as a whole has its limit
-        column, limit = self.predictor.column, options.max_text_chars
-        raws = [row.get(column) if isinstance(row, Mapping) else row for row in rows]
-        long = [(i, len(raw)) for i, raw in enumerate(raws) if isinstance(raw, str) and len(raw) > limit]
+        columns, limit = self.predictor.columns, options.max_text_chars
+        raws = [(i, raw) for i, row in enumerate(rows) for raw in _looked_at(row, columns)]
+        long = [(i, len(raw)) for i, raw in raws if isinstance(raw, str) and len(raw) > limit]
         expected = f"at most {limit} characters"
         return [
             Problem(what="a text is too long", where=f"row {i + 1}", got=f"{n} characters", expected=expected, fix="shorten it")
             for i, n in long
         ]
+
+
+def _looked_at(row: Any, columns: Sequence[str]) -> list[Any]:
+    """Return what a predictor looks at of one row of a request."""
+    return [row.get(name) for name in columns] if isinstance(row, Mapping) else [row]
 
 
 def create_app(

@@ -34,6 +34,8 @@ from regraft.types import Array, Batch, FloatArray, Prediction
 from regraft.version import __version__
 
 if TYPE_CHECKING:
+    from pyarrow import RecordBatch
+
     from regraft.data.rows import RowSource
     from regraft.data.write import StreamWriter
     from regraft.data.writer import Writer
@@ -110,7 +112,15 @@ class Predictor:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns that a row must have."""
-        return (self.column,)
+        return self.modality.columns or (self.column,)
+
+    def values(self, rows: RecordBatch) -> list[Any]:
+        """Return the raw value of each row of an Arrow table that has the columns."""
+        if not self.modality.columns:
+            return rows.column(self.column).to_pylist()
+        from regraft.data.gathering import together
+
+        return list(together(rows, self.modality.columns))
 
     def predict(self, rows: Sequence[Any], *, batch_size: int = BATCH_SIZE, strict: bool = False) -> list[Prediction]:
         """Return one prediction a row, in order.
@@ -234,18 +244,22 @@ class Predictor:
         raws: list[Any] = []
         problems: dict[int, Problem] = {}
         for index, row in enumerate(rows):
-            raw = row.get(self.column) if isinstance(row, Mapping) else row
-            raws.append(raw)
-            if isinstance(row, Mapping) and self.column not in row:
-                names = [str(name) for name in row]
-                what = f"the column '{self.column}' is missing"
-                got = ", ".join(f"'{name}'" for name in names[:10]) or "no columns"
-                fix = f"name it '{self.column}'" + (f"; {did_you_mean(self.column, names)}" if names else "")
-                problems[index] = Problem(what=what, where=f"row {index + 1}", got=got, expected=f"'{self.column}'", fix=fix)
-            elif reason := self.modality.problem(raw):
-                where = f"row {index + 1}, column '{self.column}'"
+            raws.append(self._raw(row))
+            missing = [name for name in self.columns if name not in row] if isinstance(row, Mapping) else []
+            if missing:
+                problems[index] = _lacking(missing, [str(name) for name in row], f"row {index + 1}")
+            elif reason := self.modality.problem(raws[-1]):
+                # Of several columns, the reason says in which.
+                where = f"row {index + 1}" + ("" if self.modality.columns else f", column '{self.column}'")
                 problems[index] = Problem(what=reason, where=where, fix="correct or remove the row")
         return raws, problems
+
+    def _raw(self, row: Any) -> Any:
+        if not isinstance(row, Mapping):
+            return row
+        if self.modality.columns:
+            return {name: row.get(name) for name in self.modality.columns}
+        return row.get(self.column)
 
     def window(self, raws: Sequence[Any], bad: Mapping[int, Problem], batch_size: int) -> list[Prediction]:
         """Answer the rows of one window; those in `bad` say why in their place."""
@@ -294,6 +308,16 @@ class Predictor:
             return list(rows)
         # Iterating over a DataFrame gives the names of its columns, which would be answered as if they were rows.
         return [row for chunk in table.chunks(WINDOW_ROWS) for row in chunk.rows.to_pylist()]
+
+
+def _lacking(missing: Sequence[str], there: Sequence[str], where: str) -> Problem:
+    """Return the problem of a row without some of the columns."""
+    names = ", ".join(f"'{name}'" for name in missing)
+    what = f"the columns {names} are missing" if len(missing) > 1 else f"the column {names} is missing"
+    got = ", ".join(f"'{name}'" for name in there[:10]) or "no columns"
+    fix = f"name it {names}" if len(missing) == 1 else "give the row all of them"
+    fix += f"; {did_you_mean(missing[0], there)}" if there else ""
+    return Problem(what=what, where=where, got=got, expected=names, fix=fix)
 
 
 def batches(lengths: Array, batch_size: int, positions: int | None) -> Iterator[tuple[int, int]]:

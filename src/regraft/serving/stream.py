@@ -216,13 +216,13 @@ def _answer(predictor: Predictor, window: Window, batch_size: int) -> list[Predi
 
 def _raws(predictor: Predictor, window: Window) -> tuple[list[Any], dict[int, Problem]]:
     """Return the raw values of a window of the user's own data, files that they name read, and what is wrong with some."""
-    values = window.rows.column(predictor.column).to_pylist()
+    values = predictor.values(window.rows)
     unopened: dict[int, str] = {}
     for start, end, folder in window.stretches():
         found, wrong = predictor.modality.brought(values[start:end], folder)
         values[start:end] = found
         unopened |= {start + i: why for i, why in wrong.items()}
-    raws, problems = predictor.raws([{predictor.column: value} for value in values])
+    raws, problems = predictor.raws(values if predictor.modality.columns else [{predictor.column: value} for value in values])
     return raws, {**problems, **{i: Problem(what=why, fix="correct or remove the row") for i, why in unopened.items()}}
 
 
@@ -239,21 +239,31 @@ def _count(ledger: Ledger, window: Window, predictions: list[Prediction]) -> Non
 
 
 def _check_column(predictor: Predictor, source: RowSource) -> None:
-    if predictor.column not in source.columns:
-        got = ", ".join(f"'{name}'" for name in source.columns)
-        fix = f"name the column '{predictor.column}'; {did_you_mean(predictor.column, source.columns)}"
-        what = f"the column '{predictor.column}', which the artifact reads, is missing"
-        raise DataError(Problem(what=what, where=source.name, got=got, expected=f"'{predictor.column}'", fix=fix))
+    got = ", ".join(f"'{name}'" for name in source.columns)
+    problems = [
+        Problem(
+            what=f"the column '{name}', which the artifact reads, is missing",
+            where=source.name,
+            got=got,
+            expected=f"'{name}'",
+            fix=f"name the column '{name}'; {did_you_mean(name, source.columns)}",
+        )
+        for name in predictor.columns
+        if name not in source.columns
+    ]
+    if problems:
+        raise DataError(problems)
 
 
 def _check_rows(predictor: Predictor, source: RowSource) -> None:
     """Look at every row before any is answered, so that a strict run fails at once and with all its problems."""
     found: dict[int, Problem] = {}
     done = count = 0
+    in_column = "" if predictor.modality.columns else f", column '{predictor.column}'"
     for window in windows(source.chunks(WINDOW_ROWS)):
         _, problems = _raws(predictor, window)
         for index, problem in {**problems, **window.bad}.items():
-            place = problem.where if index in window.bad else f"{window.place(index)}, column '{predictor.column}'"
+            place = problem.where if index in window.bad else window.place(index) + in_column
             count += 1
             if len(found) < SHOWN_PROBLEMS:
                 found[done + index] = replace(problem, where=place)
