@@ -1,6 +1,6 @@
 """B4c: batch prediction in 8-bit integers against ONNX Runtime's own dynamic quantisation, texts sorted by length.
 
-For every mix an artifact is fitted and exported in float32 and in 8 bits (`--set format.precision=int8`). The peer quantises the
+For every mix an artifact is fitted and exported in fp32 and in 8 bits (`--set format.precision=int8`). The peer quantises the
 float32 graph of the same network, made by the hub's library, in the ways that its documentation offers; the fastest that keeps
 99 of 100 answers is taken, or the fastest where none does. Inside the clock on both sides: texts in, probabilities out,
 tokenising counted. The gate is ours: at least 99 % of the answers are those of float32, and accuracy falls by at most 0.5
