@@ -75,7 +75,7 @@ class Graph(nn.Module):
         Args:
             *values: The arrays of a batch, and the mask (B, T), 1 where a position is real, 0 elsewhere, if it takes one.
         """
-        *arrays, mask_BT = values if self.masked else (*values, values[0].new_ones((len(values[0]), 1)))
+        *arrays, mask_BT = values if self.masked else (*values, values[0].new_ones((values[0].shape[0], 1)))
         output: torch.Tensor = self.net(dict(zip(self.inputs, arrays, strict=True)), mask_BT.bool())
         return output
 

@@ -145,13 +145,15 @@ def category(value: Any) -> str | None:
     """Return a value as the text that names its category.
 
     Example:
-        >>> category(" red "), category(3), category(3.0), category(True), category("")
-        ('red', '3', '3', 'true', None)
+        >>> category(" red "), category(3), category(3.0), category("3.0"), category(True), category("")
+        ('red', '3', '3', '3', 'true', None)
     """
     if is_blank(value):
         return None
     if isinstance(value, str):
-        return value.strip()
+        text = value.strip()
+        # Programs write whole numbers of a column with gaps as fractions.
+        return text[:-2] if text.endswith(".0") and text[:-2].lstrip("-").isdigit() else text
     if not is_scalar(value):
         raise _wrong(value, "a text, a number, true or false")
     if isinstance(value, (bool, np.bool_)):
