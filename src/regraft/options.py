@@ -257,6 +257,18 @@ PathText = Annotated[str, Before(as_text)]
 """A path in options: text, or any path object."""
 
 
+def joined_names(value: object) -> object:
+    """Return names as one text with commas between them, and anything else as it is.
+
+    Example:
+        >>> joined_names(["age", "city, state"]), joined_names("age")
+        ('age,"city, state"', 'age')
+    """
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        return value
+    return ",".join('"' + name.replace('"', '""') + '"' if {",", '"'} & set(name) else name for name in value)
+
+
 class HasOptions(Protocol):
     """What a registered class must offer to be picked by name: its options class."""
 
@@ -548,6 +560,7 @@ __all__ = [
     "build",
     "describe",
     "is_options",
+    "joined_names",
     "json_schema",
     "merge",
     "options",

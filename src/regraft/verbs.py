@@ -11,7 +11,7 @@ from typing import Annotated
 
 from regraft.data.options import DataOptions
 from regraft.evaluation.options import JudgeOptions
-from regraft.options import Among, Field, PathText, Pick, options
+from regraft.options import Among, Before, Field, PathText, Pick, joined_names, options
 from regraft.training.options import ComputeOptions, MachineOptions, TrainOptions
 
 
@@ -25,10 +25,10 @@ class FitOptions:
     out: Annotated[PathText, Field(json_schema_extra={"flag": "--out"})]
     """Directory the artifact is written to; it appears whole or not at all, and takes the place of an older artifact."""
 
-    columns: Annotated[dict[str, str], Field(json_schema_extra={"flags": "regraft.modalities:MODALITIES"})] = Field(
-        default_factory=dict
-    )
-    """Column to read; found by looking at the columns if not given."""
+    columns: Annotated[
+        dict[str, Annotated[str, Before(joined_names)]], Field(json_schema_extra={"flags": "regraft.modalities:MODALITIES"})
+    ] = Field(default_factory=dict)
+    """Column to read, of a table several with commas between them; found by looking at the columns if not given."""
 
     task: Annotated[Pick, Among("regraft.tasks:TASKS"), Field(json_schema_extra={"flag": "--task"})] = Pick("classification")
     """What is predicted."""

@@ -25,7 +25,7 @@ _SOME = 0.01
 _FEW_ROWS = 20
 _HELD = 100_000
 _IDS = frozenset({"id", "ids", "uid", "uuid", "guid", "index", "idx", "rowid", "row", "key", "unnamed: 0", "rownum", "no"})
-_TEXTS = 0.5
+_HALF = 0.5
 
 
 class Column:
@@ -34,7 +34,7 @@ class Column:
     def __init__(self) -> None:
         self.rows = self.blank = self.texts = self.numbers = self.booleans = self.dates = 0
         self.foreign = self.codes = self.number_texts = self.date_texts = 0
-        self.nested = ""
+        self.nested = self.example = ""
         self.whole = True
         self.different: set[Any] | None = set()
 
@@ -71,6 +71,7 @@ class Column:
             self.date_texts += 1
         else:
             self.foreign += cells.is_foreign(value)
+            self.example = self.example or value
 
     def _note(self, value: Any) -> None:
         if self.different is not None:
@@ -93,6 +94,11 @@ class Column:
             return "boolean"
         return "date" if self.dates + self.date_texts >= max(needed, 1) else "category"
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether most of its values are numbers as people write them, which would all be refused."""
+        return self.kind == "number" and self.foreign > _HALF * self.there
+
     def _texts(self) -> list[str]:
         found = self.different or set()
         return [value for value in found if isinstance(value, str) and value.strip().lower() not in cells.MISSING]
@@ -109,7 +115,7 @@ class Column:
             return "numbers the rows"
         if kind == "category" and different == self.there:
             return "is different in every row"
-        if kind == "category" and different > _TEXTS * self.there:
+        if kind == "category" and different > _HALF * self.there:
             return f"holds {different:,} different texts in {self.there:,} rows"
         return ""
 
@@ -180,6 +186,7 @@ class TableSurvey:
         out = {} if named else {name: why for name, column in self._columns.items() if (why := self._left_out(name, column))}
         kept = {name: column for name, column in self._columns.items() if name not in out}
         problems = [_nested(name, column) for name, column in kept.items() if column.nested]
+        problems += [_foreign(name, column) for name, column in kept.items() if column.is_foreign and name not in self._said]
         problems += [_unknown(name, list(self._columns)) for name in self._said if name not in self._columns]
         if not kept:
             said = ", ".join(f"'{name}' {why}" for name, why in out.items())
@@ -215,6 +222,16 @@ def _nested(name: str, column: Column) -> Problem:
     expected = "texts, numbers, true or false, dates"
     return Problem(
         what=f"the column '{name}' cannot stand in a table", got=f"values of type {column.nested}", expected=expected, fix=fix
+    )
+
+
+def _foreign(name: str, column: Column) -> Problem:
+    fix = "write them so, or read them as names: --set modality.kinds." + f"{name}=category"
+    return Problem(
+        what=f"the numbers of the column '{name}' are not written as programs write them",
+        got=f"{column.foreign:,} such as {column.example!r}",
+        expected="numbers such as 1234.5: a point before the fraction, no other signs",
+        fix=fix,
     )
 
 

@@ -81,13 +81,18 @@ def test_numbers_written_otherwise_are_wrong_numbers_and_no_categories():
         said = "list of dicts, row 8: the column 'age' holds '1,5', where a number such as 1.5 is expected"
         assert dataset.ledger.to_json()["unreadable rows"] == {"count": 1, "examples": [said]}
     text = refused([{**row, "age": f"{row['age']},5"} for row in rows()])
-    assert "more rows would be lost than allowed" in text or "no row is left after cleaning" in text
+    assert "the numbers of the column 'age' are not written as programs write them" in text
+    assert "got: 60 such as '20,5'" in text
+    assert "write them so, or read them as names: --set modality.kinds.age=category" in text
+    many = [{**row, "age": f"{row['age']},5"} if i % 3 == 0 else row for i, row in enumerate(rows())]
+    text = refused(many)
+    assert "more rows would be lost than allowed" in text
     assert "the column 'age' holds '20,5', where a number such as 1.5 is expected" in text
     assert "list of dicts, row 1" in text
 
 
 def test_the_user_says_what_a_column_is():
-    with opened([{**row, "age": f"{row['age']},5"} for row in rows()], kinds={"age": "category"}) as dataset:
+    with opened([{**row, "age": f"{i % 9},5"} for i, row in enumerate(rows())], kinds={"age": "category"}) as dataset:
         assert dataset.settled["kinds"]["age"] == "category"
     text = refused(rows(), kinds={"aeg": "number"})
     assert "there is no column 'aeg' to read" in text
