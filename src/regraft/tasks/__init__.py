@@ -5,7 +5,10 @@ from regraft.tasks.task import Loss, Task
 
 TASKS: Registry[type[Task]] = Registry(
     "tasks",
-    {"classification": "regraft.tasks.classification:Classification"},
+    {
+        "classification": "regraft.tasks.classification:Classification",
+        "regression": "regraft.tasks.regression:Regression",
+    },
     aliases={"text-classification": "classification"},
 )
 
