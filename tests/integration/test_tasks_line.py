@@ -39,6 +39,32 @@ def prices(rows: int, seed: int) -> list[dict[str, str]]:
     return made
 
 
+_TAGS = {"red": "apple", "round": "ball", "big": "whale"}
+
+
+def tagged(rows: int, seed: int) -> list[dict[str, Any]]:
+    """Rows with a label for each of three words."""
+    rng = random.Random(seed)
+    made = []
+    for _ in range(rows):
+        tags = [tag for tag in _TAGS if rng.random() < 0.4]
+        made.append({"body": words(rng, *(_TAGS[tag] for tag in tags)), "tags": tags})
+    return made
+
+
+_STARS = ("awful", "poor", "fair", "good", "great")
+
+
+def starred(rows: int, seed: int) -> list[dict[str, Any]]:
+    """Rows whose rank is how many of four words are good."""
+    rng = random.Random(seed)
+    made = []
+    for _ in range(rows):
+        good = rng.randint(0, 4)
+        made.append({"body": words(rng, *["fine"] * good, *["bad"] * (4 - good)), "stars": _STARS[good]})
+    return made
+
+
 def served(artifact: Artifact, rows: list[Any]) -> list[dict[str, Any]]:
     with BackgroundServer(artifact.path) as server:
         body = json.dumps({"rows": rows}).encode()
@@ -182,3 +208,68 @@ def test_targets_that_are_no_numbers_are_named_with_file_and_column(folder: Path
         rg.fit(data, target="price", out=folder / "none", task="regression", **{**OPTIONS, "seed": 1})
     assert "'n/a'" in str(caught.value)
     assert "broken.csv" in str(caught.value)
+
+
+@pytest.mark.slow
+def test_several_labels_a_row_go_through_every_door(folder: Path, tmp_path: Path):
+    train = folder / "tags.jsonl"
+    train.write_text("".join(json.dumps(row) + "\n" for row in tagged(240, seed=1)))
+    fresh = tagged(60, seed=2)
+    fitted = rg.fit(str(train), target="tags", text="body", task="multi-label", out=folder / "tagged", **OPTIONS)
+    report = fitted.report.to_json()
+    assert [rung["name"] for rung in report["ladder"]] == ["label-shares", "one-vs-rest-probe", "fitted"]
+    assert report["metrics"]["micro_f1"]["low"] > 0.8
+    assert [row["label"] for row in report["per_class"]] == sorted(_TAGS)
+    assert (report["confusion"], report["verdict_detail"]["quantity"]) == (None, "micro-f1")
+    here = rg.load(fitted).predict([row["body"] for row in fresh])
+    over_http = served(fitted, [row["body"] for row in fresh])
+    assert [answer["prediction"] for answer in over_http] == [answer.value for answer in here]
+    rg.lifecycle.predict_file(fitted, fresh, out=tmp_path / "answers.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert [line["prediction"] for line in lines] == [answer.value for answer in here]
+    assert list(lines[0]) == ["row", "body", "tags", "prediction", *(f"probability.{tag}" for tag in sorted(_TAGS)), "error"]
+
+    separated = [{"body": row["body"], "tags": ";".join(row["tags"]) or "none"} for row in tagged(240, seed=1)]
+    data = str(write_csv(folder / "tags.csv", separated))
+    task = {"name": "multi-label", "separator": ";", "no_label": "none"}
+    again = rg.fit(data, target="tags", text="body", task=task, out=folder / "tagged2", **OPTIONS)
+    assert again.manifest.task.state == fitted.manifest.task.state
+    marks = [[tag in row["tags"] for tag in sorted(_TAGS)] for row in fresh]
+    given = [[tag in answer.value for tag in sorted(_TAGS)] for answer in here]
+    judged = rg.evaluate(fitted, fresh, judge={"resamples": 200})
+    assert judged.judgement.metrics["micro-f1"].value == pytest.approx(reference.f1_score(marks, given, average="micro"))
+    assert judged.verdict == "better"
+    untrained = {**OPTIONS, "train": {**OPTIONS["train"], "epochs": 0}}
+    old = rg.fit(str(train), target="tags", text="body", task="multi-label", out=folder / "tagged0", **untrained)
+    assert rg.compare(old, fitted, fresh, judge={"resamples": 200}).verdict == "better"
+    exported = rg.export(fitted, format="onnx", out=folder / "tagged-onnx", rows=str(train))
+    seen = exported.manifest.export.gate["runtimes"]["onnxruntime"]
+    assert seen["worst_probability"] < 1e-5
+    assert seen["agreement"] == 1.0
+    with pytest.raises(DataError, match=r"several labels a row are for --task multi-label"):
+        rg.fit(str(train), target="tags", text="body", out=folder / "none", **OPTIONS)
+
+
+@pytest.mark.slow
+def test_ranks_go_through_every_door(folder: Path):
+    train = str(write_csv(folder / "stars.csv", starred(240, seed=1)))
+    fresh = starred(60, seed=2)
+    task = {"name": "ordinal", "order": list(_STARS)}
+    fitted = rg.fit(train, target="stars", text="body", task=task, out=folder / "starred", **OPTIONS)
+    report = fitted.report.to_json()
+    assert [rung["name"] for rung in report["ladder"]] == ["majority", "nearest-centroid", "linear-probe", "fitted"]
+    assert report["confusion"]["labels"] == list(_STARS)
+    assert report["metrics"]["quadratic_kappa"]["low"] > 0.7
+    here = rg.load(fitted).predict([row["body"] for row in fresh])
+    assert [answer["prediction"] for answer in served(fitted, [row["body"] for row in fresh])] == [a.value for a in here]
+    assert all(sum(answer.probabilities.values()) == pytest.approx(1.0) for answer in here)
+    judged = rg.evaluate(fitted, fresh, judge={"resamples": 200})
+    off = [abs(_STARS.index(row["stars"]) - _STARS.index(answer.value)) for row, answer in zip(fresh, here, strict=True)]
+    assert judged.judgement.metrics["rank-mae"].value == pytest.approx(np.mean(off))
+    assert judged.ladder.verdict.quantity == "rank-mae"
+    turned = {"name": "ordinal", "order": list(_STARS[::-1])}
+    other = rg.fit(train, target="stars", text="body", task=turned, out=folder / "turned", **OPTIONS)
+    with pytest.raises(DataError, match="do not know the same labels in the same order"):
+        rg.compare(fitted, other, fresh)
+    exported = rg.export(fitted, format="onnx", out=folder / "starred-onnx", rows=train)
+    assert exported.manifest.export.gate["runtimes"]["onnxruntime"]["agreement"] == 1.0

@@ -27,6 +27,8 @@ from regraft.types import Array, Ledger
 
 _HELD_OUT = ("valid", "test")
 _MANY_NUMBERS = 20
+_FEW_ROWS = 10
+"""Sets of labels in fewer rows than this are drawn together."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -296,4 +298,8 @@ def _strata(train: RowStore, kind: str) -> tuple[Array, str]:
     numbered: dict[Any, int] = {}
     class_of_code = np.array([numbered.setdefault(value, len(numbered)) for value in values])
     classes_N: Array = class_of_code[train.codes_N]
+    if all(isinstance(value, tuple) for value in values):
+        rows_of_class = np.bincount(classes_N)
+        classes_N = np.where(rows_of_class[classes_N] < _FEW_ROWS, -1, classes_N)
+        return classes_N, "the same share of every frequent set of labels in each"
     return classes_N, "the same share of every target in each"

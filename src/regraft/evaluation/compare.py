@@ -100,6 +100,8 @@ class Comparison:
         if self.verdict != "no evidence":
             return f"{self.b} is {self.verdict} than {self.a}: {numbers}."
         small = f"Only from about {self.smallest_detectable:.3g} would it show."
+        if not self.smallest_detectable:
+            small = "Both are as near on every row."
         return f"No evidence that {self.b} and {self.a} differ: {numbers}. {small}"
 
     def shown(self) -> str:

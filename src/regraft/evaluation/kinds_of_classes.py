@@ -18,8 +18,8 @@ from regraft.evaluation.judge import Judgement, confusion, notes_of, per_class
 from regraft.evaluation.measure import CountMeasure, Counts, Tally, count, decide
 from regraft.evaluation.options import JudgeOptions
 from regraft.evaluation.paired import Quantity, compare_sums, mean_of_rows
-from regraft.evaluation.ranks import decide_rank
 from regraft.evaluation.rows import checked
+from regraft.tasks.decisions import decide_rank
 from regraft.types import Array, FloatArray, Metric
 
 

@@ -15,11 +15,12 @@ from regraft.evaluation.answer_kind import AnswerKind
 from regraft.evaluation.compare import Comparison
 from regraft.evaluation.intervals import resample_weights
 from regraft.evaluation.judge import Judgement, per_class
-from regraft.evaluation.label_sets import count_sets, decide_sets
+from regraft.evaluation.label_sets import count_sets
 from regraft.evaluation.measure import Counts, Tally
 from regraft.evaluation.options import JudgeOptions
 from regraft.evaluation.paired import Quantity, compare_sums
 from regraft.evaluation.rows import broken_rows, size_problems
+from regraft.tasks.decisions import decide_sets
 from regraft.types import Array, FloatArray
 
 

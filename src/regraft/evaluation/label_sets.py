@@ -12,16 +12,10 @@ import numpy as np
 
 from regraft.evaluation.measure import Counts, Measure, mean_of_defined, ratio
 from regraft.evaluation.metrics import MeanLoss
+from regraft.tasks.decisions import decide_sets
 from regraft.types import Array, FloatArray, Label
 
 _SETS = frozenset({"label-sets"})
-THRESHOLD = 0.5
-"""Probability from which a label is given."""
-
-
-def decide_sets(probabilities_NL: FloatArray) -> Array:
-    """Return 1 for each label that is given to a row, else 0 (N, L)."""
-    return (probabilities_NL >= THRESHOLD).astype(np.int64)
 
 
 def count_sets(targets_NL: Array, outputs_NL: FloatArray, weights_NR: Array | None = None) -> Counts:

@@ -11,23 +11,10 @@ import numpy as np
 
 from regraft.evaluation.measure import Measure, ratio
 from regraft.evaluation.metrics import MeanLoss
+from regraft.tasks.decisions import decide_rank
 from regraft.types import Array, FloatArray
 
 _RANKS = frozenset({"ranks"})
-
-
-def decide_rank(probabilities_NC: FloatArray) -> Array:
-    """Return the median rank (N,): the first one up to which at least half of the probability lies.
-
-    It is the number of ranks k with P(rank > k) above one half (Cao, Mirjalili & Raschka 2020, arXiv:1901.07884, eq. 1), and
-    has the smallest expected distance in ranks.
-
-    Example:
-        >>> decide_rank(np.array([[0.4, 0.2, 0.4], [0.1, 0.1, 0.8]])).tolist()
-        [1, 2]
-    """
-    above_NK = 1.0 - np.cumsum(probabilities_NC[:, :-1], axis=1)
-    return np.asarray((above_NK > 0.5).sum(axis=1))
 
 
 class RankMae(MeanLoss):

@@ -97,8 +97,9 @@ class AnswerColumns:
     def __init__(self, inputs: pa.Schema, example: Prediction) -> None:
         self.inputs = inputs
         self._numbers = tuple(example.numbers)
-        self._plain = type(example.value) in _ARROW_TYPES
-        value_type = _ARROW_TYPES.get(type(example.value), pa.string())
+        labels = isinstance(example.value, list) and bool(example.probabilities)
+        self._plain = labels or type(example.value) in _ARROW_TYPES
+        value_type = pa.list_(pa.string()) if labels else _ARROW_TYPES.get(type(example.value), pa.string())
         row, prediction, *numbers, error = self.names()
         ours = [pa.field(prediction, value_type)]
         ours += [pa.field(name, pa.float64()) for name in numbers]

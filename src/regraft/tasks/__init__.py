@@ -7,6 +7,8 @@ TASKS: Registry[type[Task]] = Registry(
     "tasks",
     {
         "classification": "regraft.tasks.classification:Classification",
+        "multi-label": "regraft.tasks.multi_label:MultiLabel",
+        "ordinal": "regraft.tasks.ordinal:Ordinal",
         "regression": "regraft.tasks.regression:Regression",
     },
     aliases={"text-classification": "classification"},

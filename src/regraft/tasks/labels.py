@@ -85,7 +85,9 @@ def _type_problem(counted: Counter[tuple[type, object]]) -> Problem | None:
             where=_WHERE,
             got=found,
             expected="strings, integers or booleans",
-            fix="choose another target column, or write each value as the name of a class" + _other_task(examples.values()),
+            fix="choose another target column, or write each value as the name of a class"
+            + _other_task(examples.values())
+            + ("; several labels a row are for --task multi-label" if strange == [tuple] else ""),
         )
     if len(kinds) > 1:
         return Problem(

@@ -187,8 +187,8 @@ class Regression(Task):
         """Return the numbers (B, 1), or the quantiles (B, Q), in the unit of the target, float64."""
         raw = np.asarray(output, dtype=np.float64)
         if self.levels:
-            steps = np.concatenate([raw[:, :1], np.logaddexp(0.0, raw[:, 1:])], axis=1)
-            raw = np.cumsum(steps, axis=1)
+            with np.errstate(invalid="ignore"):  # rows that are not finite give NaN here; decode refuses them by name
+                raw = np.cumsum(np.concatenate([raw[:, :1], np.logaddexp(0.0, raw[:, 1:])], axis=1), axis=1)
         numbers: FloatArray = self.mean + self.scale * raw
         return numbers
 
@@ -202,7 +202,7 @@ class Regression(Task):
             return []
         numbers_BC = self.probabilities(output)
         middle = self.levels.index(MEDIAN) if self.levels else 0
-        names, finite_B = self.names, np.isfinite(numbers_BC.sum(axis=1))
+        names, finite_B = self.names, np.isfinite(np.asarray(output).sum(axis=1) + numbers_BC.sum(axis=1))
         rows = zip(numbers_BC.tolist(), np.asarray(output).tolist(), finite_B.tolist(), strict=True)
         return [
             Prediction(
