@@ -122,6 +122,11 @@ def labelled(predictors: Sequence[Predictor], data: Any, wanted: AnswerOptions, 
             stages.progress(reading.read)
     _tell_apart(answered, stages)
     reading.settle(wanted)
+    for number, (predictor, work) in enumerate(zip(predictors, answered, strict=True), start=1):
+        if work.dropped:
+            where = f"{rows.name}: {work.truncated_rows:,} of {reading.read:,} rows"
+            where += f", artifact {number}" if len(predictors) > 1 else ""
+            reading.ledger.add(f"truncated {predictor.modality.unit}", work.dropped, where)
     probabilities = [np.concatenate(parts) for parts in answers]
     return Labelled(
         name=rows.name, targets=np.concatenate(kept), probabilities=probabilities, ledger=reading.ledger, answered=answered

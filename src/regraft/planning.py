@@ -114,7 +114,7 @@ def plan(data: Any, dataset: Dataset, base: Base, wanted: FitOptions, stages: St
     for split, encoded in rows.items():
         if encoded.dropped:
             where = f"{split}: {encoded.truncated_rows:,} of {len(encoded):,} rows"
-            ledger.add("truncated tokens", encoded.dropped, where)
+            ledger.add(f"truncated {modality.unit}", encoded.dropped, where)
     targets = {split: task.targets(dataset.targets(split) if split in dataset.names else []) for split in SPLITS}
     return Plan(
         wanted=wanted,

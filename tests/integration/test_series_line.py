@@ -70,3 +70,14 @@ def test_from_a_ts_file_to_answers_without_torch(style, tmp_path):
     assert [value for value, _ in there] == [*here, here[0], here[0]]
     assert missing[1] == "every value of the series is missing"
     assert narrow[1] == "a series of 2 channels is expected, got 1 channel"
+
+
+def test_what_is_cut_off_is_counted_in_steps(tmp_path):
+    train, test = write(tmp_path / "toy_TRAIN.ts", cases(20, 0)), write(tmp_path / "toy_TEST.ts", cases(10, 1))
+    base, short = {"name": "series", "style": DEFAULT, "width": 8}, {"name": "series", "max_length": 12}
+    options = {**OPTIONS, "train": {"epochs": 1}}
+    artifact = regraft.fit(train, out=tmp_path / "m", test=test, base=base, modality=short, **options)
+    counted = regraft.evaluate(artifact, test).ledger.to_json()["truncated steps"]
+    cut = [max(0, values.shape[1] - 12) for values, _ in cases(10, 1)]
+    assert counted == {"count": sum(cut), "examples": [f"toy_TEST.ts: {np.count_nonzero(cut)} of 10 rows"]}
+    assert sum(cut) > 0

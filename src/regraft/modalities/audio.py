@@ -94,6 +94,7 @@ class Audio(Modality):
     Options: ClassVar[type[Any]] = AudioOptions
     name: ClassVar[str] = "audio"
     libraries: ClassVar[tuple[str, ...]] = ("numpy", "soundfile", "soxr")
+    unit: ClassVar[str] = "frames"
     chunk_rows: ClassVar[int] = 64
     looks: ClassVar[bool] = True
 

@@ -28,6 +28,8 @@ class Modality(ABC):
     """Distributions whose version may change what comes out."""
     chunk_rows: ClassVar[int] = 1024
     """Raw values that are held at once while many are read."""
+    unit: ClassVar[str] = "positions"
+    """What positions are called where those that were cut off are counted."""
     looks: ClassVar[bool] = False
     """Whether `located`, `opened` and `unreadable` do anything."""
 

@@ -77,6 +77,7 @@ class Series(Modality):
     Options: ClassVar[type[Any]] = SeriesOptions
     name: ClassVar[str] = "series"
     libraries: ClassVar[tuple[str, ...]] = ("numpy",)
+    unit: ClassVar[str] = "steps"
     looks: ClassVar[bool] = True
 
     def __init__(self, options: SeriesOptions, state: State, *, window: int | None = None) -> None:

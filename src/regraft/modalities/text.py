@@ -78,6 +78,7 @@ class Text(Modality):
     Options: ClassVar[type[Any]] = TextOptions
     name: ClassVar[str] = "text"
     libraries: ClassVar[tuple[str, ...]] = ("tokenizers",)
+    unit: ClassVar[str] = "tokens"
 
     def __init__(
         self,

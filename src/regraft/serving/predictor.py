@@ -274,8 +274,11 @@ class Predictor:
                 result = np.empty((len(order), *values.shape[1:]), dtype=np.float32)
             result[index] = values
         answered.lengths.append(lengths)
+        dropped = [row.dropped for row in encoded]
+        answered.dropped += sum(dropped)
+        answered.truncated_rows += sum(map(bool, dropped))
         outputs = np.empty((0, 0), dtype=np.float32) if result is None else result
-        return outputs, [row.dropped for row in encoded]
+        return outputs, dropped
 
     def _listed(self, rows: Sequence[Any], batch_size: int) -> list[Any]:
         if isinstance(rows, str | bytes | Mapping):

@@ -40,7 +40,7 @@ class StreamSummary:
         bad: Rows with an error in its place.
         seconds: How long it took.
         columns: Names of the columns written.
-        ledger: What was lost: truncated tokens, rows without an answer.
+        ledger: What was lost: truncated tokens (frames, steps), rows without an answer.
         notes: Sentences for people.
     """
 
@@ -158,7 +158,7 @@ def predict_stream(
                 layout = AnswerColumns(window.rows.schema, predictor.example())
             predictions = _answer(predictor, window, batch_size)
             out.write(layout.batch(done + 1, window.rows, predictions))
-            _count(ledger, window, predictions)
+            _count(ledger, window, predictions, predictor.modality.unit)
             done += len(predictions)
             progress(done, source.row_count)
         if layout is None:
@@ -228,7 +228,7 @@ def _raws(predictor: Predictor, window: Window) -> tuple[list[Any], dict[int, Pr
     return raws, {**problems, **{i: Problem(what=why, fix="correct or remove the row") for i, why in unopened.items()}}
 
 
-def _count(ledger: Ledger, window: Window, predictions: list[Prediction]) -> None:
+def _count(ledger: Ledger, window: Window, predictions: list[Prediction], unit: str) -> None:
     for index, prediction in enumerate(predictions):
         if not prediction.error and not prediction.dropped:
             continue
@@ -236,7 +236,7 @@ def _count(ledger: Ledger, window: Window, predictions: list[Prediction]) -> Non
         if prediction.error:
             ledger.add("rows without an answer", 1, where)
         if prediction.dropped:
-            ledger.add("truncated tokens", prediction.dropped, where)
+            ledger.add(f"truncated {unit}", prediction.dropped, where)
             ledger.add("truncated rows", 1, where)
 
 

@@ -61,10 +61,14 @@ class Answered(Work):
 
     Args:
         encode_seconds: Those of them in which raw values became arrays.
+        dropped: Positions that were cut off.
+        truncated_rows: Rows of which something was cut off.
         lengths: Real positions of the rows (N,), window by window.
     """
 
     encode_seconds: float = 0.0
+    dropped: int = 0
+    truncated_rows: int = 0
     lengths: list[Array] = field(default_factory=list)
 
 
