@@ -40,8 +40,8 @@ class Labelled:
 
     Args:
         name: What was read.
-        targets: Targets (N,), in the first predictor's label order.
-        probabilities: For each predictor its probabilities (N, C), in the first one's label order.
+        targets: Targets (N, ...), in the first predictor's label order.
+        probabilities: For each predictor what is judged (N, C), in the first one's label order.
         ledger: Rows that could not be used, tokens that were cut.
         answered: For each predictor, what went through it in how long.
     """
@@ -107,7 +107,7 @@ def labelled(predictors: Sequence[Predictor], data: Any, wanted: AnswerOptions, 
     rows = source(data, wanted, stages)
     target = _target_column(predictors, rows)
     _check_columns(predictors, rows)
-    orders = _label_orders(predictors)
+    orders = _column_orders(predictors)
     reading = _Reading(rows, target, predictors, Ledger())
     kept: list[Array] = []
     answers: list[list[FloatArray]] = [[] for _ in predictors]
@@ -118,7 +118,7 @@ def labelled(predictors: Sequence[Predictor], data: Any, wanted: AnswerOptions, 
             for place, predictor in enumerate(predictors):
                 values = raws[predictor.columns]
                 found = predictor.probabilities(values, batch_size=wanted.batch_size, answered=answered[place])
-                answers[place].append(found[:, orders[place]])
+                answers[place].append(found if orders[place] is None else found[:, orders[place]])
             stages.progress(reading.read)
     _tell_apart(answered, stages)
     reading.settle(wanted)
@@ -204,13 +204,14 @@ class _Reading:
 
 
 def evaluation(predictor: Predictor, answered: Labelled, wanted: AnswerOptions, stages: Stages) -> Report:
-    """Return the report on one predictor, held against always answering the commonest label of these rows."""
+    """Return the report on one predictor, held against the best answer that is the same for all of these rows."""
+    from regraft.evaluation.answer_kind import kind_of
     from regraft.evaluation.ladder import Contender
 
-    counts_C = np.bincount(answered.targets, minlength=len(predictor.task.names))
-    shares_NC = np.tile(counts_C / counts_C.sum(), (len(answered.targets), 1))
-    majority = Contender(name="majority", probabilities_NC=shares_NC)
-    return _report("evaluate", [majority, _contender(predictor, answered, 0)], [predictor], answered, wanted, stages)
+    kind = kind_of(predictor.task.answers, predictor.task.names)
+    same_NC = np.tile(kind.constant(answered.targets), (len(answered.targets), 1))
+    constant = Contender(name=kind.constant_name, probabilities_NC=same_NC)
+    return _report("evaluate", [constant, _contender(predictor, answered, 0)], [predictor], answered, wanted, stages)
 
 
 def comparison(predictors: Sequence[Predictor], answered: Labelled, wanted: AnswerOptions, stages: Stages) -> Report:
@@ -223,24 +224,26 @@ def comparison(predictors: Sequence[Predictor], answered: Labelled, wanted: Answ
 
 
 def _report(
-    kind: str,
+    verb: str,
     contenders: Sequence[Contender],
     predictors: Sequence[Predictor],
     answered: Labelled,
     wanted: AnswerOptions,
     stages: Stages,
 ) -> Report:
-    from regraft.evaluation.judge import judge
+    from regraft.evaluation.answer_kind import kind_of
     from regraft.evaluation.ladder import climb
     from regraft.evaluation.report import Report
 
-    task, judged_NC = predictors[0].task, contenders[-1].probabilities_NC
+    task, options, seed = predictors[0].task, wanted.judge, wanted.seed
     with stages("judge"):
-        ladder = climb(contenders, answered.targets, task.names, task.metrics, options=wanted.judge, seed=wanted.seed)
-        judgement = judge(task.metrics, answered.targets, judged_NC, task.names, options=wanted.judge, seed=wanted.seed)
+        ladder = climb(contenders, answered.targets, task.names, task.metrics, answers=task.answers, options=options, seed=seed)
+        kind = kind_of(task.answers, task.names)
+        targets_N, judged_NC = kind.checked(answered.targets, contenders[-1].probabilities_NC)
+        judgement = kind.judge(task.metrics, targets_N, judged_NC, options=options, seed=seed)
     artifact = predictors[-1].artifact
     return Report(
-        kind=kind,
+        kind=verb,
         judgement=judgement,
         ladder=ladder,
         ledger=answered.ledger,
@@ -289,17 +292,24 @@ def _check_columns(predictors: Sequence[Predictor], rows: RowSource) -> None:
         raise DataError(problems)
 
 
-def _label_orders(predictors: Sequence[Predictor]) -> list[list[int]]:
-    """Return for each predictor the places of the first one's labels among its own."""
-    first = predictors[0].task.names
-    orders = []
+def _column_orders(predictors: Sequence[Predictor]) -> list[list[int] | None]:
+    """Return for each predictor the places of the first one's columns (labels, levels) among its own; nothing if alike."""
+    from regraft.evaluation.answer_kind import kind_of
+
+    first = predictors[0].task
+    orders: list[list[int] | None] = []
     for predictor in predictors:
-        names = predictor.task.names
-        if sorted(names) != sorted(first):
-            got = f"{', '.join(names[:10])} against {', '.join(first[:10])}"
-            fix = "compare artifacts that predict the same target"
-            raise DataError(Problem(what="the artifacts do not know the same labels", got=got, fix=fix))
-        orders.append([names.index(name) for name in first])
+        task = predictor.task
+        fix = "compare artifacts that predict the same target"
+        if task.answers != first.answers:
+            got = f"{task.answers.replace('-', ' ')} against {first.answers.replace('-', ' ')}"
+            raise DataError(Problem(what="the artifacts do not give the same kind of answers", got=got, fix=fix))
+        ordered = kind_of(task.answers).ordered
+        if (task.names != first.names) if ordered else (sorted(task.names) != sorted(first.names)):
+            got = f"{', '.join(task.names[:10])} against {', '.join(first.names[:10])}"
+            what = "the artifacts do not know the same labels" + (" in the same order" if ordered else "")
+            raise DataError(Problem(what=what, got=got, fix=fix))
+        orders.append(None if task.names == first.names else [task.names.index(name) for name in first.names])
     return orders
 
 

@@ -20,6 +20,7 @@ FAMILIES: Registry[Registry[Any]] = Registry(
         "tunings": "regraft.tuning:TUNINGS",
         "optimizers": "regraft.training:OPTIMIZERS",
         "schedules": "regraft.training:SCHEDULES",
+        "answers": "regraft.evaluation:ANSWERS",
         "metrics": "regraft.evaluation:METRICS",
         "rungs": "regraft.evaluation:RUNGS",
         "exporters": "regraft.exporters:EXPORTERS",

@@ -24,6 +24,7 @@ from regraft.modalities import MODALITIES
 from regraft.models import BASES
 from regraft.options import Pick, to_json
 from regraft.planning import SPLITS, Plan, check_targets, joined_splits, plan, raws, read
+from regraft.tasks import TASKS
 from regraft.training.cost import Answered, Passes, cost_of
 from regraft.training.stages import Stages
 from regraft.training.threads import default_threads
@@ -50,11 +51,27 @@ def open_base(wanted: FitOptions, stages: Stages) -> tuple[Base, FitOptions]:
     """
     if wanted.train.metric is not None:
         METRICS.target(wanted.train.metric)
+    _check_judging(wanted)
     cls, options = wanted.base.resolve(BASES)
     base = cls(wanted.base.name, options)
     with stages(f"base {base.card().name}"):
         base.fetch(stages.note)
     return base, dataclasses.replace(wanted, modality=_read_by(base, wanted))
+
+
+def _check_judging(wanted: FitOptions) -> None:
+    """Refuse metrics and baselines that are for other answers than the task gives."""
+    from regraft.evaluation.answer_kind import kind_of
+
+    cls, options = wanted.task.resolve(TASKS)
+    task = cls(options)
+    kind = kind_of(task.answers, task.names)
+    if wanted.train.metric is not None:
+        (measure,) = kind.measures([wanted.train.metric]).values()
+        if measure.higher_is_better is None:
+            what = f"the metric '{wanted.train.metric}' has no better end, so that it cannot choose the best weights"
+            raise OptionsError(Problem(what=what, where="train.metric", fix=f"leave it out ({task.validation_metric} is used)"))
+    kind.rungs(wanted.judge.rungs)
 
 
 def _read_by(base: Base, wanted: FitOptions) -> Pick:
@@ -129,7 +146,7 @@ def predictor(net: Headed, plan: Plan) -> Predictor:
 
 def judge(net: Headed, plan: Plan, before: Mapping[str, Rows], trained: Passes, stages: Stages) -> Report:
     """Hold the fitted network against the baselines on the test rows, through the door that serves it later."""
-    from regraft.evaluation.judge import judge as judged
+    from regraft.evaluation.answer_kind import kind_of
     from regraft.evaluation.ladder import Contender, LadderRows, build_ladder
     from regraft.evaluation.report import Report
 
@@ -140,12 +157,18 @@ def judge(net: Headed, plan: Plan, before: Mapping[str, Rows], trained: Passes, 
         parts = [door.probabilities(chunk, answered=answered) for chunk in raws(plan.dataset, "test")]
     with stages("judge"):
         fitted = Contender(name="fitted", probabilities_NC=np.concatenate(parts), seconds=stages.seconds.get("train", 0.0))
-        counts_C = np.bincount(plan.targets["train"], minlength=len(task.names))
         rows = LadderRows(
-            train=before["train"], valid=before["valid"], test=before["test"], labels=task.names, class_counts_C=counts_C
+            train=before["train"],
+            valid=before["valid"],
+            test=before["test"],
+            labels=task.names,
+            answers=task.answers,
+            train_targets=plan.targets["train"],
         )
         ladder = build_ladder(rows, fitted, task.metrics, options=options, seed=seed)
-        judgement = judged(task.metrics, plan.targets["test"], fitted.probabilities_NC, task.names, options=options, seed=seed)
+        kind, targets_N = kind_of(task.answers, task.names), plan.targets["test"]
+        targets_N, probabilities_NC = kind.checked(targets_N, fitted.probabilities_NC)
+        judgement = kind.judge(task.metrics, targets_N, probabilities_NC, options=options, seed=seed)
     return Report(
         kind="fit",
         judgement=judgement,
@@ -206,14 +229,15 @@ def fill(folder: Path, net: Headed, plan: Plan, report: Report) -> ManifestBody:
 
 
 def _golden_rows(plan: Plan) -> list[Any]:
-    """Return raw values of test rows, spread over labels and lengths."""
+    """Return raw values of test rows, spread over targets and lengths."""
     from regraft.artifact.golden import choose
+    from regraft.evaluation.answer_kind import kind_of
 
     split = plan.dataset.split("test")
     # Enough to choose from; a test split of millions is not read whole for sixteen rows, nor thousands of photographs.
     count = min(len(split), _GOLDEN_POOL // (1024 // plan.modality.chunk_rows))
     values = list(itertools.islice(itertools.chain.from_iterable(raws(plan.dataset, "test")), count))
-    labels = [plan.task.names[target] for target in plan.targets["test"][:count]]
+    labels = kind_of(plan.task.answers, plan.task.names).group_names(plan.targets["test"][:count])
     return [values[i] for i in choose(values, labels, plan.rows["test"].lengths[:count].tolist(), seed=plan.wanted.seed)]
 
 

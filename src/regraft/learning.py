@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from regraft.evaluation import METRICS
 from regraft.evaluation.rung import Rows
 from regraft.evaluation.sample import stratified
 from regraft.objectives import OBJECTIVES
@@ -62,11 +61,13 @@ def _setting(plan: Plan, stages: Stages) -> Setting:
 
 def features_before(net: Headed, learner: Learner, plan: Plan, stages: Stages) -> dict[str, Rows]:
     """Return what the baselines learn from and are tested on: pooled features of the base as it is, and targets."""
+    from regraft.evaluation.answer_kind import kind_of
     from regraft.models.forward import pooled
     from regraft.training.frozen import kept_pooled
 
     index = {name: np.arange(len(plan.rows[name])) for name in SPLITS}
-    index["train"] = stratified(plan.targets["train"], plan.wanted.judge.probe_rows, plan.wanted.seed)
+    groups_N = kind_of(plan.task.answers, plan.task.names).groups(plan.targets["train"])
+    index["train"] = stratified(groups_N, plan.wanted.judge.probe_rows, plan.wanted.seed)
     found: dict[str, Rows] = {}
     with stages("features of the base", sum(len(positions) for positions in index.values())):
         done = 0
@@ -157,16 +158,18 @@ def _whole(event: Event, net: Headed) -> Event:
 
 def _validation(net: Headed, learner: Learner, plan: Plan) -> Validation | None:
     """Return how the network is judged while it learns, or nothing where there are no validation rows."""
+    from regraft.evaluation.answer_kind import kind_of
     from regraft.models.forward import outputs
     from regraft.training.loop import Validation
 
     if not len(plan.rows["valid"]):
         return None
     names = list(dict.fromkeys([plan.wanted.train.metric or plan.task.validation_metric, plan.task.metrics[0]]))
-    measures = {name: METRICS.get(name)() for name in names}
+    measures = kind_of(plan.task.answers, plan.task.names).measures(names)
+    names = list(measures)
 
     def run() -> dict[str, float]:
         judged = plan.task.probabilities(outputs(net, learner.rows["valid"], _FORWARD_ROWS))
         return {name: measure.value(plan.targets["valid"], judged) for name, measure in measures.items()}
 
-    return Validation(run=run, metric=names[0], higher_is_better=measures[names[0]].higher_is_better)
+    return Validation(run=run, metric=names[0], higher_is_better=bool(measures[names[0]].higher_is_better))

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from regraft.data.dataset import Dataset, Seen, load_dataset
 from regraft.data.gathering import Gather
 from regraft.data.roles import Recogniser
+from regraft.data.targets import as_number
 from regraft.errors import DataError, Problem
 from regraft.modalities import MODALITIES
 from regraft.modalities.digests import modality_digest
@@ -177,9 +178,16 @@ def _rare_targets(task: Task, dataset: Dataset) -> list[Problem]:
             where=", ".join(f"{places[value]}, column '{dataset.target_column}'" for value in list(rare)[:3]),
             got=shown + (f" and {len(rare) - _SHOWN:,} more" if len(rare) > _SHOWN else ""),
             expected=f"at least {fewest} rows of every class",
-            fix="add rows of it, join it with another class, take the rows out, or allow it with --set task.min_rows=1",
+            fix="add rows of it, join it with another class, take the rows out, or allow it with --set task.min_rows=1"
+            + ("; to estimate the number itself: --task regression" if _are_amounts(rare) else ""),
         )
     ]
+
+
+def _are_amounts(values: Iterable[Any]) -> bool:
+    """Return whether all values are numbers, one of them at least with a fraction."""
+    numbers = [as_number(value) for value in values]
+    return None not in numbers and any(number != int(number or 0) for number in numbers if number is not None)
 
 
 def _unknown_targets(task: Task, dataset: Dataset) -> list[Problem]:

@@ -103,6 +103,7 @@ class Prediction:
         logits: Raw output of the head for this row.
         error: Why there is no answer; then `value` is None.
         dropped: Positions of the input that were cut off.
+        quantiles: Level ("0.1") -> the number below which the true one lies with that probability; empty where a task has none.
     """
 
     value: Any
@@ -110,6 +111,13 @@ class Prediction:
     logits: Sequence[float] = ()
     error: str = ""
     dropped: int = 0
+    quantiles: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The numbers that stand beside the answer, by the names of their columns in a file of answers."""
+        shares = {f"probability.{label}": share for label, share in self.probabilities.items()}
+        return shares | {f"quantile.{level}": number for level, number in self.quantiles.items()}
 
     @property
     def label(self) -> Any:
@@ -120,7 +128,8 @@ class Prediction:
         """Return the answer as people and programs receive it over HTTP and in JSON lines."""
         if self.error:
             return {"prediction": None, "error": self.error}
-        return {"prediction": self.value, "probabilities": dict(self.probabilities)}
+        told = {"probabilities": dict(self.probabilities), "quantiles": dict(self.quantiles)}
+        return {"prediction": self.value, **{name: numbers for name, numbers in told.items() if numbers}}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,9 @@ import torch
 from assembly import assemble, check_error, check_options_class, fit, flat, scratch_bases, task_example
 
 from regraft.errors import DataError, RegraftError
-from regraft.evaluation import METRICS
+from regraft.evaluation import ANSWERS, METRICS
+from regraft.evaluation.answer_kind import fitting_names, kind_of
+from regraft.evaluation.options import JudgeOptions
 from regraft.modalities import MODALITIES
 from regraft.models.backbones import Backbone
 from regraft.models.net import BACKBONE_FOLDER, WEIGHTS_FILE, Headed, load_outside, save_net
@@ -34,8 +36,11 @@ def check_it_declares_itself(name):
     cls = TASKS.get(name)
     assert cls.name
     assert cls.needs
-    assert set(cls.metrics) <= set(METRICS.names()), "metrics are registered names"
-    assert cls.validation_metric in METRICS
+    assert cls.answers in ANSWERS
+    able = fitting_names(METRICS, cls.answers)
+    assert set(cls.metrics) <= set(able), "metrics are registered names, and for such answers"
+    assert cls.validation_metric in able
+    assert METRICS.get(cls.validation_metric).higher_is_better is not None
     check_options_class(cls.Options)
 
 
@@ -99,6 +104,31 @@ def check_padding_changes_nothing_in_the_head(name):
     plain, padded = head(features(3, 4)), head(features(3, 4, padding=5))
     inside = padded[tuple(slice(size) for size in plain.shape)]
     assert torch.allclose(plain, inside, atol=1e-6)
+
+
+def check_answers_agree_with_what_is_judged(name):
+    """What is decided for people, what metrics decide, and the rules of the gates are of one piece."""
+    task, _, values = task_example(name)
+    numbers = 3 * task.head(WIDTH, 0.0, seed=0)(features(24, 3)).detach().numpy()
+    predictions, judged = task.decode(numbers), task.probabilities(numbers)
+    kind = kind_of(task.answers, task.names)
+    for prediction in predictions:
+        assert tuple(prediction.numbers) == task.answer_columns
+        assert not task.target_problem(json.loads(json.dumps(prediction.value))), "an answer can be a target"
+        assert task.same_answer(prediction, prediction, 0.0)
+        assert task.alike(prediction.value, prediction.value)
+        assert task.cost(prediction.value, prediction.value) == 0.0
+    own, judged = kind.checked(task.targets([prediction.value for prediction in predictions]), judged)
+    for name, measure in kind.measures(task.metrics).items():
+        if measure.higher_is_better is False and name in {"mae", "rmse", "rank-mae"}:
+            assert measure.value(own, judged) == pytest.approx(0.0, abs=1e-9), "answers are their own truth"
+        if "accuracy" in name:
+            assert measure.value(own, judged) == 1.0
+    far = [prediction for prediction in predictions if not task.same_answer(predictions[0], prediction, 1e-6)]
+    assert far, "answers that are far apart are told apart"
+    some = task.targets(values)
+    assert len(kind.groups(some)) == len(values)
+    assert len(kind.group_names(some)) == len(values)
 
 
 def check_losses_of_parts_add_up(name):
@@ -196,11 +226,20 @@ def check_it_beats_the_trivial_baseline(name):
     learnt = mean_loss(made.task, output, values)
     blind = mean_loss(made.task, constant_output(made, len(values)), values)
     assert learnt < 0.8 * blind, f"loss {learnt:.3f}, of the best constant answer {blind:.3f}"
-    if made.task.names:
-        most = max(set(made.values), key=made.values.count)
-        right = np.mean([p.value == value for p, value in zip(made.task.decode(output), values, strict=True)])
-        majority = np.mean([value == most for value in values])
-        assert right > majority + 0.1, f"accuracy {right:.2f}, of the majority {majority:.2f}"
+    task = made.task
+    kind = kind_of(task.answers, task.names)
+    constant = np.tile(kind.constant(task.targets(made.values)), (len(values), 1))
+    targets, judged = kind.checked(task.targets(values), task.probabilities(output))
+    verdict = kind.compare(targets, (constant, judged), ("constant", "learnt"), options=JudgeOptions(resamples=500))
+    assert verdict.verdict == "better", verdict.sentence()
+    answers = [prediction.value for prediction in task.decode(output)]
+    cost = mean_cost(task, values, answers)
+    best = min(mean_cost(task, values, [value] * len(values)) for value in made.values)
+    assert cost < 0.8 * best, f"answers cost {cost:.3f}, of the best one that is the same for every row {best:.3f}"
+
+
+def mean_cost(task, values, answers):
+    return np.mean([task.cost(value, answer) for value, answer in zip(values, answers, strict=True)])
 
 
 def mean_loss(task, output, values):
@@ -232,6 +271,7 @@ CHECKS = (
     check_odd_and_single_shapes,
     check_answers_of_a_row_do_not_depend_on_its_batch,
     check_padding_changes_nothing_in_the_head,
+    check_answers_agree_with_what_is_judged,
     check_losses_of_parts_add_up,
     check_targets_are_judged,
     check_nothing_to_learn_from_is_an_error,

@@ -1,6 +1,6 @@
 """A task that Regraft does not have, in one file: yes or no with a single logit and binary cross-entropy.
 
-The probability of yes is the logistic function of the logit (Cox 1958); targets are 0 and 1 as float32.
+The probability of yes is the logistic function of the logit (Cox 1958); targets are 0 and 1.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Binary(Task):
         for value in values:
             if self.target_problem(value):
                 raise DataError(Problem(what=self.target_problem(value), fix="write yes or no"))
-        return np.asarray([value == "yes" for value in values], dtype=np.float32)
+        return np.asarray([value == "yes" for value in values], dtype=np.int64)
 
     def head(self, width, dropout, seed=0):
         import torch

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from regraft.artifact.manifest import ManifestBody
+from regraft.evaluation import METRICS
+from regraft.evaluation.measure import shown
 from regraft.options import JSON
 from regraft.training.cost import sentences
 
@@ -52,17 +54,21 @@ def _evidence(report: Mapping[str, JSON]) -> str:
     rows = rungs or [("fitted", report.get("metrics") or {})]
     names = list(dict.fromkeys(name for _, metrics in rows for name in metrics))
     if names:
-        parts.append(_table(["", *names], [[rung, *(_metric(metrics.get(name)) for name in names)] for rung, metrics in rows]))
+        table = [[rung, *(_metric(name, metrics.get(name)) for name in names)] for rung, metrics in rows]
+        parts.append(_table(["", *names], table))
         parts.append(f"Value with its 95 % interval, on the same {_count(report.get('n'))} held-out rows for every line.")
     return "\n\n".join(parts) or "Nothing was measured."
 
 
-def _metric(value: Any) -> str:
+def _metric(name: str, value: Any) -> str:
     if not isinstance(value, Mapping) or value.get("value") is None:
         return "-"
+    name = name.replace("_", "-")
+    in_units = name in METRICS and METRICS.get(name).in_units
     if value.get("low") is None or value.get("high") is None:
-        return f"{value['value']:.3f}"
-    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+        return shown(value["value"], in_units=in_units)
+    value, low, high = (shown(value[end], in_units=in_units) for end in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
 
 
 def _data(body: ManifestBody, report: Mapping[str, JSON]) -> str:
@@ -99,7 +105,9 @@ def _use(body: ManifestBody, name: str) -> str:
 
 def _limits(body: ManifestBody, report: Mapping[str, JSON]) -> str:
     lines = [
-        "- It knows only the answers above, and gives one of them to anything it is shown.",
+        "- It knows only the answers above, and gives one of them to anything it is shown."
+        if "labels" in body.task.state
+        else "- It gives an answer to anything it is shown, also to what is unlike the training rows.",
         "- The figures hold for data like the test rows; on other data judge it first: `regraft evaluate`.",
     ]
     length = body.inputs[0].spec.get("max_length", body.inputs[0].options.get("max_length"))
@@ -124,5 +132,5 @@ def _count(number: Any) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(f"`{name}`" for name in names[:20])
-    return shown + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    first = ", ".join(f"`{name}`" for name in names[:20])
+    return first + (f" and {len(names) - 20} more" if len(names) > 20 else "")

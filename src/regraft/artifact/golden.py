@@ -3,13 +3,14 @@
 They travel with the artifact and are replayed by a fresh process when it is written, and by a server before it says ready.
 In the same environment (runtime, versions, threads, processor) the answers must be equal bit for bit; elsewhere, where sums are
 done in another order, probabilities may differ by 1e-5, so that only classes closer than 2e-5 can change places, and the answer
-must be the same unless the first two are that close.
+must be the same unless the first two are that close. Where a task has no probabilities its raw outputs may differ by as much,
+relative to the row's largest one above 1, and its task says which answers agree.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -17,12 +18,22 @@ import numpy as np
 
 from regraft.errors import ArtifactError, GateError, Problem
 from regraft.options import JSON
+from regraft.tasks.task import decided
 from regraft.types import FloatArray, Prediction
 
 COUNT = 16
 BATCH_SIZE = 32
 TOLERANCE = 1e-5
 _ROW_LIMIT_BYTES = 10_000
+
+
+Same = Callable[[Prediction, Prediction, float], bool]
+"""Whether an older and a newer answer agree where what they are made of may have moved so far."""
+
+
+def same_label(was: Prediction, now: Prediction, near: float) -> bool:
+    """Return whether two answers agree that are the most probable label."""
+    return was.value == now.value or not decided(was.probabilities, near)
 
 
 class Answering(Protocol):
@@ -184,8 +195,13 @@ def record(predictor: Answering, rows: Sequence[Any], shortened: Callable[[Any, 
     )
 
 
-def replay(predictor: Answering, goldens: Goldens) -> Replay:
+def replay(predictor: Answering, goldens: Goldens, agree: Same = same_label) -> Replay:
     """Answer the golden rows again and compare.
+
+    Args:
+        predictor: Answers.
+        goldens: What was recorded.
+        agree: Says whether two answers agree, as the task sees it (`Task.same_answer`).
 
     Raises:
         GateError: An answer moved further than stated; names the worst row.
@@ -204,7 +220,8 @@ def replay(predictor: Answering, goldens: Goldens) -> Replay:
     if not result.worst <= goldens.tolerance:
         raise _gate(goldens, worst, predictions[worst], result, f"at most {goldens.tolerance:g} in another environment")
     for row, prediction in enumerate(predictions):
-        if _decided(goldens.probabilities[row], goldens.tolerance) and prediction.value != goldens.values[row]:
+        was = Prediction(value=goldens.values[row], probabilities=goldens.probabilities[row], logits=goldens.outputs[row])
+        if not agree(was, prediction, goldens.tolerance):
             raise _gate(goldens, row, prediction, result, "the same answer")
     return result
 
@@ -220,12 +237,6 @@ def _moved(goldens: Goldens, row: int, output: FloatArray, prediction: Predictio
         return float("inf")
     scale = 1.0 if was else max(1.0, float(np.abs(old).max(initial=0.0)))
     return float(np.abs(old - new).max(initial=0.0)) / scale
-
-
-def _decided(probabilities: Mapping[str, float], tolerance: float) -> bool:
-    """Return whether the first class is so far ahead that moves within the tolerance cannot change the answer."""
-    first, *rest = sorted(probabilities.values(), reverse=True) or [0.0]
-    return bool(rest) and first - rest[0] > 2 * tolerance
 
 
 def _gate(goldens: Goldens, row: int, now: Prediction, result: Replay, expected: str) -> GateError:

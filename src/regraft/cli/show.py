@@ -9,7 +9,8 @@ import click
 from rich.console import Console
 
 from regraft.cli.console import results
-from regraft.evaluation import render
+from regraft.evaluation import METRICS, render
+from regraft.evaluation.measure import shown
 
 if TYPE_CHECKING:
     from regraft.artifact.store import Artifact
@@ -43,9 +44,8 @@ def show_fit(artifact: Artifact, report: Report, seconds: float, console: Consol
     if report.ladder:
         console.print(render.verdict_panel(report.ladder.verdict))
         console.print(render.ladder_table(report.ladder))
-    console.print(render.metrics_table(report.judgement.metrics, report.judgement.confidence))
-    console.print(render.classes_table(report.judgement.per_class))
-    console.print(render.confusion_table(report.judgement.confusion))
+    for table in render.tables(report.judgement):
+        console.print(table)
     _show_ledger(report, console)
     _show_cost(report, console)
     console.print(
@@ -81,6 +81,12 @@ def show_prediction_summary(summary: StreamSummary, console: Console) -> None:
         console.print(f"  {render.ledger_line(why, loss)}", style="yellow", markup=False)
 
 
+def _interval(name: str, metric: dict[str, Any]) -> str:
+    in_units = METRICS.get(name.replace("_", "-")).in_units
+    ends = ("?" if metric[end] is None else shown(metric[end], in_units=in_units, digits=4) for end in ("value", "low", "high"))
+    return "{} [{}, {}]".format(*ends)
+
+
 def _ancestor(entry: dict[str, Any]) -> str:
     return f"{entry['verb']} {entry['name']} ({entry['digest'][:12]})"
 
@@ -111,13 +117,14 @@ def show_inspection(facts: dict[str, Any], console: Console | None) -> None:
     """Show what is in an artifact."""
     console = console or results()
     labels = facts["task"]["state"].get("labels", [])
+    named = f": {', '.join(str(label) for label in labels)}" if labels else ""
     rows = [
         ("artifact", facts["path"]),
         ("digest", facts["digest"]),
         ("weights", facts["weights_digest"]),
         ("made", f"{facts['created']} with regraft {facts['versions'].get('regraft', '?')}, format {facts['format']}"),
         ("lineage", " -> ".join([facts["base"].get("name", "?"), *map(_ancestor, facts["lineage"]), _itself(facts)])),
-        ("task", f"{facts['task']['name']}: {', '.join(str(label) for label in labels)}"),
+        ("task", f"{facts['task']['name']}{named}"),
         ("reads", ", ".join(f"{_columns(entry)} ({entry['modality']})" for entry in facts["inputs"])),
         ("predicts", facts["target"]["column"]),
         ("base", " ".join(str(facts["base"].get(key, "")) for key in ("name", "source", "revision", "licence")).strip()),
@@ -130,7 +137,7 @@ def show_inspection(facts: dict[str, Any], console: Console | None) -> None:
     for name, metric in (report.get("metrics") or {}).items():
         if metric["value"] is not None:
             console.print(
-                f"{name:>20}  {metric['value']:.4f} [{metric['low']:.4f}, {metric['high']:.4f}]  n = {metric['n']:,}",
+                f"{name:>20}  {_interval(name, metric)}  n = {metric['n']:,}",
                 markup=False,
             )
     if report.get("verdict"):

@@ -77,12 +77,13 @@ def store_rows(
         sight: Looks at every value of the input column; values are taken as they are if not given.
 
     Raises:
-        DataError: More rows are lost than `options.lost_share` allows, none is left, or the target is a list or an object.
+        DataError: More rows are lost than `options.lost_share` allows, none is left, or the target is an object or a list of
+            anything but texts.
     """
     target_type = source.schema.field(columns[1]).type
-    if pa.types.is_nested(target_type):
+    if pa.types.is_nested(target_type) and not _holds_texts(target_type):
         where = f"{source.name}, column '{columns[1]}'"
-        fix = "make a column that holds one value a row"
+        fix = "make a column that holds one value a row, or a list of texts"
         raise DataError(Problem(what="the target is not a single value", where=where, got=str(target_type), fix=fix))
     losses, total = _Losses(), 0
     writer = StoreWriter(*place, source.schema, columns)
@@ -93,6 +94,11 @@ def store_rows(
     _check_budget(source.name, losses, total, options, columns)
     ledger.include(losses.ledger)
     return writer.finish()
+
+
+def _holds_texts(kind: pa.DataType) -> bool:
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return bool(lists and (pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type)))
 
 
 def _keep(chunk: Chunk, columns: tuple[str, str], writer: StoreWriter, losses: _Losses, sight: Sight | None = None) -> None:

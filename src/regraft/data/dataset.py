@@ -22,13 +22,15 @@ from regraft.data.rows import RowSource, open_rows, open_splits
 from regraft.data.split import Split
 from regraft.data.splits import number_strata, split_rows
 from regraft.data.store import RowStore
-from regraft.data.targets import as_kind, target_kind
+from regraft.data.targets import as_kind, as_number, target_kind
 from regraft.errors import DataError, Problem, did_you_mean
 from regraft.options import JSON
 from regraft.types import Array, Ledger
 
 _HELD_OUT = ("valid", "test")
 _MANY_NUMBERS = 20
+_FEW_ROWS = 10
+"""Sets of labels in fewer rows than this are drawn together."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -307,10 +309,19 @@ def _draw(
 
 def _strata(train: RowStore, kind: str) -> tuple[Array, str]:
     values = [as_kind(value, kind) for value in train.targets]
-    numbers = all(isinstance(value, (int, float)) for value in values)
-    if numbers and len(values) > max(_MANY_NUMBERS, 0.1 * len(train)):
-        return number_strata(np.array(values, dtype=np.float64)[train.codes_N]), "the same range of the target in each"
+    if len(values) > max(_MANY_NUMBERS, 0.1 * len(train)):
+        numbers = [float(value) if isinstance(value, bool) else as_number(value) for value in values]
+        found = np.array([np.nan if number is None else number for number in numbers])[train.codes_N]
+        sound_N = np.isfinite(found)
+        if 2 * np.count_nonzero(sound_N) > len(train):  # what is none of the numbers is for the task to name
+            strata_N = np.full(len(train), -1)
+            strata_N[sound_N] = number_strata(found[sound_N])
+            return strata_N, "the same range of the target in each"
     numbered: dict[Any, int] = {}
     class_of_code = np.array([numbered.setdefault(value, len(numbered)) for value in values])
     classes_N: Array = class_of_code[train.codes_N]
+    if all(isinstance(value, tuple) for value in values):
+        rows_of_class = np.bincount(classes_N)
+        classes_N = np.where(rows_of_class[classes_N] < _FEW_ROWS, -1, classes_N)
+        return classes_N, "the same share of every frequent set of labels in each"
     return classes_N, "the same share of every target in each"

@@ -156,7 +156,7 @@ class ListRows(_InMemory):
     def _slice(self, start: int, end: int) -> tuple[pa.RecordBatch, dict[int, Problem]]:
         bad = {i: self._bad[i + start + 1] for i in range(end - start) if i + start + 1 in self._bad}
         rows = [{} if i in bad else _python_row(row) for i, row in enumerate(self._rows[start:end])]
-        batch, more = typed_rows(rows, self.schema, start + 1, self.name)
+        batch, more = typed_rows(rows, self.schema, start + 1, self.name, "value")
         return batch, {**more, **bad}
 
 

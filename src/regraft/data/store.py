@@ -146,7 +146,8 @@ class StoreWriter:
         self.numbers.append(np.asarray(numbers, dtype=np.int64))
         self.keys.append(np.frombuffer(joined, dtype="<u8")[:: DIGEST_BYTES // 8].copy())
         book = self.codebook
-        self.codes.append(np.fromiter((book.setdefault(v, len(book)) for v in targets), dtype=np.int32, count=len(targets)))
+        keys = (tuple(value) if value.__class__ is list else value for value in targets)
+        self.codes.append(np.fromiter((book.setdefault(key, len(book)) for key in keys), dtype=np.int32, count=len(targets)))
 
     def finish(self) -> RowStore:
         """Return the rows for reading; call after the `with` block, with at least one row."""

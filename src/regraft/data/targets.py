@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 _INT = re.compile(r"0|-?[1-9][0-9]{0,18}")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _BOOL = {"true": True, "false": False}
 
 TARGET_KINDS = ("str", "int", "bool", "float", "other")
@@ -50,6 +51,27 @@ def as_kind(value: Any, kind: str) -> Any:
         (7, 'seven', '7', True)
     """
     return _AS.get(kind, _as_is)(value)
+
+
+def as_number(value: Any) -> float | None:
+    """Return a number, or a text that is one, as a fraction; nothing for anything else, true and false included.
+
+    Args:
+        value: A target, not missing.
+
+    Example:
+        >>> as_number(" 3.5e2 "), as_number(7), as_number("3,5"), as_number(True), as_number("nan")
+        (350.0, 7.0, None, None, None)
+    """
+    if isinstance(value, str):
+        text = value.strip()
+        return float(text) if _NUMBER.fullmatch(text) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return math.inf
 
 
 def is_missing(value: Any) -> bool:

@@ -11,8 +11,16 @@ from regraft.data.columns import arrow_column, blank_rows
 from regraft.data.reader import row_place
 from regraft.errors import DataError, Problem
 
-_NAMES = {str: "text", bool: "true/false", int: "whole number", float: "number with a fraction", bytes: "bytes"}
-_ARROW = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64(), bytes: pa.binary()}
+_KINDS: dict[type, tuple[str, pa.DataType]] = {
+    str: ("text", pa.string()),
+    bool: ("true/false", pa.bool_()),
+    int: ("whole number", pa.int64()),
+    float: ("number with a fraction", pa.float64()),
+    bytes: ("bytes", pa.binary()),
+    list: ("list of texts", pa.list_(pa.string())),
+}
+_NAMES = {kind: name for kind, (name, _) in _KINDS.items()}
+_ARROW = {kind: arrow for kind, (_, arrow) in _KINDS.items()}
 
 
 class ColumnTypes:
@@ -40,7 +48,7 @@ class ColumnTypes:
         """
         seen = self._seen
         for key, value in row.items():
-            if (key, value.__class__) not in seen:
+            if (key, value.__class__) not in seen or value.__class__ is list:
                 problem = self._unseen(key, value, number)
                 if problem is not None:
                     for name in row:  # the row is bad, but its columns are there: nobody shall be told that one is missing
@@ -49,11 +57,11 @@ class ColumnTypes:
         return None
 
     def _unseen(self, key: str, value: Any, number: int) -> Problem | None:
-        kind = type(value)
-        if value is not None and kind not in _ARROW:
+        kind = list if is_texts(value) else type(value)
+        if value is not None and (kind not in _ARROW or (kind is list and not is_texts(value))):
             return nested_value(row_place(self._source, number), key, value, self._described)
         self._order.setdefault(key)
-        self._seen[key, kind] = number
+        self._seen.setdefault((key, kind), number)
         return None
 
     def schema(self) -> pa.Schema:
@@ -68,12 +76,19 @@ class ColumnTypes:
             if rows.keys() == {int, float}:
                 rows = {float: rows[float]}
             if len(rows) > 1:
+                rows.pop(list, None)  # a list among single values is a fault of its row
+            if len(rows) > 1:
                 problems.append(mixed_types(self._source, key, {_NAMES[kind]: row for kind, row in rows.items()}))
             else:
                 fields.append(pa.field(key, _ARROW[next(iter(rows))] if rows else pa.string()))
         if problems:
             raise DataError(problems)
         return pa.schema(fields)
+
+
+def is_texts(value: object) -> bool:
+    """Return whether a value is a list of texts, which may be empty."""
+    return isinstance(value, (list, tuple)) and all(part.__class__ is str for part in value)
 
 
 def nested_value(where: str, key: str, value: Any, described: str) -> Problem:
@@ -89,7 +104,7 @@ def nested_value(where: str, key: str, value: Any, described: str) -> Problem:
         what=f"nested {described}: the value of '{key}' is not a single value",
         where=f"{where}, column '{key}'",
         got=got,
-        expected="a text, a number, true/false or null",
+        expected="a text, a number, true/false, null or a list of texts",
         fix=fix,
     )
 
@@ -113,9 +128,16 @@ def mixed_types(source: str, column: str, first_rows: Mapping[str, int]) -> Prob
 
 
 def typed_rows(
-    rows: Sequence[Mapping[str, Any]], schema: pa.Schema, first_row: int, source: str
+    rows: Sequence[Mapping[str, Any]], schema: pa.Schema, first_row: int, source: str, described: str = "JSON"
 ) -> tuple[pa.RecordBatch, dict[int, Problem]]:
     """Return rows as columns, with nulls where a row holds what Arrow cannot.
+
+    Args:
+        rows: Column name -> value.
+        schema: The columns.
+        first_row: Number of the first of the rows.
+        source: Name of the file in messages.
+        described: Kind of data in messages.
 
     Returns:
         The rows, and index -> problem.
@@ -126,6 +148,10 @@ def typed_rows(
         array, wrong = arrow_column(values, field.type)
         arrays.append(array)
         for i, expected in wrong.items():
+            place = row_place(source, first_row + i)
+            if isinstance(values[i], (list, tuple)):
+                bad[i] = nested_value(place, field.name, values[i], described)
+                continue
             bad[i] = Problem(
                 what="the row holds a value that cannot be kept",
                 where=row_place(source, first_row + i, field.name),

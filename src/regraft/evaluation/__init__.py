@@ -5,8 +5,20 @@ from typing import TYPE_CHECKING
 from regraft.registry import Registry
 
 if TYPE_CHECKING:
+    from regraft.evaluation.answer_kind import AnswerKind
     from regraft.evaluation.measure import Measure
     from regraft.evaluation.rung import Rung
+
+ANSWERS: "Registry[type[AnswerKind]]" = Registry(
+    "answers",
+    {
+        "classes": "regraft.evaluation.kinds_of_classes:Classes",
+        "ranks": "regraft.evaluation.kinds_of_classes:Ranks",
+        "label-sets": "regraft.evaluation.kinds_of_sets:LabelSets",
+        "numbers": "regraft.evaluation.kinds_of_numbers:Numbers",
+        "quantiles": "regraft.evaluation.kinds_of_numbers:Quantiles",
+    },
+)
 
 METRICS: "Registry[type[Measure]]" = Registry(
     "metrics",
@@ -18,6 +30,17 @@ METRICS: "Registry[type[Measure]]" = Registry(
         "log-loss": "regraft.evaluation.metrics:LogLoss",
         "roc-auc": "regraft.evaluation.metrics:RocAuc",
         "brier": "regraft.evaluation.metrics:Brier",
+        "mae": "regraft.evaluation.numbers:Mae",
+        "rmse": "regraft.evaluation.numbers:Rmse",
+        "r2": "regraft.evaluation.numbers:R2",
+        "pinball": "regraft.evaluation.numbers:Pinball",
+        "coverage": "regraft.evaluation.numbers:Coverage",
+        "calibration-error": "regraft.evaluation.numbers:CalibrationError",
+        "subset-accuracy": "regraft.evaluation.label_sets:SubsetAccuracy",
+        "mean-average-precision": "regraft.evaluation.label_sets:MeanAveragePrecision",
+        "binary-log-loss": "regraft.evaluation.label_sets:BinaryLogLoss",
+        "rank-mae": "regraft.evaluation.ranks:RankMae",
+        "quadratic-kappa": "regraft.evaluation.ranks:QuadraticKappa",
     },
 )
 
@@ -27,7 +50,14 @@ RUNGS: "Registry[type[Rung]]" = Registry(
         "majority": "regraft.evaluation.rungs:Majority",
         "nearest-centroid": "regraft.evaluation.rungs:NearestCentroid",
         "linear-probe": "regraft.evaluation.rungs:LinearProbe",
+        "mean": "regraft.evaluation.rungs_of_numbers:Mean",
+        "median": "regraft.evaluation.rungs_of_numbers:Median",
+        "ridge-probe": "regraft.evaluation.rungs_of_numbers:RidgeProbe",
+        "quantiles-of-all": "regraft.evaluation.rungs_of_numbers:QuantilesOfAll",
+        "ridge-quantiles": "regraft.evaluation.rungs_of_numbers:RidgeQuantiles",
+        "label-shares": "regraft.evaluation.rungs_of_sets:LabelShares",
+        "one-vs-rest-probe": "regraft.evaluation.rungs_of_sets:OneVsRestProbe",
     },
 )
 
-__all__ = ["METRICS", "RUNGS"]
+__all__ = ["ANSWERS", "METRICS", "RUNGS"]

@@ -18,6 +18,7 @@ from regraft.evaluation.rows import checked
 from regraft.types import Array, FloatArray, Metric
 
 Verdict = Literal["better", "no evidence", "worse"]
+_RIGHT, _NEARER = ("only_a_right", "only_b_right"), ("nearer_a", "nearer_b")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +28,14 @@ class Comparison:
     Args:
         a: Name of what stood before (the lower rung, the older artifact).
         b: Name of what is held against it.
-        difference: Accuracy of B minus accuracy of A, with its paired interval.
-        p_value: Two-sided, of McNemar's exact test.
-        only_a_right: Rows that A has right and B wrong.
-        only_b_right: Rows that B has right and A wrong.
+        difference: Accuracy (or `quantity`) of B minus that of A, with its paired interval.
+        p_value: Two-sided, of McNemar's exact test, or of the randomisation test of `regraft.evaluation.paired`.
+        only_a_right: Rows that A has right and B wrong; with a `quantity` rows whose answer by A is nearer.
+        only_b_right: Rows that B has right and A wrong, or is nearer on.
         verdict: "better" and "worse" are about B.
         smallest_detectable: Difference that so many rows would probably have shown, see `smallest_detectable`.
+        quantity: Registered name of the metric that is compared, where answers are not simply right or wrong; empty for the
+            accuracy.
     """
 
     a: str
@@ -43,43 +46,71 @@ class Comparison:
     only_b_right: int
     verdict: Verdict
     smallest_detectable: float
+    quantity: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the comparison as one JSON object."""
+        """Return the comparison as one JSON object; with a quantity, "nearer_a" and "nearer_b" count rows."""
+        counted = _NEARER if self.quantity else _RIGHT
         return {
             "a": self.a,
             "b": self.b,
             "verdict": self.verdict,
             "difference": self.difference.to_json(),
-            "test": "McNemar, exact binomial, two-sided",
+            "test": "paired randomisation, two-sided" if self.quantity else "McNemar, exact binomial, two-sided",
+            **({"quantity": self.quantity} if self.quantity else {}),
             "p_value": self.p_value,
-            "only_a_right": self.only_a_right,
-            "only_b_right": self.only_b_right,
+            counted[0]: self.only_a_right,
+            counted[1]: self.only_b_right,
             "smallest_detectable_difference": self.smallest_detectable,
         }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Comparison:
         """Return the comparison that `to_json` wrote."""
+        quantity = values.get("quantity", "")
+        counted = _NEARER if quantity else _RIGHT
         return cls(
             a=values["a"],
             b=values["b"],
             difference=Metric(**values["difference"]),
             p_value=values["p_value"],
-            only_a_right=values["only_a_right"],
-            only_b_right=values["only_b_right"],
+            only_a_right=values[counted[0]],
+            only_b_right=values[counted[1]],
             verdict=values["verdict"],
             smallest_detectable=values["smallest_detectable_difference"],
+            quantity=quantity,
         )
 
     def sentence(self) -> str:
-        """Say the verdict in one sentence, differences in percentage points of accuracy."""
+        """Say the verdict in one sentence, differences in percentage points of accuracy or in the quantity compared."""
+        if self.quantity:
+            return self._sentence_of_quantity()
         value, low, high = (100 * end for end in (self.difference.value, self.difference.low, self.difference.high))
         numbers = f"{value:+.1f} points [{low:.1f}, {high:.1f}], McNemar p {_p(self.p_value)}, n = {self.difference.n:,}"
         if self.verdict != "no evidence":
             return f"{self.b} is {self.verdict} than {self.a}: {numbers}."
         small = 100 * self.smallest_detectable
         return f"No evidence that {self.b} and {self.a} differ: {numbers}. Only from about {small:.1f} points would it show."
+
+    def _sentence_of_quantity(self) -> str:
+        value, low, high = (_signed(end) for end in (self.difference.value, self.difference.low, self.difference.high))
+        numbers = (
+            f"{self.quantity} {value} [{low}, {high}], paired randomisation p {_p(self.p_value)}, n = {self.difference.n:,}"
+        )
+        if self.verdict != "no evidence":
+            return f"{self.b} is {self.verdict} than {self.a}: {numbers}."
+        small = f"Only from about {self.smallest_detectable:.3g} would it show."
+        if not self.smallest_detectable:
+            small = "Both are as near on every row."
+        return f"No evidence that {self.b} and {self.a} differ: {numbers}. {small}"
+
+    def shown(self) -> str:
+        """Return the difference as it stands in a table: points of accuracy, or in the quantity compared."""
+        return _signed(self.difference.value) if self.quantity else f"{100 * self.difference.value:+.1f}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+,.0f}" if abs(value) >= 10_000 else f"{value:+.3g}"
 
 
 def mcnemar(only_a_right: int, only_b_right: int) -> float:

@@ -1,4 +1,4 @@
-"""How good are these probabilities: every metric with its interval, each class, the confusion matrix.
+"""How good are these answers: every metric with its interval, and for classes each class and the confusion matrix.
 
 Shapes: N rows, C classes, R resamples.
 """
@@ -12,13 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from regraft.errors import OptionsError
-from regraft.evaluation import METRICS
-from regraft.evaluation.intervals import interval_of_counts, measure_by_rows, mover, percentile, resample_counts, wilson
-from regraft.evaluation.measure import CountMeasure, Counts, Measure, count, decide
+from regraft.evaluation import ANSWERS
+from regraft.evaluation.intervals import mover, percentile, wilson
+from regraft.evaluation.measure import Counts
 from regraft.evaluation.metrics import f1
 from regraft.evaluation.options import JudgeOptions
-from regraft.evaluation.rows import checked
 from regraft.types import Array, FloatArray, Label, Metric
 
 DENSE_CLASSES = 200
@@ -92,21 +90,21 @@ class Confusion:
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """What some rows say about some probabilities.
+    """What some rows say about some answers.
 
     Args:
         n: Rows judged.
         metrics: Registered name -> the number with its interval; NaN where it is undefined.
-        per_class: One entry a class, in label order.
-        confusion: What was taken for what.
+        per_class: One entry a class, in label order; empty where answers are no classes.
+        confusion: What was taken for what; nothing where answers are not one class of several.
         confidence: Of every interval.
         notes: What a reader must know.
     """
 
     n: int
     metrics: Mapping[str, Metric]
-    per_class: tuple[ClassRow, ...]
-    confusion: Confusion
+    per_class: tuple[ClassRow, ...] = ()
+    confusion: Confusion | None = None
     confidence: float = 0.95
     notes: tuple[str, ...] = ()
 
@@ -117,7 +115,7 @@ class Judgement:
             "confidence": self.confidence,
             "metrics": metrics_json(self.metrics),
             "per_class": [row.to_json() for row in self.per_class],
-            "confusion": self.confusion.to_json(),
+            "confusion": self.confusion.to_json() if self.confusion else None,
             "notes": list(self.notes),
         }
 
@@ -128,66 +126,39 @@ def judge(
     probabilities_NC: FloatArray,
     labels: Sequence[Label],
     *,
+    answers: str = "classes",
     options: JudgeOptions | None = None,
     seed: int = 0,
 ) -> Judgement:
-    """Judge probabilities on the rows whose truth is known.
+    """Judge answers on the rows whose truth is known.
 
     Args:
         names: Registered names of the metrics, the most important first.
-        targets_N: Class index of each row, 0 to C - 1.
-        probabilities_NC: Probability of every class for each row.
-        labels: Names of the classes, C of them.
+        targets_N: What is true; for classes the index of each row, 0 to C - 1.
+        probabilities_NC: What `Task.probabilities` returned; for classes the probability of every one for each row.
+        labels: Names of the columns: the classes, C of them.
+        answers: Registered name of the kind of answers.
         options: Resamples and confidence.
         seed: Seeds the resamples; the same seed gives the same intervals.
 
     Raises:
         DataError: There are no rows, or arrays do not fit each other.
-        OptionsError: A metric is not registered.
+        OptionsError: A metric is not registered, or is none of such answers.
 
     Example:
         >>> judgement = judge(["accuracy"], np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]]), ["ham", "spam"])
         >>> print(judgement.metrics["accuracy"])
         1.000 [0.342, 1.000]
     """
-    options = options or JudgeOptions()
-    targets_N, probabilities_NC = checked(targets_N, probabilities_NC)
-    classes = probabilities_NC.shape[1]
-    if len(labels) != classes:
-        raise ValueError(f"{len(labels)} labels do not name {classes} classes")
-    measures = _measures(names)
-    rng = np.random.default_rng(seed)
-    predicted_N = decide(probabilities_NC)
-    observed = count(targets_N, predicted_N, classes)
-    resampled = resample_counts(targets_N, predicted_N, classes, options.resamples, rng)
-    by_rows = {name: measure for name, measure in measures.items() if not isinstance(measure, CountMeasure)}
-    resamples, confidence = options.resamples, options.confidence
-    found = measure_by_rows(by_rows, targets_N, probabilities_NC, resamples=resamples, confidence=confidence, rng=rng)
-    metrics, notes = {}, []
-    for name, measure in measures.items():
-        if isinstance(measure, CountMeasure):
-            ends = interval_of_counts(measure, observed, resampled, confidence)
-            found[name] = Metric(float(measure.of_counts(observed)[0]), *ends, len(targets_N))
-        metrics[name] = found[name]
-        notes += _notes(name, metrics[name], measure.note(targets_N, labels))
-    return Judgement(
-        n=len(targets_N),
-        metrics=metrics,
-        per_class=_per_class(labels, observed, resampled, options.confidence),
-        confusion=_confusion(labels, targets_N, predicted_N),
-        confidence=options.confidence,
-        notes=tuple(notes),
-    )
+    kind = ANSWERS.get(answers)(labels)
+    targets_N, probabilities_NC = kind.checked(targets_N, probabilities_NC)
+    if labels and len(labels) != probabilities_NC.shape[1]:
+        raise ValueError(f"{len(labels)} labels do not name {probabilities_NC.shape[1]} classes")
+    return kind.judge(names, targets_N, probabilities_NC, options=options or JudgeOptions(), seed=seed)
 
 
-def _measures(names: Sequence[str]) -> dict[str, Measure]:
-    problems = [METRICS.unknown(name) for name in names if name not in METRICS]
-    if problems:
-        raise OptionsError(problems)
-    return {METRICS.canonical(name): METRICS.get(name)() for name in names}
-
-
-def _notes(name: str, metric: Metric, note: str) -> list[str]:
+def notes_of(name: str, metric: Metric, note: str) -> list[str]:
+    """Return what a reader must know about a metric: its own note, or that it or its interval is undefined."""
     if note:
         return [note]
     if math.isnan(metric.value):
@@ -195,7 +166,8 @@ def _notes(name: str, metric: Metric, note: str) -> list[str]:
     return [f"{json_name(name)} has no interval: {metric.n} row shows no spread"] if math.isnan(metric.low) else []
 
 
-def _per_class(labels: Sequence[Label], observed: Counts, resampled: Counts, confidence: float) -> tuple[ClassRow, ...]:
+def per_class(labels: Sequence[Label], observed: Counts, resampled: Counts, confidence: float) -> tuple[ClassRow, ...]:
+    """Return precision, recall and F1 of every class from its counts and those of the resamples."""
     right_C, truth_C, predicted_C = (table[0] for table in observed)
     f1_RC = f1(resampled)
     rows = []
@@ -227,7 +199,8 @@ def _f1_of_class(right: int, truth: int, predicted: int, ends: tuple[float, floa
     return Metric(2 * right / (truth + predicted), min(low, ends[0]), max(high, ends[1]), touched)
 
 
-def _confusion(labels: Sequence[Label], targets_N: Array, predicted_N: Array) -> Confusion:
+def confusion(labels: Sequence[Label], targets_N: Array, predicted_N: Array) -> Confusion:
+    """Return what was taken for what."""
     cells_K, rows_K = np.unique(targets_N * np.int64(len(labels)) + predicted_N, return_counts=True)
     cells = {(int(cell) // len(labels), int(cell) % len(labels)): int(rows) for cell, rows in zip(cells_K, rows_K, strict=True)}
     return Confusion(tuple(labels), cells)

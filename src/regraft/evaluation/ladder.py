@@ -1,4 +1,4 @@
-"""The ladder: majority -> nearest centroid -> linear probe -> fitted, on the same test rows.
+"""The ladder: for classes majority -> nearest centroid -> linear probe -> fitted, on the same test rows.
 
 A fitted model is worth its hours only if it beats what costs seconds. Each rung is tested against the one below it; the verdict
 is the fitted model against the strongest rung below it.
@@ -15,13 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from regraft.errors import DataError, OptionsError, Problem
-from regraft.evaluation import RUNGS
-from regraft.evaluation.compare import Comparison, compare_right
-from regraft.evaluation.judge import judge, metrics_from_json, metrics_json
-from regraft.evaluation.measure import decide
+from regraft.errors import DataError, Problem
+from regraft.evaluation.answer_kind import AnswerKind, kind_of
+from regraft.evaluation.compare import Comparison
+from regraft.evaluation.judge import metrics_from_json, metrics_json
 from regraft.evaluation.options import JudgeOptions
-from regraft.evaluation.rows import checked
 from regraft.evaluation.rung import Rows, Rung, RungRows
 from regraft.evaluation.sample import stratified
 from regraft.types import Array, FloatArray, Label, Metric
@@ -73,7 +71,8 @@ class Ladder:
 
     Args:
         steps: The rungs.
-        verdict: The last rung against the one below it with the highest accuracy on these rows; the higher rung wins a tie.
+        verdict: The last rung against the one below it that is best on these rows (for classes by accuracy); the higher rung
+            wins a tie.
             Choosing by the test rows favours the rung below, never the last.
     """
 
@@ -87,7 +86,7 @@ class Contender:
 
     Args:
         name: What to call it.
-        probabilities_NC: What it gives for the judged rows, classes in label order.
+        probabilities_NC: What it gives for the judged rows, as `Task.probabilities` returns it: classes in label order.
         seconds: What it took to fit, or to answer where nothing was fitted.
         note: How it was learnt.
     """
@@ -106,8 +105,10 @@ class LadderRows:
         train: Training rows with the features of the base as it was before fitting; all of them, or a sample.
         valid: Validation rows; may be empty (`no_rows`).
         test: The rows to judge.
-        labels: Names of the classes.
+        labels: Names of the classes, or of whatever the columns of the answers are.
         class_counts_C: Rows of each class among all training rows, where `train` is a sample of them.
+        answers: Registered name of the kind of answers.
+        train_targets: Targets of all training rows, where `train` is a sample of them.
     """
 
     train: Rows
@@ -115,6 +116,13 @@ class LadderRows:
     test: Rows
     labels: Sequence[Label]
     class_counts_C: Array | None = None
+    answers: str = "classes"
+    train_targets: Array | None = None
+
+    @property
+    def kind(self) -> AnswerKind:
+        """The kind of answers."""
+        return kind_of(self.answers, self.labels)
 
 
 def build_ladder(
@@ -134,23 +142,20 @@ def build_ladder(
         OptionsError: A rung or metric is not registered.
     """
     options = options or JudgeOptions()
-    names = RUNGS.names() if options.rungs is None else list(options.rungs)
-    unknown = [RUNGS.unknown(name) for name in names if name not in RUNGS]
-    if unknown:
-        raise OptionsError(unknown)
+    rungs = rows.kind.rungs(options.rungs)
     _check_rows(rows)
     learnt, sampled = _learning_rows(rows, options, seed)
     contenders = []
-    for name in names:
+    for name, rung_class in rungs.items():
         began = time.perf_counter()
-        rung = RUNGS.get(name)(seed)
+        rung = rung_class(seed)
         rung.fit(learnt)
         probabilities_NC = rung.probabilities(rows.test.features_ND)
         note = "; ".join(part for part in (rung.note, sampled if rung.uses_features else "") if part)
         seconds = time.perf_counter() - began
-        named = RUNGS.canonical(name)
-        contenders.append(Contender(name=named, probabilities_NC=probabilities_NC, seconds=seconds, note=note))
-    return climb([*contenders, fitted], rows.test.targets_N, rows.labels, metrics, options=options, seed=seed)
+        contenders.append(Contender(name=name, probabilities_NC=probabilities_NC, seconds=seconds, note=note))
+    every = [*contenders, fitted]
+    return climb(every, rows.test.targets_N, rows.labels, metrics, answers=rows.answers, options=options, seed=seed)
 
 
 def climb(
@@ -159,6 +164,7 @@ def climb(
     labels: Sequence[Label],
     metrics: Sequence[str],
     *,
+    answers: str = "classes",
     options: JudgeOptions | None = None,
     seed: int = 0,
 ) -> Ladder:
@@ -166,9 +172,10 @@ def climb(
 
     Args:
         contenders: At least two, in order; for two artifacts first the one that stood before.
-        targets_N: Class index of each row, 0 to C - 1.
-        labels: Names of the classes.
+        targets_N: What is true; for classes the index of each row, 0 to C - 1.
+        labels: Names of the columns: the classes.
         metrics: Registered names of the metrics.
+        answers: Registered name of the kind of answers.
         options: Resamples and confidence.
         seed: Seeds the resamples.
 
@@ -177,17 +184,17 @@ def climb(
     """
     if len(contenders) < 2:
         raise ValueError("a ladder has at least two rungs")
-    options = options or JudgeOptions()
+    options, kind = options or JudgeOptions(), kind_of(answers, labels)
     steps: list[Step] = []
-    rights: list[Array] = []
+    given: list[FloatArray] = []
     for contender in contenders:
-        targets_N, probabilities_NC = checked(targets_N, contender.probabilities_NC, contender.name)
-        rights.append(decide(probabilities_NC) == targets_N)
-        judgement = judge(metrics, targets_N, probabilities_NC, labels, options=options, seed=seed)
+        targets_N, probabilities_NC = kind.checked(targets_N, contender.probabilities_NC, contender.name)
+        given.append(probabilities_NC)
+        judgement = kind.judge(metrics, targets_N, probabilities_NC, options=options, seed=seed)
         against = None
         if steps:
             names = (steps[-1].name, contender.name)
-            against = compare_right(rights[-2], rights[-1], names, options=options, seed=seed)
+            against = kind.compare(targets_N, (given[-2], given[-1]), names, options=options, seed=seed)
         steps.append(
             Step(
                 name=contender.name,
@@ -197,20 +204,21 @@ def climb(
                 against_previous=against,
             )
         )
-    strongest = max(range(len(steps) - 1), key=lambda place: (int(rights[place].sum()), place))
+    strongest = max(range(len(steps) - 1), key=lambda place: (kind.goodness(targets_N, given[place]), place))
     names = (steps[strongest].name, steps[-1].name)
-    return Ladder(steps=tuple(steps), verdict=compare_right(rights[strongest], rights[-1], names, options=options, seed=seed))
+    verdict = kind.compare(targets_N, (given[strongest], given[-1]), names, options=options, seed=seed)
+    return Ladder(steps=tuple(steps), verdict=verdict)
 
 
 def _learning_rows(rows: LadderRows, options: JudgeOptions, seed: int) -> tuple[RungRows, str]:
-    counts_C = rows.class_counts_C
-    if counts_C is None:
-        counts_C = np.bincount(rows.train.targets_N, minlength=len(rows.labels))
-    chosen = stratified(rows.train.targets_N, options.probe_rows, seed)
+    kind = rows.kind
+    every = rows.train.targets_N if rows.train_targets is None else rows.train_targets
+    counts_C = rows.class_counts_C if rows.class_counts_C is not None else kind.class_counts(every)
+    chosen = stratified(kind.groups(rows.train.targets_N), options.probe_rows, seed)
     train = rows.train if len(chosen) == len(rows.train) else rows.train.take(chosen)
-    total = int(counts_C.sum())
+    total = len(every) if rows.class_counts_C is None else int(counts_C.sum())
     note = f"learnt from {len(train):,} of {total:,} training rows" if len(train) < total else ""
-    return RungRows(train=train, valid=rows.valid, class_counts_C=counts_C), note
+    return RungRows(train=train, valid=rows.valid, class_counts_C=counts_C, targets=rows.train_targets, kind=kind), note
 
 
 def _check_rows(rows: LadderRows) -> None:
@@ -225,15 +233,9 @@ def _check_rows(rows: LadderRows) -> None:
             where = f"{name}, row {broken} (counted from 0)"
             fix = "check the input of this row and the weights of the base"
             problems.append(Problem(what="the base gives features that are not finite numbers", where=where, fix=fix))
-        elif len(split) and not (split.targets_N.min() >= 0 and split.targets_N.max() < len(rows.labels)):
-            got = f"{split.targets_N.min()} to {split.targets_N.max()}"
-            problems.append(
-                Problem(what="targets are out of range", where=name, got=got, expected=f"0 to {len(rows.labels) - 1}")
-            )
-    if not problems and len(np.unique(rows.train.targets_N)) < 2:
-        got = f"{len(np.unique(rows.train.targets_N))} class in {len(rows.train)} rows"
-        expected, fix = "at least two classes", "give training rows of every class"
-        problems.append(Problem(what="the baselines need training rows of two classes", got=got, expected=expected, fix=fix))
+        else:
+            problems += rows.kind.target_problems(split.targets_N, name)
+    problems = problems or rows.kind.learning_problems(rows.train.targets_N)
     if problems:
         raise DataError(problems)
 

@@ -9,28 +9,45 @@ Shapes: N rows, C classes, R resamples.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from regraft.types import Array, FloatArray, Label
 
+Tally = Callable[[Array, FloatArray, Array | None], "Counts"]
+"""Counts right, true and predicted rows of each class: targets, outputs and, if any, weights (N, R) of the rows."""
+
 
 class Measure(ABC):
-    """Compute one metric. One class a metric, one line each in the table `METRICS`."""
+    """Compute one metric. One class a metric, one line each in the table `METRICS`.
 
-    higher_is_better: ClassVar[bool] = True
+    Args:
+        columns: Names of the columns of what is judged; empty where it has none.
+        tally: Counts decisions, for metrics that are made of counts; takes the class of the largest probability if not given.
+    """
+
+    judges: ClassVar[frozenset[str]] = frozenset({"classes"})
+    """Registered names of the kinds of answers (`ANSWERS`) that it is computed on."""
+    higher_is_better: ClassVar[bool | None] = True
+    """None where neither is: the value should be near a nominal one, which `note` names."""
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     """Smallest and largest possible value; an interval never leaves them."""
+    in_units: ClassVar[bool] = False
+    """Whether the value is in the unit of the target, so that it may be of any size."""
+
+    def __init__(self, columns: Sequence[str] = (), tally: Tally | None = None) -> None:
+        self.columns = tuple(columns)
+        self.tally: Tally = tally or count_classes
 
     @abstractmethod
     def values(self, targets_N: Array, outputs_NC: FloatArray, weights_NR: Array | None = None) -> FloatArray:
         """Return the metric under each weighting of the rows.
 
         Args:
-            targets_N: What is true; for classification the class index, 0 to C - 1.
-            outputs_NC: What `Task.probabilities` returned.
+            targets_N: What is true; for classes the index, 0 to C - 1; for label sets (N, C), for numbers (N,).
+            outputs_NC: What `Task.probabilities` returned; for numbers (N, 1), in the unit of the target.
             weights_NR: How often each row counts in each resample, integers >= 0; every row once if not given.
 
         Returns:
@@ -96,12 +113,17 @@ class CountMeasure(Measure):
 
     def values(self, targets_N: Array, outputs_NC: FloatArray, weights_NR: Array | None = None) -> FloatArray:
         """Return the metric under each weighting of the rows; see `Measure.values`."""
-        return self.of_counts(count(targets_N, decide(outputs_NC), outputs_NC.shape[1], weights_NR))
+        return self.of_counts(self.tally(targets_N, outputs_NC, weights_NR))
 
 
 def decide(probabilities_NC: FloatArray) -> Array:
     """Return the class of the largest probability (N,); the lowest index wins a tie, as in a task's `decode`."""
     return np.asarray(probabilities_NC.argmax(axis=1))
+
+
+def count_classes(targets_N: Array, outputs_NC: FloatArray, weights_NR: Array | None = None) -> Counts:
+    """Count the decisions for the class of the largest probability; see `count`."""
+    return count(targets_N, decide(outputs_NC), outputs_NC.shape[1], weights_NR)
 
 
 def count(targets_N: Array, predicted_N: Array, classes: int, weights_NR: Array | None = None) -> Counts:
@@ -136,3 +158,15 @@ def mean_of_defined(values_RC: FloatArray) -> FloatArray:
     """Return the mean of each row over its entries that are not NaN; NaN for a row that has none."""
     defined_RC = ~np.isnan(values_RC)
     return ratio(np.where(defined_RC, values_RC, 0.0).sum(axis=1), defined_RC.sum(axis=1))
+
+
+def shown(value: float, *, in_units: bool, digits: int = 3) -> str:
+    """Return a metric's value as people read it: so many decimals, or four digits where it is in the unit of the target.
+
+    Example:
+        >>> shown(0.98765, in_units=False), shown(23456.7, in_units=True), shown(0.000123456, in_units=True)
+        ('0.988', '23,457', '0.0001235')
+    """
+    if not in_units:
+        return f"{value:.{digits}f}"
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"

@@ -14,9 +14,14 @@ import numpy as np
 from regraft.evaluation.measure import CountMeasure, Counts, Measure, mean_of_defined, ratio
 from regraft.types import Array, FloatArray, Label
 
+_ONE_OF_SEVERAL = frozenset({"classes", "ranks"})
+_DECISIONS = frozenset({"classes", "ranks", "label-sets"})
+
 
 class Accuracy(CountMeasure):
     """Share of rows that were given their true class."""
+
+    judges: ClassVar[frozenset[str]] = _ONE_OF_SEVERAL
 
     def of_counts(self, counts: Counts) -> FloatArray:
         """Return right rows over all rows (R,)."""
@@ -30,6 +35,8 @@ class Accuracy(CountMeasure):
 class MicroF1(CountMeasure):
     """F1 of the decisions of all classes pooled; with one label a row it equals the accuracy."""
 
+    judges: ClassVar[frozenset[str]] = _DECISIONS
+
     def of_counts(self, counts: Counts) -> FloatArray:
         """Return 2 TP / (2 TP + FP + FN) with each summed over the classes (R,)."""
         return ratio(2 * counts.right_RC.sum(axis=1), counts.truth_RC.sum(axis=1) + counts.predicted_RC.sum(axis=1))
@@ -41,6 +48,8 @@ class MicroF1(CountMeasure):
 
 class BalancedAccuracy(CountMeasure):
     """Mean recall over the classes that have rows (Brodersen et al. 2010, "The balanced accuracy and its posterior")."""
+
+    judges: ClassVar[frozenset[str]] = _ONE_OF_SEVERAL
 
     def of_counts(self, counts: Counts) -> FloatArray:
         """Return the mean over classes with rows of right / true rows (R,)."""
@@ -54,6 +63,8 @@ class BalancedAccuracy(CountMeasure):
 class MacroF1(CountMeasure):
     """Mean F1 over the classes that have rows or were predicted (Opitz & Burst 2019, "Macro F1 and Macro F1")."""
 
+    judges: ClassVar[frozenset[str]] = _DECISIONS
+
     def of_counts(self, counts: Counts) -> FloatArray:
         """Return the mean over those classes of 2 TP / (2 TP + FP + FN) (R,)."""
         return mean_of_defined(f1(counts))
@@ -63,10 +74,10 @@ class MacroF1(CountMeasure):
         return _defined(counts.right_RC[0], (counts.truth_RC[0] + counts.predicted_RC[0]) / 2)
 
 
-class _MeanLoss(Measure):
+class MeanLoss(Measure):
     """A metric that is the mean of one loss a row."""
 
-    higher_is_better: ClassVar[bool] = False
+    higher_is_better: ClassVar[bool | None] = False
 
     @abstractmethod
     def losses(self, targets_N: Array, outputs_NC: FloatArray) -> FloatArray:
@@ -86,9 +97,10 @@ class _MeanLoss(Measure):
         return pulls_N
 
 
-class LogLoss(_MeanLoss):
+class LogLoss(MeanLoss):
     """Mean of -log of the probability given to the true class (Good 1952), probabilities kept 2e-16 off 0 and 1."""
 
+    judges: ClassVar[frozenset[str]] = _ONE_OF_SEVERAL
     bounds: ClassVar[tuple[float, float]] = (0.0, np.inf)
 
     def losses(self, targets_N: Array, outputs_NC: FloatArray) -> FloatArray:
@@ -98,12 +110,13 @@ class LogLoss(_MeanLoss):
         return -np.log(np.clip(true_N.astype(np.float64), tiny, 1.0 - tiny))
 
 
-class Brier(_MeanLoss):
+class Brier(MeanLoss):
     """Mean squared distance of the probabilities from the truth (Brier 1950).
 
     The sum over classes, 0 to 2; halved for two classes, where it is the mean squared error of the probability.
     """
 
+    judges: ClassVar[frozenset[str]] = _ONE_OF_SEVERAL
     bounds: ClassVar[tuple[float, float]] = (0.0, 2.0)
 
     def losses(self, targets_N: Array, outputs_NC: FloatArray) -> FloatArray:

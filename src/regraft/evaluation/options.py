@@ -24,4 +24,4 @@ class JudgeOptions:
     """Training rows that the baselines on frozen features learn from; beyond that a seeded sample, every class kept."""
 
     rungs: tuple[str, ...] | None = None
-    """Registered names of the baselines below the fitted model, weakest first; every registered one if not given."""
+    """Registered names of the baselines below the fitted model, weakest first; every one that fits the task if not given."""

@@ -16,8 +16,9 @@ from rich.text import Text
 
 from regraft.evaluation import METRICS
 from regraft.evaluation.compare import Comparison
-from regraft.evaluation.judge import ClassRow, Confusion
+from regraft.evaluation.judge import ClassRow, Confusion, Judgement
 from regraft.evaluation.ladder import Ladder
+from regraft.evaluation.measure import shown
 from regraft.evaluation.report import Report
 from regraft.training.cost import sentences
 from regraft.types import Label, Metric
@@ -29,6 +30,7 @@ MOST_SQUARE = 8
 """Up to so many classes the confusion matrix is drawn as a square; of more, the most frequent mistakes are listed."""
 
 _VERDICT_STYLES: Mapping[str, str] = {"better": "bold green", "no evidence": "bold yellow", "worse": "bold red"}
+_DIRECTIONS = {True: "higher is better", False: "lower is better", None: ""}
 _BLOCKS = " ▏▎▍▌▋▊▉█"
 
 
@@ -38,15 +40,23 @@ def draw(report: Report) -> Group:
     if report.ladder:
         parts += [verdict_panel(report.ladder.verdict), ladder_table(report.ladder)]
     parts += [
-        metrics_table(report.judgement.metrics, report.judgement.confidence),
-        classes_table(report.judgement.per_class),
-        confusion_table(report.judgement.confusion),
+        *tables(report.judgement),
     ]
     parts += [Text(f"note: {_clean(note)}", style="dim") for note in dict.fromkeys([*report.judgement.notes, *report.notes])]
     parts += [Text(line, style="dim") for line in cost_lines(report)]
     lost = report.ledger.to_json()
     parts += [Text(ledger_line(why, loss), style="yellow") for why, loss in lost.items()]
     return Group(*(line for part in parts for line in ((part,) if isinstance(part, Text | Panel) else (part, Text("")))))
+
+
+def tables(judgement: Judgement) -> list[Table]:
+    """Return the tables of one judgement: metrics, and where there are classes each class and what was taken for what."""
+    found = [metrics_table(judgement.metrics, judgement.confidence)]
+    if judgement.per_class:
+        found.append(classes_table(judgement.per_class))
+    if judgement.confusion is not None:
+        found.append(confusion_table(judgement.confusion))
+    return found
 
 
 def cost_lines(report: Report) -> list[str]:
@@ -83,7 +93,8 @@ def ladder_table(ladder: Ladder) -> Table:
     """Return one line a rung, weakest first: the first metric with its interval, and the test against the rung before."""
     headline = next(iter(ladder.steps[-1].metrics))
     share = METRICS.get(headline).bounds == (0.0, 1.0)
-    table = _table("", "", f"{headline} %" if share else headline, "verdict", "points", "p", "time")
+    quantity = ladder.verdict.quantity
+    table = _table("", "", f"{headline} %" if share else headline, "verdict", "change" if quantity else "points", "p", "time")
     for column in table.columns[4:]:
         column.justify = "right"
     for step in ladder.steps:
@@ -91,12 +102,13 @@ def ladder_table(ladder: Ladder) -> Table:
         cells = [Text(""), Text(""), Text("")]
         if tested:
             verdict = Text(tested.verdict, style=_VERDICT_STYLES.get(tested.verdict, ""))
-            cells = [verdict, Text(f"{100 * tested.difference.value:+.1f}"), Text(_p(tested.p_value))]
+            cells = [verdict, Text(tested.shown()), Text(_p(tested.p_value))]
         bar = Text(_bar(metric.value) if share else "", style="cyan")
-        table.add_row(
-            Text(_short(step.name, 16)), bar, _percent(metric) if share else _numbers(metric), *cells, _time(step.seconds)
-        )
+        told = _percent(metric) if share else _numbers(headline, metric)
+        table.add_row(Text(_short(step.name, 16)), bar, told, *cells, _time(step.seconds))
     legend = "verdict, difference of accuracies in points and McNemar's p: against the row above"
+    if quantity:
+        legend = f"verdict, change of {quantity} and p of a paired randomisation test: against the row above"
     notes = [f"{_short(step.name, 16)}: {_clean(step.note)}" for step in ladder.steps if step.note]
     table.caption = Text("\n".join([legend, *notes]), style="dim")
     return table
@@ -106,9 +118,9 @@ def metrics_table(metrics: Mapping[str, Metric], confidence: float = 0.95) -> Ta
     """Return one line a metric with its interval and whether more or less of it is better."""
     table = _table("metric", "value", f"{100 * confidence:g} % interval", "rows", "")
     for name, metric in metrics.items():
-        direction = "higher is better" if METRICS.get(name).higher_is_better else "lower is better"
-        ends = f"[{_number(metric.low)}, {_number(metric.high)}]"
-        table.add_row(name, _number(metric.value), ends, f"{metric.n:,}", Text(direction, style="dim"))
+        direction = _DIRECTIONS[METRICS.get(name).higher_is_better]
+        ends = f"[{_number(name, metric.low)}, {_number(name, metric.high)}]"
+        table.add_row(name, _number(name, metric.value), ends, f"{metric.n:,}", Text(direction, style="dim"))
     return table
 
 
@@ -116,12 +128,12 @@ def classes_table(rows: Sequence[ClassRow]) -> Table:
     """Return precision, recall and F1 of every class; of very many classes those that fare worst."""
     table = _table("class", "precision", "recall", "f1", "rows")
     table.columns[-1].justify = "right"
-    shown = list(rows)
+    listed = list(rows)
     if len(rows) > MOST_CLASSES:
         worst = sorted(rows, key=lambda row: (math.isnan(row.f1.value), row.f1.value))
-        shown = worst[:MOST_CLASSES]
+        listed = worst[:MOST_CLASSES]
         table.caption = Text(f"the {MOST_CLASSES} classes with the lowest f1 of {len(rows)}", style="dim")
-    for row in shown:
+    for row in listed:
         support = f"{row.support:,}"
         table.add_row(Text(_short(row.label, 16)), *(_brief(part) for part in (row.precision, row.recall, row.f1)), support)
     return table
@@ -178,10 +190,10 @@ def _bar(value: float, width: int = 6) -> str:
     return ("█" * full + _BLOCKS[part]).rstrip()
 
 
-def _numbers(metric: Metric) -> str:
+def _numbers(name: str, metric: Metric) -> str:
     if math.isnan(metric.value):
         return "undefined"
-    return f"{metric.value:.3f} [{_number(metric.low)}, {_number(metric.high)}]"
+    return f"{_number(name, metric.value)} [{_number(name, metric.low)}, {_number(name, metric.high)}]"
 
 
 def _percent(metric: Metric) -> str:
@@ -200,8 +212,8 @@ def _brief(metric: Metric) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def _number(value: float) -> str:
-    return "?" if math.isnan(value) else f"{value:.3f}"
+def _number(name: str, value: float) -> str:
+    return "?" if math.isnan(value) else shown(value, in_units=METRICS.get(name).in_units)
 
 
 def _p(p_value: float) -> str:

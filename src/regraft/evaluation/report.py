@@ -6,12 +6,14 @@ As JSON (strict: None where a number is undefined, with a note saying why):
     n                 rows judged
     confidence        of every interval, 0.95
     metrics           name -> {value, low, high, n}; names in snake_case (accuracy, macro_f1, log_loss, roc_auc, ...)
-    per_class         [{label, precision, recall, f1, support}], the three with {value, low, high, n}
-    confusion         {labels, counts}, counts[truth][predicted]; over 200 classes {labels, cells: [[truth, predicted, rows]]}
+    per_class         [{label, precision, recall, f1, support}], the three with {value, low, high, n}; empty for numbers
+    confusion         {labels, counts}, counts[truth][predicted]; over 200 classes {labels, cells: [[truth, predicted, rows]]};
+                      None where answers are not one class of several
     ladder            [{name, metrics, seconds, note, against_previous}], weakest first; empty if nothing was compared
     verdict           "better", "no evidence" or "worse": the last rung against the strongest below it; else None
     verdict_detail    {a, b, verdict, difference {value, low, high, n}, test, p_value, only_a_right, only_b_right,
-                      smallest_detectable_difference}; None if nothing was compared
+                      smallest_detectable_difference}; None if nothing was compared. Where answers are not simply right or
+                      wrong, "quantity" names the metric that the difference is of, and nearer_a, nearer_b count rows
     ledger            reason -> {count, examples}
     fingerprint       of the data, as the data room gives it
     seconds           in all
@@ -118,7 +120,7 @@ class Report:
             n=values["n"],
             metrics=metrics_from_json(values["metrics"]),
             per_class=tuple(ClassRow.from_json(row) for row in values["per_class"]),
-            confusion=Confusion.from_json(values["confusion"]),
+            confusion=Confusion.from_json(values["confusion"]) if values["confusion"] is not None else None,
             confidence=values["confidence"],
         )
         ladder = None

@@ -32,6 +32,41 @@ def checked(targets_N: Array, probabilities_NC: FloatArray, who: str = "the mode
     return targets_N.astype(np.int64, copy=False), probabilities_NC
 
 
+def size_problems(
+    targets_N: Array, outputs_NC: FloatArray, who: str, row: tuple[int, ...], target: tuple[int, ...] = ()
+) -> list[Problem]:
+    """Return what is wrong with the shapes of answers that are no classes.
+
+    Args:
+        targets_N: What is true.
+        outputs_NC: What was given.
+        who: Whose answers they are, for messages.
+        row: Shape of one row of the outputs.
+        target: Shape of one target.
+    """
+    what = f"{who} cannot be judged on these arrays"
+    if targets_N.shape[1:] != target or outputs_NC.shape[1:] != row or not targets_N.ndim or not outputs_NC.ndim:
+        shapes = f"targets of shape {targets_N.shape}, answers of shape {outputs_NC.shape}"
+        expected = f"targets {('N', *target)}, answers {('N', *row)}".replace("'", "")
+        return [Problem(what=what, got=shapes, expected=expected, fix="judge rows and answers of the same task")]
+    if len(targets_N) != len(outputs_NC):
+        sizes = f"{len(targets_N)} targets, {len(outputs_NC)} answers"
+        return [Problem(what=what, got=sizes, expected="the same number of rows", fix="give one answer a row")]
+    if not len(targets_N):
+        return [Problem(what="there are no rows to judge", expected="at least one row", fix="give data with labelled rows")]
+    return []
+
+
+def broken_rows(outputs_NC: FloatArray, whose: str) -> list[Problem]:
+    """Return the problem of outputs that are not finite."""
+    broken = np.flatnonzero(~np.isfinite(outputs_NC).all(axis=1))
+    if not len(broken):
+        return []
+    fix = "training has diverged: lower the learning rate, or check the inputs of these rows"
+    where, got = _places(broken), _numbers(outputs_NC[broken[0]])
+    return [Problem(what=f"{whose} are not finite numbers", where=where, got=got, expected="finite numbers", fix=fix)]
+
+
 def _shape_problems(targets_N: Array, probabilities_NC: FloatArray, who: str) -> list[Problem]:
     if targets_N.ndim != 1 or probabilities_NC.ndim != 2 or probabilities_NC.shape[1] < 1:
         shapes = f"targets of shape {targets_N.shape}, probabilities of shape {probabilities_NC.shape}"

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from regraft.evaluation.sample import stratified
 from regraft.types import Array, FloatArray
+
+if TYPE_CHECKING:
+    from regraft.evaluation.answer_kind import AnswerKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +24,7 @@ class Rows:
 
     Args:
         features_ND: Pooled features of the frozen backbone, before any fitting.
-        targets_N: Class index, 0 to C - 1.
+        targets_N: What `Task.targets` returned: class index, 0 or 1 for each label (N, C), or number.
     """
 
     features_ND: FloatArray
@@ -41,17 +45,38 @@ class RungRows:
     Args:
         train: Training rows, or a sample of them.
         valid: Validation rows; may be empty.
-        class_counts_C: Rows of each class among all training rows, also those that are not in `train`.
+        class_counts_C: Rows of each class among all training rows, also those that are not in `train`; empty for numbers.
+        targets: Targets of all training rows, where `train` is a sample of them.
+        kind: What kind of answers is wanted; None stands for classes.
     """
 
     train: Rows
     valid: Rows
     class_counts_C: Array
+    targets: Array | None = None
+    kind: AnswerKind | None = None
 
     @property
     def classes(self) -> int:
         """Number of classes."""
         return len(self.class_counts_C)
+
+    @property
+    def all_targets(self) -> Array:
+        """Targets of all training rows."""
+        return self.train.targets_N if self.targets is None else self.targets
+
+    def held_out(self, seed: int) -> tuple[Rows, Rows]:
+        """Return rows to learn from and rows to choose by: those for validation, or where there are none a seeded fifth.
+
+        Where there is no rest, the same rows stand for both.
+        """
+        if len(self.valid):
+            return self.train, self.valid
+        groups_N = self.kind.groups(self.train.targets_N) if self.kind else self.train.targets_N
+        kept = stratified(groups_N, len(self.train) - max(1, len(self.train) // 5), seed)
+        rest = np.setdiff1d(np.arange(len(self.train)), kept)
+        return self.train.take(kept), self.train.take(rest) if len(rest) else self.train.take(kept)
 
 
 class Rung(ABC):
@@ -61,6 +86,8 @@ class Rung(ABC):
         seed: Seeds whatever is drawn.
     """
 
+    judges: ClassVar[frozenset[str]] = frozenset({"classes"})
+    """Registered names of the kinds of answers (`ANSWERS`) that it gives."""
     uses_features: ClassVar[bool] = True
     """Whether the features matter; if not, none need be given."""
 
@@ -75,7 +102,7 @@ class Rung(ABC):
 
     @abstractmethod
     def probabilities(self, features_ND: FloatArray) -> FloatArray:
-        """Return the probability of every class for each row (N, C), float64."""
+        """Return what `Task.probabilities` does: the probability of every class (N, C), or numbers; float64."""
 
 
 def no_rows(width: int) -> Rows:

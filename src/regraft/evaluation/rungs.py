@@ -14,16 +14,17 @@ import numpy as np
 
 from regraft.evaluation.metrics import LogLoss
 from regraft.evaluation.rung import Rows, Rung, RungRows
-from regraft.evaluation.sample import stratified
 from regraft.registry import missing_extra
 from regraft.types import Array, FloatArray
 
 CHUNK_ROWS = 16_384
+_ONE_OF_SEVERAL = frozenset({"classes", "ranks"})
 
 
 class Majority(Rung):
     """Say the most frequent training class of every row; the probabilities are the classes' shares of the training rows."""
 
+    judges: ClassVar[frozenset[str]] = _ONE_OF_SEVERAL
     uses_features: ClassVar[bool] = False
 
     def fit(self, rows: RungRows) -> None:
@@ -35,22 +36,27 @@ class Majority(Rung):
         return np.tile(self._shares_C, (len(features_ND), 1))
 
 
-class _Scaled:
-    """Features less their training mean, over their training standard deviation; a constant feature becomes 0."""
+class Scaled:
+    """Features less their training mean, over their training standard deviation; a constant feature becomes 0.
+
+    Args:
+        features_ND: The training features.
+    """
 
     def __init__(self, features_ND: FloatArray) -> None:
         total_D = np.zeros(features_ND.shape[1])
         squares_D = np.zeros(features_ND.shape[1])
-        for chunk in _chunks(features_ND):
+        for chunk in chunks(features_ND):
             total_D += chunk.sum(axis=0)
         self._mean_D = total_D / len(features_ND)
-        for chunk in _chunks(features_ND):
+        for chunk in chunks(features_ND):
             squares_D += np.square(chunk - self._mean_D).sum(axis=0)
         deviation_D = np.sqrt(squares_D / len(features_ND))
         rounding_D = 1e-7 * np.abs(self._mean_D)  # what single precision leaves of a constant
         self._scale_D = np.where(deviation_D > rounding_D, deviation_D, np.inf)
 
     def __call__(self, features_ND: FloatArray) -> FloatArray:
+        """Return features in these units (N, D)."""
         scaled: FloatArray = (features_ND - self._mean_D) / self._scale_D
         return scaled
 
@@ -65,14 +71,15 @@ class NearestCentroid(Rung):
     rows where there are none. A class without training rows gets probability 0.
     """
 
+    judges: ClassVar[frozenset[str]] = _ONE_OF_SEVERAL
     TEMPERATURES: ClassVar[tuple[float, ...]] = tuple(float(t) for t in np.logspace(-3, 1, 33))
 
     def fit(self, rows: RungRows) -> None:
         """Take the centroids and choose the temperature."""
         train = rows.train
-        self._scaled = _Scaled(train.features_ND)
+        self._scaled = Scaled(train.features_ND)
         sums_CD = np.zeros((rows.classes, train.features_ND.shape[1]))
-        for start, chunk_ND in enumerate(_chunks(train.features_ND)):
+        for start, chunk_ND in enumerate(chunks(train.features_ND)):
             targets = train.targets_N[start * CHUNK_ROWS : start * CHUNK_ROWS + len(chunk_ND)]
             onehot_CN = (np.arange(rows.classes)[:, None] == targets).astype(np.float64)
             sums_CD += onehot_CN @ self._unit(chunk_ND)
@@ -98,7 +105,7 @@ class NearestCentroid(Rung):
     def _distances(self, features_ND: FloatArray) -> FloatArray:
         norms_C = np.square(self._centroids_CD).sum(axis=1)
         parts = []
-        for chunk_ND in _chunks(features_ND):
+        for chunk_ND in chunks(features_ND):
             unit_ND = self._unit(chunk_ND)
             parts.append(np.square(unit_ND).sum(axis=1, keepdims=True) + norms_C - 2 * unit_ND @ self._centroids_CD.T)
         distances_NC = np.concatenate(parts) if parts else np.empty((0, len(norms_C)))
@@ -114,6 +121,7 @@ class LinearProbe(Rung):
     `STRENGTHS` are tried from the strongest penalty to the weakest, each started from the one before, until the loss rises.
     """
 
+    judges: ClassVar[frozenset[str]] = _ONE_OF_SEVERAL
     STRENGTHS: ClassVar[tuple[float, ...]] = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)
     """Values of `C`, the inverse of the penalty on a loss summed over rows."""
     MOST_ITERATIONS: ClassVar[int] = 2000
@@ -130,13 +138,11 @@ class LinearProbe(Rung):
             MissingExtraError: scikit-learn is not installed.
         """
         self._classes = rows.classes
-        train, valid = rows.train, rows.valid
-        if not len(valid):
-            train, valid = _held_out(rows.train, self.seed)
+        train, valid = rows.held_out(self.seed)
         strength = self._choose(train, valid)
         self.note = f"C = {strength:g}"
         if not len(rows.valid):
-            self._scaled = _Scaled(rows.train.features_ND)
+            self._scaled = Scaled(rows.train.features_ND)
             self._learn(self._scaled(rows.train.features_ND), rows.train.targets_N, self._regression(strength))
             self.note += ", chosen on a fifth of the training rows"
         if not self._converged:
@@ -144,7 +150,7 @@ class LinearProbe(Rung):
 
     def probabilities(self, features_ND: FloatArray) -> FloatArray:
         """Return the regression's probabilities (N, C); 0 for a class without training rows."""
-        parts = [self._model.predict_proba(self._scaled(chunk_ND)) for chunk_ND in _chunks(features_ND)]
+        parts = [self._model.predict_proba(self._scaled(chunk_ND)) for chunk_ND in chunks(features_ND)]
         found_NC = np.zeros((len(features_ND), self._classes))
         if parts:
             found_NC[:, self._model.classes_] = np.concatenate(parts)
@@ -152,7 +158,7 @@ class LinearProbe(Rung):
 
     def _choose(self, train: Rows, valid: Rows) -> float:
         """Return the best strength; its model stays in place."""
-        self._scaled = _Scaled(train.features_ND)
+        self._scaled = Scaled(train.features_ND)
         scaled_ND = self._scaled(train.features_ND)
         loss, best, chosen = LogLoss(), np.inf, self.STRENGTHS[0]
         model = self._regression(chosen)
@@ -184,14 +190,7 @@ class LinearProbe(Rung):
         self._converged = not any(issubclass(entry.category, ConvergenceWarning) for entry in caught)
 
 
-def _held_out(train: Rows, seed: int) -> tuple[Rows, Rows]:
-    """Return four fifths of the rows, every class among them, and the rest (the same rows twice where there is no rest)."""
-    kept = stratified(train.targets_N, len(train) - max(1, len(train) // 5), seed)
-    rest = np.setdiff1d(np.arange(len(train)), kept)
-    return train.take(kept), train.take(rest) if len(rest) else train.take(kept)
-
-
-def _chunks(features_ND: FloatArray) -> Iterator[FloatArray]:
+def chunks(features_ND: FloatArray) -> Iterator[FloatArray]:
     """Yield the rows in float64, a few at a time."""
     for start in range(0, len(features_ND), CHUNK_ROWS):
         yield features_ND[start : start + CHUNK_ROWS].astype(np.float64)

@@ -93,7 +93,7 @@ def _outputs(source: Source) -> list[dict[str, JSON]]:
     """Return the columns of an answer: those that `regraft predict` writes."""
     golden = source.artifact.json(GOLDEN)["rows"] if GOLDEN in source.manifest.files else []
     value = golden[0]["value"] if golden else ""
-    columns = [("prediction", _type(value)), *((f"probability.{name}", "double") for name in source.task.names)]
+    columns = [("prediction", _type(value)), *((name, "double") for name in source.task.answer_columns)]
     return [{"type": kind, "name": name, "required": False} for name, kind in (*columns, ("error", "string"))]
 
 

@@ -41,6 +41,7 @@ class Answer(BaseModel):
 
     prediction: Any = Field(default=None, description="The answer; for classification the label.")
     probabilities: dict[str, float] | None = Field(default=None, description="Label -> probability.")
+    quantiles: dict[str, float] | None = Field(default=None, description="Level -> number, where a task gives quantiles.")
     error: str | None = Field(default=None, description="Why there is no answer.")
 
 

@@ -99,7 +99,7 @@ def fastest(artifact: Artifact, names: Sequence[str], opened: Callable[[str], Pr
         try:
             predictor = opened(name)
             # A library may compute in half precision on one processor and not on another: fast, and not what was judged.
-            replay(predictor, goldens)
+            replay(predictor, goldens, predictor.task.same_answer)
             predictors[name], seconds[name] = predictor, _seconds(predictor, rows)
         except (GateError, MissingExtraError) as error:
             refused += error.problems

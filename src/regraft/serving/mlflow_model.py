@@ -36,7 +36,8 @@ class MlflowModel:
             params: None; there is nothing to choose.
 
         Returns:
-            Columns `prediction`, `probability.LABEL` for each label, and `error`, which says why a row has no answer.
+            Columns `prediction`, `probability.LABEL` for each label (`quantile.LEVEL` for each level), and `error`, which says
+            why a row has no answer.
 
         Raises:
             UsageError: There are parameters.
@@ -50,8 +51,9 @@ class MlflowModel:
             raise UsageError(Problem(what="the model takes no parameters", where="params", got=got, fix=fix))
         answers = self.predictor.predict(model_input)
         columns: dict[str, list[Any]] = {"prediction": [answer.value for answer in answers]}
-        for label in self.predictor.task.names:
-            columns[f"probability.{label}"] = [answer.probabilities.get(label) for answer in answers]
+        numbers = [answer.numbers for answer in answers]
+        for name in self.predictor.task.answer_columns:
+            columns[name] = [found.get(name) for found in numbers]
         columns["error"] = [answer.error or None for answer in answers]
         index = model_input.index if isinstance(model_input, pandas.DataFrame) else None
         return pandas.DataFrame(columns, index=index)

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
@@ -26,7 +26,8 @@ from regraft.artifact.golden import TOLERANCE, record
 from regraft.errors import GateError, Problem, RegraftError
 from regraft.options import JSON
 from regraft.serving.absent import hide
-from regraft.types import Encoded, FloatArray
+from regraft.tasks.task import decided
+from regraft.types import Encoded, FloatArray, Prediction
 
 if TYPE_CHECKING:
     from regraft.serving.predictor import Predictor
@@ -48,7 +49,8 @@ class Tolerance:
     Args:
         logits: Largest difference of a raw output, relative to the row's largest one where that is above 1.
         probabilities: Largest difference of a probability.
-        agreement: Smallest share of rows with the same answer; 1 asks for the same order of all classes too.
+        agreement: Smallest share of rows with the same answer (numbers: within a tenth of the target's deviation); 1 asks for
+            the same order of all classes too, and for numbers no further apart than their raw outputs.
     """
 
     logits: float
@@ -116,6 +118,30 @@ class Answers:
         return cls(**said, probabilities=probabilities, outputs=np.load(folder / _ARRAYS, allow_pickle=False))
 
 
+class Rules(Protocol):
+    """What a task says about answers; `Task` says it."""
+
+    def same_answer(self, was: Prediction, now: Prediction, near: float) -> bool:
+        """Return whether two answers agree, where what they are made of may differ by `near`."""
+
+    def alike(self, was: JSON, now: JSON) -> bool:
+        """Return whether two values count as the same under reduced precision."""
+
+    def cost(self, truth: JSON, value: JSON) -> float:
+        """Return how bad a value is where another one is true; NaN where nothing can be said."""
+
+
+class _RightOrWrong:
+    def same_answer(self, was: Prediction, now: Prediction, near: float) -> bool:
+        return was.value == now.value or not decided(was.probabilities, near)
+
+    def alike(self, was: JSON, now: JSON) -> bool:
+        return bool(was == now)
+
+    def cost(self, truth: JSON, value: JSON) -> float:
+        return float(truth != value)
+
+
 def encoded_digest(row: Encoded) -> str:
     """Return the digest of the arrays of an encoded row, by name, type and shape."""
     digest = hashlib.blake2b(digest_size=16)
@@ -125,8 +151,14 @@ def encoded_digest(row: Encoded) -> str:
     return digest.hexdigest()
 
 
-def difference(expected: Answers, got: Answers, tolerance: Tolerance) -> dict[str, JSON]:
+def difference(expected: Answers, got: Answers, tolerance: Tolerance, rules: Rules | None = None) -> dict[str, JSON]:
     """Hold answers against those of the source.
+
+    Args:
+        expected: What the source answered.
+        got: What the export answered.
+        tolerance: How far answers may move.
+        rules: When two answers count as the same, and how bad one is: the task; by default answers are right or wrong.
 
     Returns:
         rows, worst_logit, worst_probability, agreement, bitwise.
@@ -143,15 +175,16 @@ def difference(expected: Answers, got: Answers, tolerance: Tolerance) -> dict[st
     _finite(expected, got)
     logits = _moves(expected.outputs, got.outputs, relative=True)
     shares = _moves(expected.probabilities, got.probabilities, relative=False)
-    same = np.array([mine == theirs for mine, theirs in zip(got.values, expected.values, strict=True)])
+    rules = rules or _RightOrWrong()
+    same = np.array([rules.alike(theirs, mine) for mine, theirs in zip(got.values, expected.values, strict=True)])
     _within(expected, got, logits, tolerance.logits, "a raw output")
     if tolerance.agreement == 1.0:
-        _same_order(expected, got, tolerance.probabilities)
+        _same_order(expected, got, tolerance, rules)
     elif same.mean() < tolerance.agreement:
         what = f"only {same.mean():.2%} of the rows are answered alike"
         raise _moved(expected, got, int(np.argmin(same)), what, f"at least {tolerance.agreement:.0%}")
     _within(expected, got, shares, tolerance.probabilities, "a probability")
-    judged = _as_right(expected, got) if tolerance.agreement < 1.0 else {}
+    judged = _as_right(expected, got, rules) if tolerance.agreement < 1.0 else {}
     return {
         "rows": len(expected.rows),
         "worst_logit": float(logits.max(initial=0.0)),
@@ -163,20 +196,43 @@ def difference(expected: Answers, got: Answers, tolerance: Tolerance) -> dict[st
     }
 
 
-def _as_right(expected: Answers, got: Answers) -> dict[str, JSON]:
-    """Return how many answers are right before and after; refuses fewer than the interval of the source's share allows."""
+def _as_right(expected: Answers, got: Answers, rules: Rules) -> dict[str, JSON]:
+    """Return how good the answers are before and after; refuses what is worse than the interval of the source allows."""
+    known = [row for row, truth in enumerate(expected.truth) if truth is not None]
+    costs_2K = np.array([[rules.cost(expected.truth[row], one.values[row]) for row in known] for one in (expected, got)])
+    sound = np.flatnonzero(~np.isnan(costs_2K.sum(axis=0)))
+    if not len(sound):
+        return {}
+    known, costs_2K = [known[place] for place in sound], costs_2K[:, sound]
+    if np.isin(costs_2K, (0.0, 1.0)).all():
+        return _as_often_right(expected, got, known, costs_2K)
+    return _as_near(expected, got, known, costs_2K)
+
+
+def _as_often_right(expected: Answers, got: Answers, known: Sequence[int], costs_2K: FloatArray) -> dict[str, JSON]:
     from regraft.evaluation.intervals import wilson
 
-    known = [row for row, truth in enumerate(expected.truth) if truth is not None]
-    if not known:
-        return {}
-    before, after = (sum(one.values[row] == expected.truth[row] for row in known) for one in (expected, got))
+    before, after = (int((costs_K == 0).sum()) for costs_K in costs_2K)
     low, high = wilson(before, len(known))
     if after < low * len(known):
-        lost = next(row for row in known if expected.values[row] == expected.truth[row] != got.values[row])
+        lost = known[int(np.argmax(costs_2K[1] > costs_2K[0]))]
         what = f"of {len(known):,} rows whose answer is known only {after:,} are answered rightly, {before:,} before"
         raise _moved(expected, got, lost, what, f"at least {low:.2%}, the low end of the source's interval")
     return {"right": {"rows": len(known), "source": before, "export": after, "interval": [low, high]}}
+
+
+def _as_near(expected: Answers, got: Answers, known: Sequence[int], costs_2K: FloatArray) -> dict[str, JSON]:
+    """Hold mean distances from the truth against each other; the interval is the normal one of the source's mean."""
+    from regraft.evaluation.intervals import quantile_of_normal
+
+    before, after = (float(mean) for mean in costs_2K.mean(axis=1))
+    half = quantile_of_normal(0.975) * float(costs_2K[0].std()) / np.sqrt(len(known))
+    low, high = before - half, before + half
+    if after > high:
+        lost = known[int(np.argmax(costs_2K[1] - costs_2K[0]))]
+        what = f"over {len(known):,} rows whose answer is known the mean distance from it is {after:.6g}, {before:.6g} before"
+        raise _moved(expected, got, lost, what, f"at most {high:.6g}, the high end of the source's interval")
+    return {"distance": {"rows": len(known), "source": before, "export": after, "interval": [low, high]}}
 
 
 def _same_rows(expected: Answers, got: Answers) -> None:
@@ -211,19 +267,24 @@ def _moves(expected: FloatArray, got: FloatArray, *, relative: bool) -> FloatArr
     return moved_N
 
 
-def _same_order(expected: Answers, got: Answers, near: float) -> None:
+def _same_order(expected: Answers, got: Answers, tolerance: Tolerance, rules: Rules) -> None:
     """Refuse classes in another order, unless two of them are so close that a move within the tolerance swaps them."""
+    near = tolerance.probabilities
     for row, (was, now) in enumerate(zip(expected.probabilities, got.probabilities, strict=True)):
         order = np.argsort(-now, kind="stable")
         # Walking down the new order, the old probability may never rise by more than two moves.
         if np.any(np.diff(was[order]) > 2 * near):
             raise _moved(expected, got, row, "the classes are in another order", "the same order")
-    if not expected.probabilities.size:
-        return
-    for row, (mine, theirs) in enumerate(zip(got.values, expected.values, strict=True)):
-        first, second = np.sort(expected.probabilities[row])[::-1][:2] if expected.probabilities.shape[1] > 1 else (1.0, 0.0)
-        if mine != theirs and first - second > 2 * near:
+    # Numbers follow raw outputs; classes follow probabilities.
+    far = near if expected.probabilities.size else tolerance.logits
+    for row in range(len(expected.rows)):
+        if not rules.same_answer(_prediction(expected, row), _prediction(got, row), far):
             raise _moved(expected, got, row, "a row is answered otherwise", "the same answer")
+
+
+def _prediction(answers: Answers, row: int) -> Prediction:
+    shares = dict(zip(answers.names, answers.probabilities[row].tolist(), strict=True))
+    return Prediction(value=answers.values[row], probabilities=shares, logits=answers.outputs[row].ravel().tolist())
 
 
 def _moved(expected: Answers, got: Answers, row: int, what: str, limit: str) -> GateError:
@@ -251,9 +312,9 @@ def compare_export(export: Predictor, expected: Answers, tolerance: Tolerance) -
     Raises:
         GateError: An answer moved too far.
     """
-    found = difference(expected, Answers.of(export, list(expected.rows)), tolerance)
+    found = difference(expected, Answers.of(export, list(expected.rows)), tolerance, export.task)
     few = _first(expected, _ALONE)
-    alone = difference(few, Answers.of(export, list(few.rows), batch_size=1), tolerance)
+    alone = difference(few, Answers.of(export, list(few.rows), batch_size=1), tolerance, export.task)
     moved: dict[str, Any] = {key: max(found[key], alone[key]) for key in ("worst_logit", "worst_probability")}
     found = {**found, **moved, "environment": export.environment()}
     return found if tolerance.agreement == 1.0 else {**found, GOLDENS: _renewed(export, found)}

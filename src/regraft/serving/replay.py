@@ -31,7 +31,7 @@ def replay_artifact(predictor: Predictor) -> Replay:
     Raises:
         GateError: An answer or a tensor is not what it was.
     """
-    result = replay(predictor, predictor.goldens())
+    result = replay(predictor, predictor.goldens(), predictor.task.same_answer)
     digest = predictor.runtime.weights_digest()
     artifact = predictor.artifact
     if digest and artifact is not None and digest != artifact.weights_digest:

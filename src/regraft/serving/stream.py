@@ -1,6 +1,6 @@
 """Answer a whole file in bounded memory: any reader in, any writer out, order and identity of rows kept.
 
-    row, <the columns of the input>, prediction, probability.<label> ..., error
+    row, <the columns of the input>, prediction, probability.<label> ... or quantile.<level> ..., error
 
 A name that the input has already is written with `regraft_` before ours, and the summary says so.
 """
@@ -91,24 +91,25 @@ class AnswerColumns:
 
     Args:
         inputs: Schema of the input columns.
-        example: Any answer of the predictor; shows the labels and the type of the answer.
+        example: Any answer of the predictor; shows the numbers beside an answer and its type.
     """
 
     def __init__(self, inputs: pa.Schema, example: Prediction) -> None:
         self.inputs = inputs
-        self._labels = tuple(example.probabilities)
-        self._plain = type(example.value) in _ARROW_TYPES
-        value_type = _ARROW_TYPES.get(type(example.value), pa.string())
-        row, prediction, *probabilities, error = self.names()
+        self._numbers = tuple(example.numbers)
+        labels = isinstance(example.value, list) and bool(example.probabilities)
+        self._plain = labels or type(example.value) in _ARROW_TYPES
+        value_type = pa.list_(pa.string()) if labels else _ARROW_TYPES.get(type(example.value), pa.string())
+        row, prediction, *numbers, error = self.names()
         ours = [pa.field(prediction, value_type)]
-        ours += [pa.field(name, pa.float64()) for name in probabilities]
+        ours += [pa.field(name, pa.float64()) for name in numbers]
         self.schema = pa.schema([pa.field(row, pa.int64()), *inputs, *ours, pa.field(error, pa.string())])
 
     def names(self) -> list[str]:
-        """Return the names of our columns: row, prediction, one for each probability, error."""
+        """Return the names of our columns: row, prediction, one for each number beside the answer, error."""
         taken = set(self.inputs.names)
         names = []
-        for name in ("row", "prediction", *(f"probability.{label}" for label in self._labels), "error"):
+        for name in ("row", "prediction", *self._numbers, "error"):
             free = name
             while free in taken:
                 free = _PREFIX + free
@@ -118,7 +119,7 @@ class AnswerColumns:
 
     def notes(self) -> list[str]:
         """Return a sentence for each of our columns that had to take another name."""
-        wanted = ["row", "prediction", *(f"probability.{label}" for label in self._labels), "error"]
+        wanted = ["row", "prediction", *self._numbers, "error"]
         pairs = zip(wanted, self.names(), strict=True)
         return [f"the data have a column '{want}' already: ours is called '{name}'" for want, name in pairs if want != name]
 
@@ -126,7 +127,8 @@ class AnswerColumns:
         """Return the output for consecutive rows."""
         values = [self._value(prediction) for prediction in predictions]
         columns: list[Any] = [range(first_row, first_row + len(predictions)), *rows.columns, values]
-        columns += [[prediction.probabilities.get(label) for prediction in predictions] for label in self._labels]
+        numbers = [prediction.numbers for prediction in predictions]
+        columns += [[found.get(name) for found in numbers] for name in self._numbers]
         columns.append([prediction.error or None for prediction in predictions])
         arrays = [
             column.cast(kind.type) if isinstance(column, pa.Array) else pa.array(column, kind.type)

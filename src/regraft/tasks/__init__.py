@@ -5,7 +5,12 @@ from regraft.tasks.task import Loss, Task
 
 TASKS: Registry[type[Task]] = Registry(
     "tasks",
-    {"classification": "regraft.tasks.classification:Classification"},
+    {
+        "classification": "regraft.tasks.classification:Classification",
+        "multi-label": "regraft.tasks.multi_label:MultiLabel",
+        "ordinal": "regraft.tasks.ordinal:Ordinal",
+        "regression": "regraft.tasks.regression:Regression",
+    },
     aliases={"text-classification": "classification"},
 )
 

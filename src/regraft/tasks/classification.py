@@ -58,9 +58,9 @@ class Classification(Task):
     Options = ClassificationOptions
     name: ClassVar[str] = "classification"
     needs: ClassVar[frozenset[str]] = frozenset({"pooled"})
-    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "balanced-accuracy", "macro-f1", "micro-f1", "log-loss", "roc-auc")
+    metrics = ("accuracy", "balanced-accuracy", "macro-f1", "micro-f1", "log-loss", "roc-auc")
     # Log-loss moves with every row, while accuracy and F1 on a small validation set move in a few coarse jumps.
-    validation_metric: ClassVar[str] = "log-loss"
+    validation_metric = "log-loss"
     hub_problem: ClassVar[str] = "single_label_classification"
 
     def __init__(self, options: ClassificationOptions) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import numpy as np
 
+from regraft.data.targets import as_number
 from regraft.errors import DataError, Problem
 from regraft.types import Label, Ledger
 
@@ -84,7 +85,9 @@ def _type_problem(counted: Counter[tuple[type, object]]) -> Problem | None:
             where=_WHERE,
             got=found,
             expected="strings, integers or booleans",
-            fix="choose another target column, or write each value as the name of a class",
+            fix="choose another target column, or write each value as the name of a class"
+            + _other_task(examples.values())
+            + ("; several labels a row are for --task multi-label" if strange == [tuple] else ""),
         )
     if len(kinds) > 1:
         return Problem(
@@ -115,9 +118,15 @@ def _number_problem(counts: Mapping[Label, int], rows: int) -> Problem | None:
             where=_WHERE,
             got=f"{len(counts):,} labels on {rows:,} rows, such as {some}",
             expected="far fewer labels than rows; an identifier or a number to be estimated is no class",
-            fix="choose another target column, or group the values into classes",
+            fix="choose another target column, or group the values into classes" + _other_task(counts),
         )
     return None
+
+
+def _other_task(values: Iterable[object]) -> str:
+    """Return the task that values are for which are no classes but all numbers."""
+    numbers = all(as_number(value) is not None for value in values)
+    return "; to estimate the number itself: --task regression" if numbers else ""
 
 
 def _lookalikes(counts: Mapping[Label, int]) -> list[tuple[str, str]]:

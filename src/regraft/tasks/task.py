@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from regraft.options import JSON
@@ -26,6 +26,17 @@ class Loss(NamedTuple):
     weight: torch.Tensor
 
 
+def decided(probabilities: Mapping[str, float], near: float) -> bool:
+    """Return whether the first class is so far ahead that moves of `near` cannot change the answer.
+
+    Example:
+        >>> decided({"ham": 0.9, "spam": 0.1}, 1e-5), decided({"ham": 0.5, "spam": 0.5}, 1e-5)
+        (True, False)
+    """
+    first, *rest = sorted(probabilities.values(), reverse=True) or [0.0]
+    return bool(rest) and first - rest[0] > 2 * near
+
+
 class Task(ABC):
     """Turn target values into tensors, features into an output, and an output into predictions.
 
@@ -37,9 +48,11 @@ class Task(ABC):
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]]
     """What the backbone must provide ("pooled", "sequence", ...)."""
-    metrics: ClassVar[tuple[str, ...]]
-    """Registered names of the metrics to report, the most important first; the first compares two predictors."""
-    validation_metric: ClassVar[str]
+    answers: str = "classes"
+    """Registered name of the kind of its answers (`regraft.evaluation.ANSWERS`): how they are judged and compared."""
+    metrics: tuple[str, ...]
+    """Registered names of the metrics to report, the most important first."""
+    validation_metric: str
     """Registered name of the metric that early stopping watches by default."""
     hub_problem: ClassVar[str] = ""
     """What the hub's classes for sequences call this task (`problem_type`); empty where none of them does it."""
@@ -107,11 +120,39 @@ class Task(ABC):
 
     @abstractmethod
     def probabilities(self, output: FloatArray) -> FloatArray:
-        """Return what the metrics are computed on (for classification the probabilities (B, C), float64). Numpy only."""
+        """Return what the metrics are computed on: for classes the probabilities (B, C), for numbers (B, 1) in the unit of the
+        target; float64. Numpy only.
+        """
 
     @abstractmethod
     def decode(self, output: FloatArray) -> list[Prediction]:
         """Turn a head's output (B, ...) into one prediction a row. Numpy only: the torch-free core calls it."""
+
+    @property
+    def answer_columns(self) -> tuple[str, ...]:
+        """Names of the numbers that stand beside an answer, as `Prediction.numbers` gives them."""
+        return tuple(f"probability.{name}" for name in self.names)
+
+    def same_answer(self, was: Prediction, now: Prediction, near: float) -> bool:
+        """Return whether two answers to one row agree, where what they are made of may differ by `near` and no more.
+
+        Args:
+            was: The older answer.
+            now: The newer one.
+            near: How far a probability, or a raw output where there are none, may have moved.
+        """
+        return was.value == now.value or not decided(was.probabilities, near)
+
+    def alike(self, was: JSON, now: JSON) -> bool:
+        """Return whether the values of two answers count as the same where the precision of a network was reduced."""
+        return bool(was == now)
+
+    def cost(self, truth: JSON, value: JSON) -> float:
+        """Return how bad a value is where another one is true: 0 or 1 where answers are right or wrong, else a distance.
+
+        NaN where the truth is no target of this task, so that nothing can be said.
+        """
+        return float(truth != value)
 
     @classmethod
     @abstractmethod

@@ -297,7 +297,7 @@ def test_numbers_as_targets_are_split_over_their_range():
 
 
 def test_nested_targets_are_refused():
-    table = pa.table({"text": ["some words are here"] * 5, "label": [["a"]] * 5})
+    table = pa.table({"text": ["some words are here"] * 5, "label": [[1]] * 5})
     assert "the target is not a single value" in refused(table)
 
 

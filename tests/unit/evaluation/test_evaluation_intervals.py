@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from regraft.evaluation import METRICS, intervals
+from regraft.evaluation.answer_kind import fitting_names
 from regraft.evaluation.intervals import (
     interval_of_counts,
     measure_by_rows,
@@ -130,7 +131,7 @@ def test_the_normal_limit_agrees_with_resampling(name, classes, monkeypatch):
 
 def test_no_error_in_ten_rows_is_no_proof_of_perfection():
     targets = np.array([0, 1] * 5)
-    metrics = judge(METRICS.names(), targets, np.eye(2)[targets] * 0.9 + 0.05, ["a", "b"]).metrics
+    metrics = judge(fitting_names(METRICS, "classes"), targets, np.eye(2)[targets] * 0.9 + 0.05, ["a", "b"]).metrics
     assert (metrics["accuracy"].low, metrics["accuracy"].high) == pytest.approx((0.722, 1.0), abs=1e-3)
     for name in ("balanced-accuracy", "macro-f1", "roc-auc"):
         assert 0.4 < metrics[name].low < 0.75, name
@@ -139,7 +140,7 @@ def test_no_error_in_ten_rows_is_no_proof_of_perfection():
 
 def test_no_right_row_is_no_proof_of_failure():
     targets = np.array([0, 1] * 5)
-    metrics = judge(METRICS.names(), targets, np.eye(2)[1 - targets] * 0.9 + 0.05, ["a", "b"]).metrics
+    metrics = judge(fitting_names(METRICS, "classes"), targets, np.eye(2)[1 - targets] * 0.9 + 0.05, ["a", "b"]).metrics
     for name in ("accuracy", "balanced-accuracy", "macro-f1", "roc-auc"):
         assert metrics[name].low == 0.0
         assert 0.2 < metrics[name].high < 0.6, name
@@ -162,7 +163,7 @@ def test_a_small_class_without_errors_still_counts_as_unsure():
 def test_very_few_rows_give_wide_intervals_and_no_nonsense(n):
     for seed in range(4):
         targets, probabilities = rows(n, 3, seed)
-        for name, metric in judge(METRICS.names(), targets, probabilities, ["a", "b", "c"]).metrics.items():
+        for name, metric in judge(fitting_names(METRICS, "classes"), targets, probabilities, ["a", "b", "c"]).metrics.items():
             if np.isnan(metric.value) or np.isnan(metric.low):
                 assert name in {"roc-auc", "log-loss", "brier"}
                 continue
@@ -174,16 +175,20 @@ def test_very_few_rows_give_wide_intervals_and_no_nonsense(n):
 def test_intervals_hold_the_value_and_stay_in_bounds():
     for seed in range(20):
         targets, probabilities = rows(12, 3, seed, shift=3.0)
-        for name, metric in judge(METRICS.names(), targets, probabilities, ["a", "b", "c"]).metrics.items():
+        for name, metric in judge(fitting_names(METRICS, "classes"), targets, probabilities, ["a", "b", "c"]).metrics.items():
             bottom, top = METRICS.get(name).bounds
             assert bottom <= metric.low <= metric.value <= metric.high <= top
 
 
 def test_more_confidence_is_wider():
     targets, probabilities = rows(200, 3, 1)
-    narrow = judge(METRICS.names(), targets, probabilities, list("abc"), options=JudgeOptions(confidence=0.8)).metrics
-    wide = judge(METRICS.names(), targets, probabilities, list("abc"), options=JudgeOptions(confidence=0.99)).metrics
-    for name in METRICS.names():
+    narrow = judge(
+        fitting_names(METRICS, "classes"), targets, probabilities, list("abc"), options=JudgeOptions(confidence=0.8)
+    ).metrics
+    wide = judge(
+        fitting_names(METRICS, "classes"), targets, probabilities, list("abc"), options=JudgeOptions(confidence=0.99)
+    ).metrics
+    for name in fitting_names(METRICS, "classes"):
         assert wide[name].low < narrow[name].low
         assert wide[name].high > narrow[name].high
 

@@ -11,11 +11,12 @@ from sklearn import metrics as reference
 
 from regraft.errors import DataError, OptionsError
 from regraft.evaluation import METRICS
+from regraft.evaluation.answer_kind import fitting_names
 from regraft.evaluation.judge import ClassRow, Confusion, judge, metric_from_json, metrics_from_json
 from regraft.evaluation.measure import Measure
 from regraft.evaluation.options import JudgeOptions
 
-ALL = METRICS.names()
+ALL = fitting_names(METRICS, "classes")
 
 
 def rows(n, classes, seed=0):

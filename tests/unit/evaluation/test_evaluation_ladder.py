@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from regraft.errors import DataError, MissingExtraError, OptionsError
 from regraft.evaluation import METRICS, RUNGS
+from regraft.evaluation.answer_kind import fitting_names
 from regraft.evaluation.compare import compare_predictions
 from regraft.evaluation.judge import judge
 from regraft.evaluation.ladder import Contender, LadderRows, Step, build_ladder, climb
@@ -268,7 +269,7 @@ def test_a_rung_is_added_with_one_line(monkeypatch):
 
 def test_every_rung_is_the_same_again_and_gives_probabilities():
     rows = ladder_rows()
-    for name in RUNGS.names():
+    for name in fitting_names(RUNGS, "classes"):
         given = []
         for _ in range(2):
             rung = RUNGS.get(name)(seed=7)
@@ -283,7 +284,7 @@ def test_every_rung_is_the_same_again_and_gives_probabilities():
 def test_frozen_features_beat_the_majority_on_learnable_rows():
     train, valid, test = (draw(n, seed=s, shift=12) for n, s in ((300, 1), (60, 2), (150, 3)))
     rows = ladder_rows(train=train, valid=valid, test=test)
-    ladder = build_ladder(rows, fitted(test), METRICS.names(), options=QUICK)
+    ladder = build_ladder(rows, fitted(test), fitting_names(METRICS, "classes"), options=QUICK)
     majority, centroid, probe, _ = (step.metrics for step in ladder.steps)
     for rung in (centroid, probe):
         assert rung["accuracy"].low > majority["accuracy"].high

@@ -5,6 +5,7 @@ import pytest
 from sklearn import metrics as reference
 
 from regraft.evaluation import METRICS
+from regraft.evaluation.answer_kind import fitting_names
 from regraft.evaluation.measure import CountMeasure, decide
 
 EXACT = 1e-12
@@ -50,7 +51,7 @@ def measure(name):
     return METRICS.get(name)()
 
 
-@pytest.mark.parametrize("name", METRICS.names())
+@pytest.mark.parametrize("name", fitting_names(METRICS, "classes"))
 @pytest.mark.parametrize(
     ("n", "classes", "tied"), [(50, 2, False), (80, 2, True), (300, 5, False), (300, 5, True), (40, 3, True)]
 )
@@ -66,7 +67,7 @@ def test_multiclass_auc_equals_the_macro_average_of_scikit_learn():
     assert measure("roc-auc").value(targets, probabilities) == pytest.approx(expected, abs=EXACT)
 
 
-@pytest.mark.parametrize("name", METRICS.names())
+@pytest.mark.parametrize("name", fitting_names(METRICS, "classes"))
 @pytest.mark.parametrize(("classes", "tied"), [(2, False), (2, True), (4, True)])
 def test_weights_are_repeated_rows(name, classes, tied):
     targets, probabilities = rows(60, classes, 1, tied)
@@ -82,7 +83,7 @@ def test_weights_are_repeated_rows(name, classes, tied):
         assert found[column] == pytest.approx(expected, abs=EXACT)
 
 
-@pytest.mark.parametrize("name", METRICS.names())
+@pytest.mark.parametrize("name", fitting_names(METRICS, "classes"))
 def test_perfect_and_always_wrong_rows_give_the_bounds(name):
     targets = np.array([0, 1, 0, 1, 1])
     perfect, wrong = np.eye(2)[targets], np.eye(2)[1 - targets]
@@ -168,6 +169,6 @@ def test_the_influence_of_auc_gives_the_variance_of_delong():
 def test_metrics_of_decisions_do_not_look_at_confidence():
     targets, probabilities = rows(100, 3, 6)
     sure = np.eye(3)[probabilities.argmax(axis=1)]
-    for name in METRICS.names():
+    for name in fitting_names(METRICS, "classes"):
         if issubclass(METRICS.get(name), CountMeasure):
             assert measure(name).value(targets, probabilities) == measure(name).value(targets, sure)

@@ -10,6 +10,7 @@ from rich.console import Group
 
 from regraft.errors import ArtifactError, OptionsError
 from regraft.evaluation import METRICS
+from regraft.evaluation.answer_kind import fitting_names
 from regraft.evaluation.judge import judge
 from regraft.evaluation.ladder import Contender, climb
 from regraft.evaluation.options import JudgeOptions
@@ -52,8 +53,8 @@ def report(labels=("ham", "spam"), n=100, one_class=False, **changes):
     ledger.add("rows without a label", 2, "mails.csv, row 17")
     made = {
         "kind": "fit",
-        "judgement": judge(METRICS.names(), targets, new, labels, options=QUICK),
-        "ladder": climb(contenders, targets, labels, METRICS.names(), options=QUICK),
+        "judgement": judge(fitting_names(METRICS, "classes"), targets, new, labels, options=QUICK),
+        "ladder": climb(contenders, targets, labels, fitting_names(METRICS, "classes"), options=QUICK),
         "ledger": ledger,
         "fingerprint": {"rows": "ab12", "order": "cd34"},
         "seconds": 12.5,

@@ -1,0 +1,190 @@
+"""What a kind of answers is: which arrays can be judged, how two models are compared on them, how rows are drawn from them.
+
+A task names the kind of its answers (`Task.answers`); metrics and rungs name the kinds that they are for (`judges`). Whatever
+follows from the kind of an answer stands behind this contract, one class a kind, one line each in the table `ANSWERS`.
+
+Shapes: N rows, C columns (classes, labels, levels; 1 for a plain number).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from regraft.errors import OptionsError, Problem, did_you_mean
+from regraft.evaluation import ANSWERS, METRICS, RUNGS
+from regraft.evaluation.compare import Comparison
+from regraft.evaluation.intervals import measure_by_rows
+from regraft.evaluation.judge import Judgement, notes_of
+from regraft.evaluation.measure import Measure, Tally, count_classes
+from regraft.evaluation.options import JudgeOptions
+from regraft.evaluation.rung import Rung
+from regraft.registry import Registry
+from regraft.types import Array, FloatArray, Label
+
+
+class AnswerKind(ABC):
+    """Judge answers of one kind.
+
+    Args:
+        columns: Names of the columns of the outputs: classes, labels, levels; empty where they have none.
+    """
+
+    name: ClassVar[str]
+    constant_name: ClassVar[str]
+    """What the contender is called that gives every row the same answer."""
+    ordered: ClassVar[bool] = False
+    """Whether another order of the columns means something else."""
+
+    def __init__(self, columns: Sequence[Label] = ()) -> None:
+        self.columns = tuple(columns)
+
+    @abstractmethod
+    def checked(self, targets_N: Array, outputs_NC: FloatArray, who: str = "the model") -> tuple[Array, FloatArray]:
+        """Return targets and outputs in the types that they are judged in.
+
+        Args:
+            targets_N: What is true, one entry a row.
+            outputs_NC: What `Task.probabilities` returned.
+            who: Whose outputs they are, for messages.
+
+        Raises:
+            DataError: There are no rows, the shapes do not fit, or values are out of range; all problems at once.
+        """
+
+    @abstractmethod
+    def compare(
+        self,
+        targets_N: Array,
+        outputs: tuple[FloatArray, FloatArray],
+        names: tuple[str, str],
+        *,
+        options: JudgeOptions,
+        seed: int = 0,
+    ) -> Comparison:
+        """Compare two models on the same rows by a paired test; "better" means that the second is better.
+
+        Args:
+            targets_N: As `checked` returned them.
+            outputs: What the two gave, as `checked` returned it.
+            names: What to call them.
+            options: Resamples, confidence and power.
+            seed: Seeds the resamples.
+        """
+
+    @abstractmethod
+    def goodness(self, targets_N: Array, outputs_NC: FloatArray) -> float:
+        """Return one number by which the strongest of several models is found, higher is better."""
+
+    @abstractmethod
+    def groups(self, targets_N: Array) -> Array:
+        """Return a small whole number a row (N,): rows of each number are drawn in proportion, and spread over golden rows."""
+
+    @abstractmethod
+    def constant(self, targets_N: Array) -> FloatArray:
+        """Return the best answer (C,) that is the same for every row, knowing these targets."""
+
+    @abstractmethod
+    def target_problems(self, targets_N: Array, where: str) -> list[Problem]:
+        """Return what keeps targets from being learnt from or judged; `where` is what messages call them."""
+
+    @abstractmethod
+    def learning_problems(self, targets_N: Array) -> list[Problem]:
+        """Return what keeps baselines from learning from sound training targets."""
+
+    def judge(
+        self, names: Sequence[str], targets_N: Array, outputs_NC: FloatArray, *, options: JudgeOptions, seed: int = 0
+    ) -> Judgement:
+        """Return every metric with its interval.
+
+        Args:
+            names: Registered names of the metrics, the most important first.
+            targets_N: As `checked` returned them.
+            outputs_NC: As `checked` returned them.
+            options: Resamples and confidence.
+            seed: Seeds the resamples.
+
+        Raises:
+            OptionsError: A metric is not registered, or is none of such answers.
+        """
+        measures = self.measures(names)
+        rng = np.random.default_rng(seed)
+        found = measure_by_rows(
+            measures, targets_N, outputs_NC, resamples=options.resamples, confidence=options.confidence, rng=rng
+        )
+        notes = [
+            note
+            for name, measure in measures.items()
+            for note in notes_of(name, found[name], measure.note(targets_N, self.columns))
+        ]
+        metrics = {name: found[name] for name in measures}
+        return Judgement(n=len(targets_N), metrics=metrics, confidence=options.confidence, notes=tuple(dict.fromkeys(notes)))
+
+    def group_names(self, targets_N: Array) -> list[str]:
+        """Return what to call the group of each row."""
+        return [str(group) for group in self.groups(targets_N).tolist()]
+
+    def class_counts(self, targets_N: Array) -> Array:
+        """Return how many rows have each class or label (C,); empty where there are none."""
+        return np.empty(0, dtype=np.int64)
+
+    @property
+    def tally(self) -> Tally:
+        """How decisions are counted."""
+        return count_classes
+
+    def measures(self, names: Sequence[str]) -> dict[str, Measure]:
+        """Return the metrics by their canonical names.
+
+        Raises:
+            OptionsError: A metric is not registered, or is none of such answers.
+        """
+        columns = tuple(map(str, self.columns))
+        return {name: cls(columns, self.tally) for name, cls in _fitting(METRICS, names, self.name).items()}
+
+    def rungs(self, names: Sequence[str] | None) -> dict[str, type[Rung]]:
+        """Return the baselines by their canonical names; every one that gives such answers if none are named.
+
+        Raises:
+            OptionsError: A rung is not registered, or gives other answers.
+        """
+        return _fitting(RUNGS, fitting_names(RUNGS, self.name) if names is None else names, self.name)
+
+
+def kind_of(name: str, columns: Sequence[Label] = ()) -> AnswerKind:
+    """Return a kind of answers by its registered name, for columns of these names."""
+    return ANSWERS.get(name)(columns)
+
+
+def fitting_names(registry: Registry[Any], kind: str) -> list[str]:
+    """Return the names of the metrics or rungs that are for a kind of answers.
+
+    Example:
+        >>> fitting_names(METRICS, "numbers")
+        ['mae', 'rmse', 'r2']
+    """
+    return [name for name in registry.names() if kind in registry.get(name).judges]
+
+
+def _fitting(registry: Registry[Any], names: Sequence[str], kind: str) -> dict[str, Any]:
+    able = fitting_names(registry, kind)
+    problems = [replace(registry.unknown(name), fix=did_you_mean(name, able)) for name in names if name not in registry]
+    for name in names:
+        if name in registry and kind not in registry.get(name).judges:
+            what = f"'{name}' ({registry.family}) is for {_listed(registry.get(name).judges)}, not for {_spoken(kind)}"
+            problems.append(Problem(what=what, expected=", ".join(able), fix=f"choose another one; {did_you_mean(name, able)}"))
+    if problems:
+        raise OptionsError(problems)
+    return {registry.canonical(name): registry.get(name) for name in names}
+
+
+def _listed(kinds: frozenset[str]) -> str:
+    return " or ".join(_spoken(kind) for kind in sorted(kinds))
+
+
+def _spoken(kind: str) -> str:
+    return kind.replace("-", " ")

@@ -1,0 +1,163 @@
+"""Answers that are classes: one of several without an order, or one rank of several in their order.
+
+Shapes: N rows, C classes, R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from regraft.errors import Problem
+from regraft.evaluation.answer_kind import AnswerKind
+from regraft.evaluation.compare import Comparison, compare_right
+from regraft.evaluation.intervals import interval_of_counts, measure_by_rows, resample_counts
+from regraft.evaluation.judge import Judgement, confusion, notes_of, per_class
+from regraft.evaluation.measure import CountMeasure, Counts, Tally, count, decide
+from regraft.evaluation.options import JudgeOptions
+from regraft.evaluation.paired import Quantity, compare_sums, mean_of_rows
+from regraft.evaluation.rows import checked
+from regraft.tasks.decisions import decide_rank
+from regraft.types import Array, FloatArray, Metric
+
+
+class Classes(AnswerKind):
+    """One class of several: targets are indices (N,), outputs the probability of every class (N, C)."""
+
+    name: ClassVar[str] = "classes"
+    constant_name: ClassVar[str] = "majority"
+
+    def decide(self, outputs_NC: FloatArray) -> Array:
+        """Return the class that each row is given (N,)."""
+        return decide(outputs_NC)
+
+    def checked(self, targets_N: Array, outputs_NC: FloatArray, who: str = "the model") -> tuple[Array, FloatArray]:
+        """Return targets as int64 and probabilities as float64; see `AnswerKind.checked`."""
+        return checked(targets_N, outputs_NC, who)
+
+    @property
+    def tally(self) -> Tally:
+        """Counts the decisions of this kind."""
+
+        def tally(targets_N: Array, outputs_NC: FloatArray, weights_NR: Array | None = None) -> Counts:
+            return count(targets_N, self.decide(outputs_NC), outputs_NC.shape[1], weights_NR)
+
+        return tally
+
+    def judge(
+        self,
+        names: Sequence[str],
+        targets_N: Array,
+        outputs_NC: FloatArray,
+        *,
+        options: JudgeOptions,
+        seed: int = 0,
+    ) -> Judgement:
+        """Return every metric with its interval, each class and the confusion matrix; see `AnswerKind.judge`."""
+        measures = self.measures(names)
+        rng = np.random.default_rng(seed)
+        predicted_N, classes = self.decide(outputs_NC), outputs_NC.shape[1]
+        observed = count(targets_N, predicted_N, classes)
+        resampled = resample_counts(targets_N, predicted_N, classes, options.resamples, rng)
+        by_rows = {name: measure for name, measure in measures.items() if not isinstance(measure, CountMeasure)}
+        resamples, confidence = options.resamples, options.confidence
+        found = measure_by_rows(by_rows, targets_N, outputs_NC, resamples=resamples, confidence=confidence, rng=rng)
+        metrics, notes = {}, []
+        for name, measure in measures.items():
+            if isinstance(measure, CountMeasure):
+                ends = interval_of_counts(measure, observed, resampled, confidence)
+                found[name] = Metric(float(measure.of_counts(observed)[0]), *ends, len(targets_N))
+            metrics[name] = found[name]
+            notes += notes_of(name, metrics[name], measure.note(targets_N, self.columns))
+        return Judgement(
+            n=len(targets_N),
+            metrics=metrics,
+            per_class=per_class(self.columns, observed, resampled, confidence),
+            confusion=confusion(self.columns, targets_N, predicted_N),
+            confidence=confidence,
+            notes=tuple(notes),
+        )
+
+    def compare(
+        self,
+        targets_N: Array,
+        outputs: tuple[FloatArray, FloatArray],
+        names: tuple[str, str],
+        *,
+        options: JudgeOptions,
+        seed: int = 0,
+    ) -> Comparison:
+        """Compare which rows the two have right (McNemar's test); see `AnswerKind.compare`."""
+        right_a, right_b = (self.decide(outputs_NC) == targets_N for outputs_NC in outputs)
+        return compare_right(right_a, right_b, names, options=options, seed=seed)
+
+    def goodness(self, targets_N: Array, outputs_NC: FloatArray) -> float:
+        """Return how many rows are right."""
+        return int((self.decide(outputs_NC) == targets_N).sum())
+
+    def groups(self, targets_N: Array) -> Array:
+        """Return the classes themselves."""
+        return targets_N
+
+    def group_names(self, targets_N: Array) -> list[str]:
+        """Return the names of the classes."""
+        return [str(self.columns[group]) for group in targets_N.tolist()]
+
+    def class_counts(self, targets_N: Array) -> Array:
+        """Return how many rows have each class (C,)."""
+        return np.bincount(targets_N, minlength=len(self.columns))
+
+    def constant(self, targets_N: Array) -> FloatArray:
+        """Return the share of every class (C,)."""
+        counts_C = self.class_counts(targets_N)
+        shares_C: FloatArray = counts_C / counts_C.sum()
+        return shares_C
+
+    def target_problems(self, targets_N: Array, where: str) -> list[Problem]:
+        """Return the problem of indices beyond the classes."""
+        classes = len(self.columns)
+        if not len(targets_N) or (targets_N.min() >= 0 and targets_N.max() < classes):
+            return []
+        got = f"{targets_N.min()} to {targets_N.max()}"
+        return [Problem(what="targets are out of range", where=where, got=got, expected=f"0 to {classes - 1}")]
+
+    def learning_problems(self, targets_N: Array) -> list[Problem]:
+        """Return the problem of fewer than two classes."""
+        found = len(np.unique(targets_N))
+        if found > 1:
+            return []
+        got, fix = f"{found} class in {len(targets_N)} rows", "give training rows of every class"
+        what = "the baselines need training rows of two classes"
+        return [Problem(what=what, got=got, expected="at least two classes", fix=fix)]
+
+
+class Ranks(Classes):
+    """One rank of several in their order: as classes, but how far off an answer is counts, and the answer is the median."""
+
+    name: ClassVar[str] = "ranks"
+    constant_name: ClassVar[str] = "shares"
+    ordered: ClassVar[bool] = True
+
+    def decide(self, outputs_NC: FloatArray) -> Array:
+        """Return the median rank of each row (N,)."""
+        return decide_rank(outputs_NC)
+
+    def compare(
+        self,
+        targets_N: Array,
+        outputs: tuple[FloatArray, FloatArray],
+        names: tuple[str, str],
+        *,
+        options: JudgeOptions,
+        seed: int = 0,
+    ) -> Comparison:
+        """Compare by how many ranks each row is off; see `AnswerKind.compare`."""
+        costs = [np.abs(self.decide(outputs_NC) - targets_N).astype(np.float64) for outputs_NC in outputs]
+        quantity = Quantity("rank-mae", False, mean_of_rows)
+        return compare_sums((costs[0][:, None], costs[1][:, None]), quantity, names, options=options, seed=seed)
+
+    def goodness(self, targets_N: Array, outputs_NC: FloatArray) -> float:
+        """Return the mean distance in ranks, negative."""
+        return -float(np.abs(self.decide(outputs_NC) - targets_N).mean())
