@@ -117,7 +117,8 @@ class Predictor:
     def values(self, rows: RecordBatch) -> list[Any]:
         """Return the raw value of each row of an Arrow table that has the columns."""
         if not self.modality.columns:
-            return rows.column(self.column).to_pylist()
+            found: list[Any] = rows.column(self.column).to_pylist()
+            return found
         from regraft.data.gathering import together
 
         return list(together(rows, self.modality.columns))
