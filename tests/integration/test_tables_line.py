@@ -149,7 +149,9 @@ def test_what_cannot_be_answered_says_in_which_column(fitted, tmp_path):
 @pytest.mark.slow
 def test_judging_and_comparing_tables_of_different_columns(fitted, tmp_path):
     artifact, data = fitted
-    other = regraft.fit(data, out=tmp_path / "o", base={"name": "table", "width": 8, "layers": 1}, table=["zip", "work"], **OPTIONS)
+    other = regraft.fit(
+        data, out=tmp_path / "o", base={"name": "table", "width": 8, "layers": 1}, table=["zip", "work"], **OPTIONS
+    )
     assert other.manifest.inputs[0].columns == ("zip", "work")
     test = write(tmp_path / "test.csv", people(120, 9))
     report = regraft.compare(other, artifact, test)
