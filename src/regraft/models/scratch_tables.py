@@ -9,15 +9,12 @@ from pydantic import Field
 
 from regraft.errors import OptionsError, Problem
 from regraft.modalities.table import Table, TableOptions
-from regraft.models.base import Base, BaseCard
 from regraft.models.scratch import Dropout, PoolingName, Width
-from regraft.options import JSON, build, options, to_json
+from regraft.models.untrained import Untrained
+from regraft.options import JSON, build, options
 
 if TYPE_CHECKING:
     from regraft.modalities.modality import Modality
-    from regraft.models.backbones import Backbone
-
-_WHAT = "residual MLP or a transformer over columns (FT-Transformer) for tables, untrained"
 
 
 @options
@@ -55,26 +52,14 @@ class ScratchTableOptions:
     """Registered name of the pooling; the first vector stands for the whole row."""
 
 
-class TableBase(Base):
+class TableBase(Untrained):
     """A network for tables, untrained: a residual MLP or a transformer over columns."""
 
     Options: ClassVar[type[Any]] = ScratchTableOptions
     modality_name = "table"
-    pretrained = False
     model_type: ClassVar[str] = "regraft-table"
-
-    def card(self) -> BaseCard:
-        """Describe the base without importing anything heavy."""
-        return BaseCard(
-            name=self.name,
-            modality=self.modality_name,
-            what=_WHAT,
-            parameters=0,
-            size_bytes=0,
-            licence="Apache-2.0",
-            source="made here from options",
-            fetched=True,
-        )
+    what: ClassVar[str] = "residual MLP or a transformer over columns (FT-Transformer) for tables, untrained"
+    reads_type = Table
 
     def fetch(self, say: Callable[[str], None] = lambda _: None) -> None:
         """Check the options against each other; there is nothing to fetch.
@@ -93,25 +78,6 @@ class TableBase(Base):
         """Return preprocessing with the columns, scales and categories of the training rows."""
         return Table.learn(build(TableOptions, options, owner=Table.name), raws)
 
-    def backbone(self, modality: Modality, seed: int) -> Backbone:
-        """Return the network with weights drawn from `seed`; torch's own generator is left as it was."""
-        import torch
-
-        from regraft.models.architectures import ARCHITECTURES
-        from regraft.models.backbones import Backbone, Body, PoolingChoice, make_config
-
-        if not isinstance(modality, Table):
-            raise TypeError(f"'{self.name}' reads tables, not {type(modality).__name__}")
-        self.fetch()
-        config = make_config(self.config(modality), self.name)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            from transformers import AutoModel
-
-            model = AutoModel.from_config(config)
-        body = Body(model, ARCHITECTURES[self.model_type])
-        return Backbone(body, PoolingChoice(self.options.pooling, "chosen by option", seed))
-
     def config(self, modality: Table) -> dict[str, JSON]:
         """Return the hub's configuration as JSON."""
         sizes, layout = self.options, modality.layout
@@ -128,7 +94,3 @@ class TableBase(Base):
             "frequency_scale": sizes.frequency_scale,
             "hidden_dropout_prob": sizes.dropout,
         }
-
-    def origin(self) -> dict[str, JSON]:
-        """Return what the manifest records."""
-        return {"name": self.name, "source": "from scratch", "options": to_json(self.options), "licence": "Apache-2.0"}

@@ -141,5 +141,5 @@ def test_heads_divide_the_width():
 
 def test_it_reads_tables_only():
     base = TableBase("table", ScratchTableOptions())
-    with pytest.raises(TypeError, match="'table' reads tables, not Series"):
+    with pytest.raises(TypeError, match="'table' reads table, not Series"):
         base.backbone(Series(SeriesOptions(), State(channels=1)), 0)
