@@ -12,13 +12,12 @@ from pydantic import Field
 from regraft.errors import DataError, OptionsError, Problem
 from regraft.modalities import pictures
 from regraft.modalities.image import PIXELS, Image, ImageOptions
-from regraft.models.base import Base, BaseCard
 from regraft.models.scratch import Dropout, PoolingName
-from regraft.options import JSON, build, options, to_json
+from regraft.models.untrained import Untrained
+from regraft.options import JSON, build, options
 
 if TYPE_CHECKING:
     from regraft.modalities.modality import Modality
-    from regraft.models.backbones import Backbone
 
 _SAMPLE = 512
 _LARGEST_GUESSED = 96
@@ -51,29 +50,14 @@ class ConvOptions:
     """Registered name of the pooling over the cells of the last map."""
 
 
-class ConvBase(Base):
+class ConvBase(Untrained):
     """Convolutions over pictures, untrained: plain, VGG-, ResNet- or Inception-like."""
 
     Options: ClassVar[type[Any]] = ConvOptions
     modality_name = "image"
-    pretrained = False
     model_type: ClassVar[str] = "regraft-conv"
-
-    def card(self) -> BaseCard:
-        """Describe the base without importing anything heavy."""
-        return BaseCard(
-            name=self.name,
-            modality=self.modality_name,
-            what="convolutions over pictures, untrained: plain, VGG-, ResNet- or Inception-like",
-            parameters=0,
-            size_bytes=0,
-            licence="Apache-2.0",
-            source="made here from options",
-            fetched=True,
-        )
-
-    def fetch(self, say: Callable[[str], None] = lambda _: None) -> None:
-        """There is nothing to fetch."""
+    what: ClassVar[str] = "convolutions over pictures, untrained: plain, VGG-, ResNet- or Inception-like"
+    reads_type = Image
 
     def modality(self, options: Mapping[str, JSON], raws: Callable[[], Iterator[Sequence[Any]]]) -> Modality:
         """Return preprocessing with the size, the channels and the colours of the training pictures."""
@@ -93,24 +77,6 @@ class ConvBase(Base):
         processor: dict[str, JSON] = {**_PROCESSOR, "size": {"height": side, "width": side}}
         return Image({**processor, **_colours(sample, processor, wanted, channels)}, wanted, channels=channels)
 
-    def backbone(self, modality: Modality, seed: int) -> Backbone:
-        """Return the network with weights drawn from `seed`; torch's own generator is left as it was."""
-        import torch
-
-        from regraft.models.architectures import ARCHITECTURES
-        from regraft.models.backbones import Backbone, Body, PoolingChoice, make_config
-
-        if not isinstance(modality, Image):
-            raise TypeError(f"'{self.name}' reads pictures, not {type(modality).__name__}")
-        config = make_config(self.config(modality), self.name)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            from transformers import AutoModel
-
-            model = AutoModel.from_config(config)
-        body = Body(model, ARCHITECTURES[self.model_type])
-        return Backbone(body, PoolingChoice(self.options.pooling, "chosen by option", seed))
-
     def config(self, modality: Image) -> dict[str, JSON]:
         """Return the hub's configuration as JSON."""
         return {
@@ -123,10 +89,6 @@ class ConvBase(Base):
             "norm": self.options.norm,
             "hidden_dropout_prob": self.options.dropout,
         }
-
-    def origin(self) -> dict[str, JSON]:
-        """Return what the manifest records."""
-        return {"name": self.name, "source": "from scratch", "options": to_json(self.options), "licence": "Apache-2.0"}
 
 
 def _sampled(chunks: Iterator[Sequence[Any]]) -> list[Any]:

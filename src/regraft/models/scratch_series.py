@@ -9,15 +9,12 @@ from pydantic import Field
 
 from regraft.errors import OptionsError, Problem
 from regraft.modalities.series import Series, SeriesOptions, learnt
-from regraft.models.base import Base, BaseCard
 from regraft.models.scratch import Dropout, PoolingName, Width
-from regraft.options import JSON, build, options, to_json
+from regraft.models.untrained import Untrained
+from regraft.options import JSON, build, options
 
 if TYPE_CHECKING:
     from regraft.modalities.modality import Modality
-    from regraft.models.backbones import Backbone
-
-_WHAT = "MLP, dilated convolutions, LSTM, GRU or a transformer of patches over series, untrained"
 
 
 @options
@@ -49,26 +46,14 @@ class ScratchSeriesOptions:
     """Registered name of the pooling over the steps."""
 
 
-class SeriesBase(Base):
+class SeriesBase(Untrained):
     """A network for series, untrained: MLP, dilated convolutions, LSTM, GRU or a transformer of patches."""
 
     Options: ClassVar[type[Any]] = ScratchSeriesOptions
     modality_name = "series"
-    pretrained = False
     model_type: ClassVar[str] = "regraft-series"
-
-    def card(self) -> BaseCard:
-        """Describe the base without importing anything heavy."""
-        return BaseCard(
-            name=self.name,
-            modality=self.modality_name,
-            what=_WHAT,
-            parameters=0,
-            size_bytes=0,
-            licence="Apache-2.0",
-            source="made here from options",
-            fetched=True,
-        )
+    what: ClassVar[str] = "MLP, dilated convolutions, LSTM, GRU or a transformer of patches over series, untrained"
+    reads_type = Series
 
     def fetch(self, say: Callable[[str], None] = lambda _: None) -> None:
         """Check the options against each other; there is nothing to fetch.
@@ -89,25 +74,6 @@ class SeriesBase(Base):
         wanted = build(SeriesOptions, options, owner=Series.name)
         return Series(wanted, learnt(wanted, raws()))
 
-    def backbone(self, modality: Modality, seed: int) -> Backbone:
-        """Return the network with weights drawn from `seed`; torch's own generator is left as it was."""
-        import torch
-
-        from regraft.models.architectures import ARCHITECTURES
-        from regraft.models.backbones import Backbone, Body, PoolingChoice, make_config
-
-        if not isinstance(modality, Series):
-            raise TypeError(f"'{self.name}' reads series, not {type(modality).__name__}")
-        self.fetch()
-        config = make_config(self.config(modality), self.name)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            from transformers import AutoModel
-
-            model = AutoModel.from_config(config)
-        body = Body(model, ARCHITECTURES[self.model_type])
-        return Backbone(body, PoolingChoice(self.options.pooling, "chosen by option", seed))
-
     def config(self, modality: Series) -> dict[str, JSON]:
         """Return the hub's configuration as JSON."""
         sizes = self.options
@@ -123,10 +89,6 @@ class SeriesBase(Base):
             "num_patches": -(-modality.longest // sizes.patch),
             "hidden_dropout_prob": sizes.dropout,
         }
-
-    def origin(self) -> dict[str, JSON]:
-        """Return what the manifest records."""
-        return {"name": self.name, "source": "from scratch", "options": to_json(self.options), "licence": "Apache-2.0"}
 
 
 def _misfit(name: str, value: int, expected: str) -> Problem:
