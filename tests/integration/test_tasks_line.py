@@ -218,7 +218,7 @@ def test_several_labels_a_row_go_through_every_door(folder: Path, tmp_path: Path
     fitted = rg.fit(str(train), target="tags", text="body", task="multi-label", out=folder / "tagged", **OPTIONS)
     report = fitted.report.to_json()
     assert [rung["name"] for rung in report["ladder"]] == ["label-shares", "one-vs-rest-probe", "fitted"]
-    assert report["metrics"]["micro_f1"]["low"] > 0.8
+    assert report["metrics"]["micro_f1"]["low"] > 0.6
     assert [row["label"] for row in report["per_class"]] == sorted(_TAGS)
     assert (report["confusion"], report["verdict_detail"]["quantity"]) == (None, "micro-f1")
     here = rg.load(fitted).predict([row["body"] for row in fresh])

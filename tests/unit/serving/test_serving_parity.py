@@ -18,7 +18,8 @@ from regraft.artifact.store import Artifact
 from regraft.errors import GateError
 from regraft.serving import parity
 from regraft.serving.parity import Answers, Tolerance, compare_export, difference, said_by
-from regraft.types import Encoded
+from regraft.tasks.regression import Regression
+from regraft.types import Encoded, Ledger
 
 FULL, REDUCED = Tolerance.of("fp32"), Tolerance.of("reduced")
 NAMES = ("eggs", "ham", "spam")
@@ -468,3 +469,54 @@ def test_of_reduced_precision_as_many_answers_must_be_right_as_the_interval_allo
         assert "at least 99.81%, the low end of the source's interval" in text
         assert "row 1" in text
     assert "right" not in difference(answers(logits), answers(logits), REDUCED), "where no answer is known nothing is said"
+
+
+def numbers(raw: np.ndarray, task: Regression, truth: tuple = ()) -> Answers:
+    outputs = np.asarray(raw, dtype=np.float32).reshape(-1, 1)
+    return Answers(
+        rows=[f"row {i}" for i in range(len(outputs))],
+        encoded=[f"{i:032x}" for i in range(len(outputs))],
+        outputs=outputs,
+        names=[],
+        probabilities=np.empty((len(outputs), 0)),
+        values=[prediction.value for prediction in task.decode(outputs)],
+        truth=truth,
+    )
+
+
+@pytest.fixture
+def regression() -> Regression:
+    task = Regression(Regression.Options())
+    task.learn([100.0, 300.0], Ledger())  # mean 200, deviation 100
+    return task
+
+
+def test_numbers_are_held_to_their_raw_outputs(regression: Regression):
+    raw = np.array([0.5, -1.0, 30.0])
+    found = difference(numbers(raw, regression), numbers(raw + np.array([5e-5, 0, 1e-3]), regression), FULL, regression)
+    assert found["worst_logit"] == pytest.approx(5e-5, rel=0.01)
+    assert (found["worst_probability"], found["agreement"], found["bitwise"]) == (0.0, 1.0, False)
+    expected = numbers(raw, regression)
+    with pytest.raises(GateError, match=r"a raw output moved by 0\.0002"):
+        difference(expected, numbers(raw + np.array([2e-4, 0, 0]), regression), FULL, regression)
+    other = dataclasses.replace(expected, values=[expected.values[0] + 1.0, *expected.values[1:]])
+    with pytest.raises(GateError, match="a row is answered otherwise"):
+        difference(expected, other, FULL, regression)
+
+
+def test_numbers_of_reduced_precision_are_held_to_a_tenth_of_a_deviation_and_to_the_truth(regression: Regression):
+    rng = np.random.default_rng(0)
+    raw, truth = rng.normal(size=200), rng.normal(size=200)
+    known = tuple((200 + 100 * truth).tolist())
+    expected = numbers(raw, regression, known)
+    costs = 100 * np.abs(np.float32(raw) - truth)
+    found = difference(expected, numbers(raw + 0.05, regression), REDUCED, regression)
+    assert found["agreement"] == 1.0
+    assert found["distance"]["source"] == pytest.approx(costs.mean(), rel=1e-6)
+    half = 1.959964 * costs.std() / np.sqrt(200)
+    assert found["distance"]["interval"] == pytest.approx([costs.mean() - half, costs.mean() + half], rel=1e-5)
+    with pytest.raises(GateError, match=r"only 0\.00% of the rows are answered alike"):
+        difference(expected, numbers(raw + 0.2, regression), REDUCED, regression)
+    near = numbers(raw, regression, tuple((200 + 100 * raw + 0.01).tolist()))
+    with pytest.raises(GateError, match="over 200 rows whose answer is known the mean distance from it is"):
+        difference(near, numbers(raw + 0.05, regression), REDUCED, regression)
