@@ -30,11 +30,11 @@ def make(*, base: str, train: str, few: str, out: str, max_length: int) -> dict[
     return {"labels": list(artifact.manifest.task.state["labels"])}
 
 
-def export(*, artifact: str, to: str, format: str | dict[str, Any], rows: str | None = None) -> dict[str, Any]:
+def export(*, artifact: str, to: str, format: str | dict[str, Any]) -> dict[str, Any]:
     """Make the artifact into another form."""
     import regraft
 
-    made = regraft.export(artifact, format=format, out=to, rows=rows, machine={"threads": 1})
+    made = regraft.export(artifact, format=format, out=to, machine={"threads": 1})
     return {"runtimes": list(made.manifest.network.runtimes)}
 
 
