@@ -15,6 +15,7 @@ FAMILIES: Registry[Registry[Any]] = Registry(
         "modalities": "regraft.modalities:MODALITIES",
         "bases": "regraft.models:BASES",
         "poolings": "regraft.models:POOLINGS",
+        "transforms": "regraft.models:TRANSFORMS",
         "tasks": "regraft.tasks:TASKS",
         "objectives": "regraft.objectives:OBJECTIVES",
         "tunings": "regraft.tuning:TUNINGS",

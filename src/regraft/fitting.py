@@ -28,6 +28,8 @@ from regraft.tasks import TASKS
 from regraft.training.cost import Answered, Passes, cost_of
 from regraft.training.stages import Stages
 from regraft.training.threads import default_threads
+from regraft.tuning import TUNINGS
+from regraft.types import Batch
 from regraft.verbs import FitOptions
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from regraft.serving.predictor import Predictor
 
 _GOLDEN_POOL = 4096
+_FEW = 4
 _READ_BY_BASE = ("modality", "name")
 
 
@@ -109,10 +112,11 @@ def base_of(name: str) -> Base:
 
 
 def network(plan: Plan, stages: Stages) -> Headed:
-    """Return the base's backbone with a new head for the task.
+    """Return the base's backbone with a new head for the task, and with what the tuning adds.
 
     Raises:
         DataError: The backbone does not provide what the task needs.
+        OptionsError: The backbone has not what the tuning needs.
     """
     wanted = plan.wanted
     with stages("open the network"):
@@ -132,7 +136,17 @@ def network(plan: Plan, stages: Stages) -> Headed:
         what = f"the base '{plan.base.name}' does not provide {', '.join(sorted(missing))}, which the task needs"
         raise DataError(Problem(what=what, fix="choose another base: regraft list bases"))
     head = plan.task.head(backbone.width, wanted.train.dropout, wanted.seed)
-    return Headed(backbone, head).to(device)
+    net = Headed(backbone, head).to(device)
+    tuning_class, tuning_options = wanted.tuning.resolve(TUNINGS)
+    tuning_class(tuning_options).prepare(net, _few_rows(plan), wanted.seed)
+    return net
+
+
+def _few_rows(plan: Plan) -> Iterator[Batch]:
+    """Yield small batches of training rows, for a tuning that has to see what happens inside the network."""
+    rows = plan.rows["train"]
+    for start in range(0, len(rows), _FEW):
+        yield rows.batch(np.arange(start, min(start + _FEW, len(rows))))
 
 
 def predictor(net: Headed, plan: Plan) -> Predictor:
@@ -216,6 +230,7 @@ def fill(folder: Path, net: Headed, plan: Plan, report: Report) -> ManifestBody:
             backbone=net.backbone.spec(), head=HeadEntry(width=net.backbone.width, dropout=wanted.train.dropout)
         ),
         weights_digest=weights_digest(net),
+        transforms=tuple(applied.to_json() for applied in net.transforms),
         options=asked,
         seed=wanted.seed,
         fingerprints=dataset.fingerprint,

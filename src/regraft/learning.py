@@ -63,12 +63,14 @@ def features_before(net: Headed, learner: Learner, plan: Plan, stages: Stages) -
     """Return what the baselines learn from and are tested on: pooled features of the base as it is, and targets."""
     from regraft.evaluation.answer_kind import kind_of
     from regraft.models.forward import pooled
+    from regraft.models.transform import folded
     from regraft.training.frozen import kept_pooled
 
     index = {name: np.arange(len(plan.rows[name])) for name in SPLITS}
     groups_N = kind_of(plan.task.answers, plan.task.names).groups(plan.targets["train"])
     index["train"] = stratified(groups_N, plan.wanted.judge.probe_rows, plan.wanted.seed)
     found: dict[str, Rows] = {}
+    untuned = folded(net)  # what a transform added changes nothing yet, but what is kept is kept under the name of all weights
     with stages("features of the base", sum(len(positions) for positions in index.values())):
         done = 0
         for name, positions in index.items():
@@ -76,7 +78,7 @@ def features_before(net: Headed, learner: Learner, plan: Plan, stages: Stages) -
             if learner.cut is not None and name in learner.rows:
                 features = pooled(learner.net, learner.rows[name], positions, _FORWARD_ROWS, progress)
             else:
-                features = kept_pooled(net, plan.rows[name], positions, _setting(plan, stages), progress)
+                features = kept_pooled(untuned, plan.rows[name], positions, _setting(plan, stages), progress)
             found[name] = Rows(features, plan.targets[name][positions])
             done += len(positions)
     return found

@@ -15,6 +15,7 @@ from regraft.modalities import MODALITIES
 from regraft.modalities.encoded import EncodedRows
 from regraft.models import BASES
 from regraft.models.net import Headed
+from regraft.models.transform import added_names
 from regraft.objectives import OBJECTIVES
 from regraft.options import build, json_schema, to_json
 from regraft.tasks import TASKS
@@ -118,10 +119,19 @@ def fit(
     made: Assembly, *, tuning: str = "full", objective: str = "supervised", steps: int = 40, seed: int = 0, **options: Any
 ) -> list[Any]:
     """Train for some steps and return the events."""
-    cls = TUNINGS.get(tuning)
+    tuned = prepared(made, tuning, seed)
     rates = {"learning_rate": 2e-2, "head_learning_rate": 2e-2}
     built = build(TrainOptions, {"epochs": 1000, "max_steps": steps, "batch_size": 32, **rates, **options})
-    return list(train(made.net, made.objective(objective), cls(cls.Options()), built, seed=seed, pretrained=False))
+    return list(train(made.net, made.objective(objective), tuned, built, seed=seed, pretrained=False))
+
+
+def prepared(made: Assembly, name: str, seed: int = 0) -> Any:
+    """Return a tuning with its own options that has given the network the structure it needs."""
+    cls = TUNINGS.get(name)
+    tuned = cls(cls.Options())
+    if not added_names(made.net):
+        tuned.prepare(made.net, iter([made.rows.batch(np.arange(4))]), seed)
+    return tuned
 
 
 def check_options_class(cls: type) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from assembly import assemble, check_error, check_options_class, fit, flat
+from assembly import assemble, check_error, check_options_class, fit, flat, prepared
 
-from regraft.errors import DataError
+from regraft.errors import DataError, OptionsError
 from regraft.modalities.encoded import EncodedRows
 from regraft.objectives import OBJECTIVES
 from regraft.training import OPTIMIZERS, SCHEDULES
@@ -17,9 +17,20 @@ from regraft.tuning import TUNINGS
 TASK = "classification"
 
 
-def tuning_of(name):
-    cls = TUNINGS.get(name)
-    return cls(cls.Options())
+def tunable(name, bases):
+    """Yield networks of these bases with the tuning that has prepared them; a base that has not what it needs says so."""
+    found = 0
+    for base in bases:
+        made = assemble(TASK, base)
+        try:
+            tuning = prepared(made, name)
+        except OptionsError as error:
+            assert TUNINGS.get(name).needs, f"'{name}' declares no needs and refuses '{base}'"
+            check_error(error)
+            continue
+        found += 1
+        yield made, tuning
+    assert found
 
 
 def check_tuning_options(name):
@@ -27,20 +38,20 @@ def check_tuning_options(name):
 
 
 def check_tuning_names_weights_and_touches_nothing(name):
-    for base in ("mlp", "transformer", "conv"):
-        net = assemble(TASK, base).net
+    for made, tuning in tunable(name, ("mlp", "transformer", "conv")):
+        net = made.net
         state = flat(net)
-        names = tuning_of(name).trainable(net)
+        names = tuning.trainable(net)
         assert names
         assert names <= {name for name, _ in net.named_parameters()}
-        assert tuning_of(name).trainable(net) == names
+        assert tuning.trainable(net) == names
         assert all(parameter.requires_grad and parameter.grad is None for parameter in net.parameters())
         assert torch.equal(flat(net), state)
 
 
 def check_tuning_lets_learn_what_it_names_and_nothing_else(name):
     made = assemble(TASK, "transformer")
-    names = tuning_of(name).trainable(made.net)
+    names = prepared(made, name).trainable(made.net)
     before = {key: value.clone() for key, value in made.net.state_dict().items()}
     fit(made, tuning=name, steps=3)
     changed = {key for key, value in made.net.state_dict().items() if not torch.equal(value, before[key])}
@@ -50,13 +61,20 @@ def check_tuning_lets_learn_what_it_names_and_nothing_else(name):
 
 
 def check_every_weight_that_a_tuning_names_gets_a_gradient(name):
-    for base in ("transformer", "lstm", "cnn", "conv"):
-        made = assemble(TASK, base)
+    for made, tuning in tunable(name, ("transformer", "lstm", "cnn", "conv")):
         objective = made.objective()
         (batch,) = next(objective.batches(0, 96, 96, np.random.default_rng(0)))
         objective.loss(made.net, batch)[0].total.backward()
         idle = {key for key, parameter in made.net.named_parameters() if parameter.grad is None}
-        assert not idle & tuning_of(name).trainable(made.net), base
+        assert not idle & tuning.trainable(made.net)
+
+
+def check_tuning_changes_no_answer_before_it_learns_and_prepares_alike(name):
+    made, again, fresh = (assemble(TASK, "transformer") for _ in range(3))
+    for one in (made, again):
+        prepared(one, name)
+    assert np.array_equal(made.outputs(made.raws), fresh.outputs(fresh.raws))
+    assert torch.equal(flat(made.net), flat(again.net))
 
 
 def check_tuning_lowers_the_loss_and_repeats_itself(name):
@@ -71,6 +89,7 @@ TUNING_CHECKS = (
     check_tuning_options,
     check_tuning_names_weights_and_touches_nothing,
     check_tuning_lets_learn_what_it_names_and_nothing_else,
+    check_tuning_changes_no_answer_before_it_learns_and_prepares_alike,
     check_every_weight_that_a_tuning_names_gets_a_gradient,
     check_tuning_lowers_the_loss_and_repeats_itself,
 )

@@ -7,6 +7,7 @@ from regraft.registry import Registry
 
 if TYPE_CHECKING:
     from regraft.models.pooling import Pooling
+    from regraft.models.transform import Transform
 
 BASES: Registry[type[Base]] = Registry(
     "bases",
@@ -41,4 +42,6 @@ POOLINGS: "Registry[type[Pooling]]" = Registry(
     },
 )
 
-__all__ = ["BASES", "POOLINGS", "Base", "BaseCard"]
+TRANSFORMS: "Registry[type[Transform]]" = Registry("transforms", {"lora": "regraft.models.lora:Lora"})
+
+__all__ = ["BASES", "POOLINGS", "TRANSFORMS", "Base", "BaseCard"]

@@ -23,6 +23,7 @@ from regraft.models.blocks import Blocks, find_blocks
 from regraft.models.folder_check import CONFIG_FILE, check_folder
 from regraft.models.layout import layout_of
 from regraft.models.packing import Packing, in_fixed_blocks, lengthened, packing_of, run_packed, run_padded
+from regraft.models.transform import added_names
 from regraft.options import JSON
 from regraft.types import Features
 
@@ -163,9 +164,11 @@ class Backbone(nn.Module):
     def save(self, folder: Path) -> None:
         """Write `config.json` and `model.safetensors`, as any tool of the hub reads them, into a folder.
 
-        Weights of the pooling are not among them: see `regraft.models.net.outside_backbone_folder`.
+        Weights of the pooling are not among them (see `regraft.models.net.outside_backbone_folder`), nor what transforms added.
         """
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.body.state_dict().items()}
+        added = added_names(self.body)
+        named = self.body.state_dict().items()
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in named if name not in added}
         self.body.config._name_or_path = ""
         with quietly():
             self.body.save_pretrained(folder, state_dict={**state, **self.unused})

@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 from regraft.errors import ArtifactError, Problem
+from regraft.models import transform
 from regraft.models.safety import check_safetensors_header
+from regraft.models.transform import Applied
 from regraft.types import Array, Batch, Features
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class Headed(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.transforms: tuple[Applied, ...] = ()
 
     def features(self, inputs: Mapping[str, torch.Tensor], mask_BT: torch.Tensor) -> Features:
         """Return the features of a batch of tensors."""
@@ -80,6 +83,8 @@ def outside_backbone_folder(net: Headed) -> dict[str, torch.Tensor]:
 def save_net(net: Headed, folder: Path) -> None:
     """Write a network into an existing folder: `backbone/` for any tool of the hub, `weights.safetensors` for the rest.
 
+    What transforms added to the backbone has folders of its own; the backbone's stays that of the base.
+
     Args:
         net: The network.
         folder: An existing folder.
@@ -90,6 +95,7 @@ def save_net(net: Headed, folder: Path) -> None:
     inside.mkdir(exist_ok=True)
     net.backbone.save(inside)
     save_file(outside_backbone_folder(net), folder / WEIGHTS_FILE)
+    transform.save(net, folder)
 
 
 def load_outside(net: Headed, path: Path) -> None:
@@ -105,7 +111,17 @@ def load_outside(net: Headed, path: Path) -> None:
     from safetensors.torch import load_file
 
     check_safetensors_header(path, ArtifactError)
-    expected, found = outside_backbone_folder(net), load_file(path)
+    found = load_file(path)
+    check_tensors(outside_backbone_folder(net), found, path)
+    net.load_state_dict(found, strict=False)
+
+
+def check_tensors(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Refuse tensors of a file that are not those a network has places for.
+
+    Raises:
+        ArtifactError: A tensor is missing, unexpected, or has another shape or type; one problem each.
+    """
     problems = []
     fix = "restore the file from its source, or fit again"
     for name in sorted(expected.keys() | found.keys()):
@@ -114,7 +130,6 @@ def load_outside(net: Headed, path: Path) -> None:
             problems.append(Problem(what=f"the weight '{name}' does not fit", where=str(path), got=got, expected=want, fix=fix))
     if problems:
         raise ArtifactError(problems)
-    net.load_state_dict(found, strict=False)
 
 
 def weights_digest(net: Headed) -> str:

@@ -51,6 +51,7 @@ class TorchRuntime(Runtime):
         """Open the network of an artifact: build it, fill it strictly, put it on its device."""
         import torch
 
+        from regraft.models import transform
         from regraft.models.backbones import Backbone, align
         from regraft.models.net import BACKBONE_FOLDER, WEIGHTS_FILE, Headed, load_outside
 
@@ -59,7 +60,9 @@ class TorchRuntime(Runtime):
             inside = folder / str(manifest.network.facts.get("backbone_folder", BACKBONE_FOLDER))
             backbone = Backbone.load(inside, manifest.network.backbone)
             net = Headed(backbone, task.head(manifest.network.head.width, manifest.network.head.dropout))
+            transform.install(net, manifest.transforms)
             load_outside(net, folder / WEIGHTS_FILE)
+            transform.load(net, folder)
             _refuse_strangers(net, inside)
         align(net)
         return cls(net.to(device).eval(), options)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from regraft.errors import GateError, OptionsError, Problem, did_you_mean
+from regraft.models.transform import added_names
 from regraft.training import OPTIMIZERS, SCHEDULES
 from regraft.training.events import BeginEvent, EndEvent, Event, StepEvent, ValidEvent
 from regraft.training.freeze import evaluating, learning, put_back, snapshot
@@ -110,7 +111,7 @@ class _Run:
         self.precision: Precision = getattr(net, "precision", None) or Precision()
         optimizer_class, optimizer_options = options.optimizer.resolve(OPTIMIZERS)
         new = new_parameters(net)
-        rates = peak_rates(options, pretrained=pretrained, only_new=trainable <= new)
+        rates = peak_rates(options, pretrained=pretrained, only_new=trainable <= new - added_names(net))
         groups = parameter_groups(net, trainable, new, rates, options.weight_decay)
         self.optimizer = optimizer_class(optimizer_options).build(groups)
         schedule_class, schedule_options = options.schedule.resolve(SCHEDULES)

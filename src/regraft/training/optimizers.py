@@ -7,6 +7,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+from regraft.models.transform import added_names
 from regraft.options import Field, options
 
 if TYPE_CHECKING:
@@ -110,10 +111,12 @@ class Rates:
     Args:
         backbone: Of weights that come with the backbone.
         new: Of the head and of other weights that the fit adds.
+        adapters: Of weights that a transform adds beside those of the backbone.
     """
 
     backbone: float
     new: float
+    adapters: float
 
 
 def peak_rates(options: TrainOptions, *, pretrained: bool, only_new: bool) -> Rates:
@@ -126,13 +129,14 @@ def peak_rates(options: TrainOptions, *, pretrained: bool, only_new: bool) -> Ra
     """
     backbone = options.learning_rate or (1e-4 if pretrained else 1e-3)
     new = options.head_learning_rate or (1e-2 if only_new else 1e-3)
-    return Rates(backbone=backbone, new=new)
+    # Adapters bear about ten times the rate of the weights they stand beside (Biderman et al. 2024, arXiv:2405.09673).
+    return Rates(backbone=backbone, new=new, adapters=options.learning_rate or 1e-3)
 
 
 def parameter_groups(
     net: nn.Module, trainable: Set[str], new: Set[str], rates: Rates, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Sort the weights that learn into up to four groups: of the backbone or new, with decay or without.
+    """Sort the weights that learn into up to six groups: of the backbone, adapters or new, with decay or without.
 
     Norms and biases do not decay: pulling a scale to zero or a bias anywhere is no prior anyone holds. Nor do embeddings: a row
     that no batch touches must stay as it was pretrained instead of fading, and then only the rows in use need to be trained
@@ -148,14 +152,15 @@ def parameter_groups(
     Returns:
         Non-empty groups, the backbone's first, as torch optimisers take them; each also says its "peak" rate.
     """
-    plain = _undecayed(net)
-    sorted_names: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    plain, adapters = _undecayed(net), added_names(net)
+    sorted_names: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in net.named_parameters():
         if name in trainable:
-            sorted_names.setdefault((name in new, name in plain), []).append(parameter)
+            part = 1 if name in adapters else 2 if name in new else 0
+            sorted_names.setdefault((part, name in plain), []).append(parameter)
     groups = []
-    for (is_new, is_plain), parameters in sorted(sorted_names.items(), key=lambda item: item[0]):
-        rate = rates.new if is_new else rates.backbone
+    for (part, is_plain), parameters in sorted(sorted_names.items(), key=lambda item: item[0]):
+        rate = (rates.backbone, rates.adapters, rates.new)[part]
         decay = 0.0 if is_plain else weight_decay
         groups.append({"params": parameters, "lr": rate, "peak": rate, "weight_decay": decay})
     return groups

@@ -32,7 +32,7 @@ class TrainOptions:
     """Registered name of the optimiser, or a mapping with its name and options."""
 
     learning_rate: Annotated[Positive | None, Field(json_schema_extra={"flag": "--learning-rate"})] = None
-    """Peak rate of the backbone; by default what suits the base (1e-4 pretrained, 1e-3 from scratch)."""
+    """Peak rate of the backbone, or of its adapters; by default 1e-4 pretrained, 1e-3 from scratch and of adapters."""
 
     head_learning_rate: Positive | None = None
     """Peak rate of the head and of other new weights; by default 1e-3, or 1e-2 if nothing else learns."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Set
 from typing import TYPE_CHECKING
 
+from regraft.models.transform import added_names
 from regraft.tuning.tuning import Tuning
 
 if TYPE_CHECKING:
@@ -14,8 +15,8 @@ _NEW = ("head.", "backbone.pooling.")
 
 
 def new_parameters(net: Headed) -> set[str]:
-    """Return the names of the parameters that did not come with the base: the head, and a pooling that learns."""
-    return {name for name, _ in net.named_parameters() if name.startswith(_NEW)}
+    """Return the names of the parameters that did not come with the base: the head, a pooling that learns, adapters."""
+    return {name for name, _ in net.named_parameters() if name.startswith(_NEW)} | added_names(net)
 
 
 class Decided(Tuning):

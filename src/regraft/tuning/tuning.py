@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from regraft.models.net import Headed
+    from regraft.types import Batch
 
 
 class Tuning(ABC):
@@ -17,9 +19,23 @@ class Tuning(ABC):
     """
 
     Options: ClassVar[type[Any]]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """What the layers of a base must have for it."""
 
     def __init__(self, options: Any) -> None:
         self.options = options
+
+    def prepare(self, net: Headed, batches: Iterable[Batch], seed: int) -> None:  # noqa: B027 - most change nothing
+        """Change the structure of a network, where that is part of the tuning (see `regraft.models.transform`).
+
+        Args:
+            net: The network, with its head, on its device.
+            batches: Of training rows, made as they are asked for.
+            seed: Draws new weights.
+
+        Raises:
+            OptionsError: The base has not what the tuning needs.
+        """
 
     @abstractmethod
     def trainable(self, net: Headed) -> set[str]:

@@ -1,0 +1,81 @@
+"""Low-rank adapters as the folder that PEFT writes and reads: a configuration and the tensors. PEFT itself is not needed.
+
+from peft import PeftModel
+PeftModel.from_pretrained(AutoModel.from_pretrained("ARTIFACT/backbone"), "ARTIFACT/adapter")
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from regraft.errors import ArtifactError, Problem
+from regraft.models.safety import check_safetensors_header
+from regraft.options import JSON
+
+if TYPE_CHECKING:
+    import torch
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+"""What PEFT puts before the path of every module."""
+
+
+def adapter_config(
+    plan: Mapping[str, JSON], layers: Sequence[str], *, transposed: bool, more: Mapping[str, JSON]
+) -> dict[str, JSON]:
+    """Return what PEFT's `LoraConfig.save_pretrained` writes; a key that is left out has PEFT's default.
+
+    Args:
+        plan: Of the transform `lora`.
+        layers: Whole path of each adapted layer in the model that PEFT wraps: it adapts whatever ends with a name.
+        transposed: Whether the layers keep their weights as (in, out).
+        more: Keys that depend on the model: task_type, base_model_name_or_path, modules_to_save.
+    """
+    alpha = float(plan["alpha"])
+    return {
+        "peft_type": "LORA",
+        "inference_mode": True,
+        "r": plan["rank"],
+        "lora_alpha": int(alpha) if alpha.is_integer() else alpha,
+        "lora_dropout": plan["dropout"],
+        "use_rslora": plan["rslora"],
+        "fan_in_fan_out": transposed,
+        "bias": "none",
+        "target_modules": list(layers),
+        **more,
+    }
+
+
+def write_adapter(folder: Path, config: Mapping[str, JSON], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write both files.
+
+    Args:
+        folder: An existing folder.
+        config: See `adapter_config`.
+        tensors: Path in the model that PEFT wraps -> tensor on the CPU.
+    """
+    from safetensors.torch import save_file
+
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    named = {f"{PREFIX}{name}": tensor.contiguous() for name, tensor in sorted(tensors.items())}
+    save_file(named, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+
+
+def read_adapter(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a folder by their path in the model that PEFT wraps.
+
+    Raises:
+        ArtifactError: The file is missing or not safe to read.
+    """
+    from safetensors.torch import load_file
+
+    path = folder / ADAPTER_WEIGHTS
+    if not path.is_file():
+        fix = "restore the artifact from its source, or fit it again"
+        raise ArtifactError(Problem(what=f"there is no {ADAPTER_WEIGHTS}", where=str(folder), fix=fix))
+    check_safetensors_header(path, ArtifactError)
+    return {name.removeprefix(PREFIX): tensor for name, tensor in load_file(path).items()}
