@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from regraft.lifecycle import fit as fit
     from regraft.lifecycle import inspect as inspect
     from regraft.lifecycle import load as load
+    from regraft.lifecycle import merge as merge
     from regraft.lifecycle import predict as predict
     from regraft.lifecycle import serve as serve
     from regraft.lifecycle import sign as sign
@@ -56,6 +57,7 @@ _PUBLIC = {
     "inspect": "regraft.lifecycle",
     "load": "regraft.lifecycle",
     "load_dataset": "regraft.data.dataset",
+    "merge": "regraft.lifecycle",
     "predict": "regraft.lifecycle",
     "serve": "regraft.lifecycle",
     "sign": "regraft.lifecycle",

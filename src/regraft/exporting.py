@@ -64,10 +64,10 @@ def plan(artifact: Path, wanted: ExportOptions, stages: Stages) -> Plan:
     """
     exporter_class, options = wanted.format.resolve(EXPORTERS)
     exporter: Exporter = exporter_class(options)
-    _apart(artifact, wanted)
+    apart(artifact, wanted.out)
     with stages("open the source"):
         predictor = Predictor.load(artifact, threads=wanted.machine.threads, device="cpu")
-        source = _source(predictor, wanted)
+        source = _source(predictor, exporter, wanted)
         _refuse(exporter, source)
     chosen = choose_rows(predictor, wanted, stages, calibration=exporter.calibration_rows)
     source = dataclasses.replace(source, calibration=chosen.calibration)
@@ -76,11 +76,15 @@ def plan(artifact: Path, wanted: ExportOptions, stages: Stages) -> Plan:
     return Plan(source=source, exporter=exporter, expected=expected, rows=chosen.told, wanted=wanted)
 
 
-def _source(predictor: Predictor, wanted: ExportOptions) -> Source:
+def _source(predictor: Predictor, exporter: Exporter, wanted: ExportOptions) -> Source:
     if predictor.artifact is None:
         raise UsageError(Problem(what="only an artifact on disk can be exported", fix="name the folder of an artifact"))
     # Only the form that `fit` writes has a network in PyTorch; exporters that wrap an artifact take any form as it is.
     net = getattr(predictor.runtime, "net", None)
+    if net is not None and exporter.folds:
+        from regraft.models.transform import folded
+
+        net = folded(net)
     name = Path(wanted.out).expanduser().resolve().name
     needs = _needs(predictor.artifact)
     return Source(
@@ -98,11 +102,15 @@ def _needs(artifact: Artifact) -> Needs:
     return Needs(extra=engine.extra, packages=plain)
 
 
-def _apart(artifact: Path, wanted: ExportOptions) -> None:
-    """Refuse a place that is the source's own or inside it: the export would take the place of what it was made from."""
-    here, place = artifact.expanduser().resolve(), Path(wanted.out).expanduser().resolve()
+def apart(artifact: Path, out: str) -> None:
+    """Refuse a place that is the source's own or inside it: the result would take the place of what it was made from.
+
+    Raises:
+        UsageError: It is such a place.
+    """
+    here, place = artifact.expanduser().resolve(), Path(out).expanduser().resolve()
     if place == here or here in place.parents:
-        what = "the export would be written over its source" if place == here else "the export would be written into its source"
+        what = f"the result would be written {'over' if place == here else 'into'} its source"
         raise UsageError(Problem(what=what, where=str(place), expected="another folder", fix="choose another --out"))
 
 
@@ -162,6 +170,7 @@ def _body(made: Plan, written: Written) -> ManifestBody:
     network = dataclasses.replace(parent.network, form=written.form, runtimes=written.runtimes, facts=dict(written.facts))
     inputs = tuple(dataclasses.replace(entry, folder=PREPROCESSING_FOLDER) for entry in parent.inputs)
     changed = {"network": network, "inputs": inputs, "export": _entry(made), "verb": "export", "parent": parent.digest}
+    changed["transforms"] = () if made.exporter.folds else parent.transforms
     return ManifestBody(**{**said, **changed, "lineage": (*parent.lineage, ancestor(made.source.artifact))})
 
 

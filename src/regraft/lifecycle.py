@@ -5,6 +5,7 @@ verb(artifact or base, data, options) -> artifact or report
 artifact = fit("mails.csv", target="label", out="spam")     data -> base -> fit -> judge -> one verified directory
 report   = evaluate(artifact, "new.csv")                    how good on these rows, with intervals
 answers  = predict(artifact, ["Win a prize now"])           one prediction a row
+artifact = merge(artifact, out="spam-merged")               adapters folded into the weights, the same answers
 artifact = export(artifact, format="onnx", out="spam-onnx") the same answers from another runtime, or a refusal
 report   = compare(old, new, "new.csv")                     better, no evidence, or worse
 """
@@ -24,7 +25,7 @@ from regraft.registry import require
 from regraft.training.stages import Listener, Stages, ignore
 from regraft.training.threads import with_threads
 from regraft.types import Prediction
-from regraft.verbs import AnswerOptions, ExportOptions, FitOptions, SignOptions
+from regraft.verbs import AnswerOptions, ExportOptions, FitOptions, MergeOptions, SignOptions
 
 if TYPE_CHECKING:
     from regraft.artifact.store import Artifact
@@ -210,6 +211,34 @@ def export(artifact: str | Path | Artifact, *, listen: Listener = ignore, **opti
     return write_artifact(wanted.out, functools.partial(exporting.fill, made=made, stages=stages))
 
 
+def merge(artifact: str | Path | Artifact, *, listen: Listener = ignore, **options: Any) -> Artifact:
+    """Fold the adapters of an artifact into its weights, and let the result appear only if it answers as before.
+
+    Args:
+        artifact: Its folder.
+        listen: Called with every event.
+        **options: The fields of `MergeOptions`; `out` is required.
+
+    Returns:
+        An artifact without adapters, its backbone a hub folder with the merged weights; the first one is its parent.
+
+    Raises:
+        UsageError: There is nothing to merge.
+        GateError: Merged, it answers otherwise; nothing was written.
+
+    Example:
+        `merge("spam-lora", out="spam-merged")`
+    """
+    from regraft import merging
+    from regraft.artifact.store import check_out, write_artifact
+
+    wanted, stages = build(MergeOptions, options), Stages(listen)
+    check_out(wanted.out)
+    made = merging.plan(answering.folder(artifact), wanted, stages)
+    with stages("save and replay in a fresh process"):
+        return write_artifact(wanted.out, functools.partial(merging.fill, made=made), functools.partial(merging.gate, made=made))
+
+
 def sign(artifact: str | Path | Artifact, **options: Any) -> Path:
     """Sign every file of an artifact with a private key.
 
@@ -339,6 +368,7 @@ __all__ = [
     "inspect",
     "list_family",
     "load",
+    "merge",
     "predict",
     "predict_file",
     "serve",

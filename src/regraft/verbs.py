@@ -1,4 +1,4 @@
-"""What each verb can be asked for: the options of `fit`, `evaluate`, `predict`, `compare`, `serve`, `export`, `sign`.
+"""What each verb can be asked for: the options of `fit`, `evaluate`, `predict`, `compare`, `serve`, `export`, `merge`, `sign`.
 
 Python, run.yaml, `--set` and flags all end here. A field with a `flag` has its own command-line flag; every field can be
 reached with `--set path=value`.
@@ -117,6 +117,17 @@ class ExportOptions:
 
     data: DataOptions = Field(default_factory=DataOptions)
     """How files are read."""
+
+    machine: MachineOptions = Field(default_factory=MachineOptions)
+    """What of the machine is used."""
+
+
+@options
+class MergeOptions:
+    """How the adapters of an artifact become part of its weights."""
+
+    out: Annotated[PathText, Field(json_schema_extra={"flag": "--out"})]
+    """Directory it is written to; it appears whole and held against its source, or not at all."""
 
     machine: MachineOptions = Field(default_factory=MachineOptions)
     """What of the machine is used."""

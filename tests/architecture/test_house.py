@@ -48,6 +48,7 @@ ROOMS = [
     "answering",
     "sampling",
     "exporting",
+    "merging",
     "lifecycle",
     "cli",
 ]
@@ -72,6 +73,7 @@ PUBLIC = [
     "inspect",
     "load",
     "load_dataset",
+    "merge",
     "predict",
     "serve",
     "sign",

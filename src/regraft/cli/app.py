@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("regraft.cli.answer:predict", "Answer every row of a file."),
     "compare": ("regraft.cli.answer:compare", "Say whether a second artifact is better than a first on the same rows."),
     "export": ("regraft.cli.export:export", "Make an artifact into another form that answers alike, or refuse."),
+    "merge": ("regraft.cli.merge:merge", "Fold the adapters of an artifact into its weights."),
     "inspect": ("regraft.cli.look:inspect", "Verify an artifact and show what is in it."),
     "sign": ("regraft.cli.sign:sign", "Sign an artifact with a private key."),
     "verify": ("regraft.cli.sign:verify", "Verify the signature of an artifact with a public key."),

@@ -109,6 +109,8 @@ class Exporter(ABC):
     name: ClassVar[str]
     reads: ClassVar[frozenset[str] | None] = frozenset({FORM_OF_FIT})
     """Forms that it can read; None where it takes the network as it is."""
+    keeps_transforms: ClassVar[bool] = False
+    """Whether what transforms added to the network stays apart from its weights in the form that it writes."""
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -117,6 +119,11 @@ class Exporter(ABC):
     def calibration_rows(self) -> int:
         """How many rows of the user's data it wants to see before it writes; they are not among those it is judged with."""
         return 0
+
+    @property
+    def folds(self) -> bool:
+        """Whether it is given a network whose weights hold what transforms added."""
+        return self.reads is not None and not self.keeps_transforms
 
     def problems(self, source: Source) -> list[Problem]:
         """Return what stands in the way, before anything is written: a missing package, a network without an exact mapping."""

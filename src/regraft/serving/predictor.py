@@ -23,6 +23,7 @@ from regraft.artifact.store import GOLDEN, Artifact, read_artifact
 from regraft.data.options import DataOptions
 from regraft.errors import ArtifactError, DataError, Problem, UnknownNameError, UsageError, did_you_mean
 from regraft.modalities import MODALITIES, Modality
+from regraft.models import TRANSFORMS
 from regraft.options import JSON, build
 from regraft.serving import RUNTIMES
 from regraft.serving.choice import fastest, usable
@@ -357,12 +358,13 @@ def restore(artifact: Artifact) -> tuple[Modality, Task]:
         ArtifactError: A name is not registered here, a state cannot be read, or the network was edited in an unknown way.
     """
     manifest: Manifest = artifact.manifest
-    if manifest.transforms:
+    unknown = [str(entry.get("name", entry)) for entry in manifest.transforms if entry.get("name") not in TRANSFORMS]
+    if unknown:
         # Leaving one out would answer with another network than the one that was judged.
         what = "the artifact has edits of its network that this version of Regraft cannot install"
-        names = ", ".join(str(transform.get("name", transform)) for transform in manifest.transforms)[:200]
+        expected, got = f"only {', '.join(TRANSFORMS)}", ", ".join(unknown)[:200]
         fix = f"use regraft {manifest.versions.get('regraft', 'as new as the artifact')}, which wrote it"
-        raise ArtifactError(Problem(what=what, where=str(artifact.path), got=names, expected="none", fix=fix))
+        raise ArtifactError(Problem(what=what, where=str(artifact.path), got=got, expected=expected, fix=fix))
     entry = manifest.inputs[0]
     try:
         modality = MODALITIES.get(entry.modality).load(artifact.path / entry.folder, entry.spec)

@@ -194,11 +194,11 @@ def test_a_state_that_cannot_be_read_is_an_error_of_the_artifact(tiny_copy):
 
 
 def test_an_edit_of_the_network_that_would_be_left_out_is_refused(tiny_copy):
-    rewrite(tiny_copy, transforms=[{"name": "lora", "plan": {"rank": 4}}])
+    rewrite(tiny_copy, transforms=[{"name": "graft", "plan": {"rank": 4}}])
     with pytest.raises(ArtifactError) as caught:
         Predictor.load(tiny_copy.path)
     assert "edits of its network that this version of Regraft cannot install" in str(caught.value)
-    assert "got: lora" in str(caught.value)
+    assert "got: graft" in str(caught.value)
 
 
 def test_an_unknown_runtime_is_named(tiny):
