@@ -236,7 +236,9 @@ def merge(artifact: str | Path | Artifact, *, listen: Listener = ignore, **optio
     check_out(wanted.out)
     made = merging.plan(answering.folder(artifact), wanted, stages)
     with stages("save and replay in a fresh process"):
-        return write_artifact(wanted.out, functools.partial(merging.fill, made=made), functools.partial(merging.gate, made=made))
+        return write_artifact(
+            wanted.out, functools.partial(merging.fill, made=made), functools.partial(merging.gate, made=made)
+        )
 
 
 def sign(artifact: str | Path | Artifact, **options: Any) -> Path:

@@ -1,6 +1,6 @@
 """The stages of a merge: open the artifact, fold what transforms added into the weights, hold that against it, write.
 
-    W + s B A, added up in float64 and rounded once, answers as W and the adapters beside it do, but for the last bits.
+W + s B A, added up in float64 and rounded once, answers as W and the adapters beside it do, but for the last bits.
 """
 
 from __future__ import annotations

@@ -17,7 +17,9 @@ from regraft.verbs import MergeOptions
 @click.command(epilog=options_help(MergeOptions))
 @click.argument("artifact", type=click.Path(path_type=Path))
 @with_options(MergeOptions)
-@click.option("--json", "as_json", is_flag=True, help="Events as JSON lines on standard output; the last line is what was made.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Events as JSON lines on standard output; the last line is what was made."
+)
 def merge(artifact: Path, as_json: bool, values: dict[str, Any]) -> None:
     """Fold the adapters of ARTIFACT into its weights; the result appears only if it answers as ARTIFACT does."""
     with watcher(as_json) as watch:

@@ -15,6 +15,7 @@ EXPORTERS: "Registry[type[Exporter]]" = Registry(
         "torch": "regraft.exporters.torch_program:TorchExporter",
         "executorch": "regraft.exporters.executorch:ExecutorchExporter",
         "transformers": "regraft.exporters.transformers:TransformersExporter",
+        "peft": "regraft.exporters.peft:PeftExporter",
         "sentence-transformers": "regraft.exporters.sentence_transformers:SentenceTransformersExporter",
         "mlflow": "regraft.exporters.mlflow:MlflowExporter",
         "docker": "regraft.exporters.docker:DockerExporter",

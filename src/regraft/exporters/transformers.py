@@ -22,7 +22,7 @@ from regraft.models.folder_check import CONFIG_FILE
 from regraft.models.safety import config_problems, read_json, weight_files
 from regraft.options import options
 
-_OF_THE_CLASS = (
+OF_THE_CLASS = (
     "architectures",
     "dtype",
     "id2label",
@@ -77,13 +77,14 @@ class TransformersExporter(Exporter):
 
         return [
             *tensor_faults(hub_state(source.network()), weight_files(folder)),
-            *_label_faults(source, folder),
-            *config_faults(source, folder, _OF_THE_CLASS),
+            *label_faults(source, folder),
+            *config_faults(source, folder, OF_THE_CLASS),
             *tokenizer_faults(source, folder),
         ]
 
 
-def _label_faults(source: Source, folder: Path) -> list[Problem]:
+def label_faults(source: Source, folder: Path) -> list[Problem]:
+    """Return where the labels in a folder's config.json are not those of the source, in their order."""
     said = read_json(folder / CONFIG_FILE)
     expected = {str(number): label for number, label in enumerate(source.task.names)}
     turned = {label: int(number) for number, label in expected.items()}

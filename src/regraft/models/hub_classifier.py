@@ -5,7 +5,7 @@ Only names differ then: every tensor of the network has one place in the class, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +54,19 @@ def _described(head: HubHead, config: Mapping[str, JSON]) -> str:
     return f"the pooling '{head.vector(config)}'{dense}{norm}, a linear map {'with' if head.bias else 'without'} bias"
 
 
-def hub_state(net: Headed) -> dict[str, torch.Tensor]:
-    """Return the tensors of a network under the names of the hub's class, on the CPU; they are not copied."""
+def hub_state(net: Headed, only: Set[str] | None = None) -> dict[str, torch.Tensor]:
+    """Return the tensors of a network under the names of the hub's class, on the CPU; they are not copied.
+
+    Args:
+        net: The network.
+        only: Names of the tensors that are wanted; all if not given.
+    """
     head = HUB_HEADS[net.backbone.body.config.model_type]
     places = {"backbone.body.": head.body, "backbone.pooling.dense.": head.dense, "backbone.pooling.norm.": head.norm}
     places["head.linear."] = head.linear
     found = {}
     for name, tensor in net.state_dict().items():
-        if name == "head.linear.bias" and not head.bias:
+        if (name == "head.linear.bias" and not head.bias) or (only is not None and name not in only):
             continue
         for prefix, place in places.items():
             if name.startswith(prefix):
@@ -94,7 +99,7 @@ def save_classifier(net: Headed, config: Any, folder: Path) -> None:
         GateError: A tensor has no place in the class, or a place has no tensor.
     """
     with quietly(), torch.device("meta"):
-        model = _class_of(config)(config)
+        model = class_of(config)(config)
     state = hub_state(net)
     places = model.state_dict()
     wrong = sorted(name for name in state.keys() | places.keys() if _shape(state, name) != _shape(places, name))
@@ -113,7 +118,8 @@ def _shape(tensors: Mapping[str, torch.Tensor], name: str) -> str:
     return str(list(tensors[name].shape)) if name in tensors else "absent"
 
 
-def _class_of(config: Any) -> Any:
+def class_of(config: Any) -> Any:
+    """Return the hub's class for classifying sequences of a configuration."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
     return MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
@@ -129,7 +135,7 @@ def open_classifier(folder: Path) -> Any:
     values, _ = check_folder(folder)
     config = make_config(values, str(folder / CONFIG_FILE))
     with quietly(), torch.random.fork_rng(devices=[]):
-        model, info = _class_of(config).from_pretrained(
+        model, info = class_of(config).from_pretrained(
             str(folder),
             config=config,
             dtype=torch.float32,

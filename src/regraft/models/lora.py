@@ -141,9 +141,9 @@ def transposed(net: Headed, plan: Mapping[str, JSON]) -> bool:
     return all(isinstance(layer, Conv1D) for _, layer in _layers(net, LoraPlan.of(plan)))
 
 
-def adapter_tensors(net: Headed, plan: Mapping[str, JSON]) -> dict[str, torch.Tensor]:
-    """Return A and B of every adapted layer by their path in the hub's model, on the CPU."""
-    return _tensors(net, LoraPlan.of(plan))
+def adapter_layers(plan: Mapping[str, JSON]) -> tuple[str, ...]:
+    """Return the paths of the adapted layers in the hub's model."""
+    return LoraPlan.of(plan).layers
 
 
 def linear_layers(net: Headed, batches: Iterable[Batch]) -> list[str]:

@@ -12,6 +12,7 @@ RUNTIMES: Registry[type[Runtime]] = Registry(
         "torch-program": "regraft.serving.runtime_torch_program:TorchProgramRuntime",
         "executorch": "regraft.serving.runtime_executorch:ExecutorchRuntime",
         "transformers": "regraft.serving.runtime_transformers:TransformersRuntime",
+        "peft": "regraft.serving.runtime_peft:PeftRuntime",
     },
 )
 
