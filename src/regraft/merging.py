@@ -90,11 +90,11 @@ def hold_against(predictor: Predictor, merged: Predictor, stages: Stages) -> Non
     scale_N = np.maximum(1.0, np.abs(old).max(axis=1))
     far_N = np.abs(old - new).max(axis=1) / scale_N
     for row, (one, other) in enumerate(zip(before, after, strict=True)):
-        moved = [abs(value - other.probabilities[name]) for name, value in one.probabilities.items()]
+        moved = [abs(value - other.probabilities.get(name, np.inf)) for name, value in one.probabilities.items()]
         far_N[row] = max(far_N[row], *moved, 0.0)
-        if not predictor.task.same_answer(one, other, TOLERANCE):
+        if not np.isfinite(new[row]).all() or not predictor.task.same_answer(one, other, TOLERANCE):
             far_N[row] = np.inf
-    worst = int(np.argmax(np.where(np.isfinite(far_N), far_N, np.inf)))
+    worst = int(np.argmax(far_N))
     if not far_N[worst] <= TOLERANCE:
         raise GateError(
             Problem(

@@ -101,6 +101,7 @@ def test_the_base_stays_bit_for_bit_and_the_artifact_says_what_stands_beside_it(
     assert rg.inspect(tuned)["transforms"] == [entry]
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_bytes_and_the_log_says_how_much_learns(tuned, fit_small, hub_base, tmp_path):
     events: list[Any] = []
     again = fit_small(
@@ -117,6 +118,11 @@ def test_the_same_command_gives_the_same_bytes_and_the_log_says_how_much_learns(
     beside = load_file(tuned.path / "weights.safetensors")
     assert begin["trainable"] == sum(values.size for values in (*added.values(), *beside.values()))
     assert begin["trainable"] < 0.5 * begin["parameters"]
+
+
+def test_it_is_listed_where_the_base_has_linear_layers(tuned):
+    assert "lora" in lifecycle.list_family("tunings", compatible=tuned.path)
+    assert "linear" in tuned.manifest.network.backbone["provides"]
 
 
 def test_a_base_without_linear_layers_is_refused(fit_small, tmp_path):
@@ -144,6 +150,7 @@ def test_merged_it_answers_alike_without_adapters_and_knows_its_parent(tuned, me
     assert merged.report.to_json() == tuned.report.to_json()
 
 
+@pytest.mark.slow
 def test_the_merged_backbone_is_a_base_whose_weights_can_all_learn(merged, fit_small, tmp_path):
     again = fit_small(
         tmp_path / "again",
@@ -156,6 +163,7 @@ def test_the_merged_backbone_is_a_base_whose_weights_can_all_learn(merged, fit_s
     assert not np.array_equal(before["encoder.layer.0.output.dense.weight"], after["encoder.layer.0.output.dense.weight"])
 
 
+@pytest.mark.slow
 def test_the_tree_from_fit_to_merge_to_export_is_shown(merged, tmp_path, capsys):
     export = lifecycle.export(merged, format="onnx", out=str(tmp_path / "onnx"), **ONE_THREAD)
     assert [entry.verb for entry in export.manifest.lineage] == ["fit", "merge"]
@@ -166,6 +174,7 @@ def test_the_tree_from_fit_to_merge_to_export_is_shown(merged, tmp_path, capsys)
     assert places == sorted(places)
 
 
+@pytest.mark.slow
 def test_on_the_command_line(tuned, tmp_path, capsys):
     assert _run(["merge", str(tuned.path), "--out", str(tmp_path / "merged"), "--set", "machine.threads=1", "--json"]) == 0
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -187,6 +196,7 @@ def test_over_or_into_its_own_source_is_refused(tuned):
     assert rg.inspect(tuned)["digest"] == tuned.digest
 
 
+@pytest.mark.slow
 def test_an_export_cannot_be_merged(exported, tmp_path):
     with pytest.raises(UsageError, match="an export of the form 'peft' cannot be merged"):
         lifecycle.merge(exported, out=str(tmp_path / "out"))
@@ -217,13 +227,15 @@ def test_a_difference_that_is_no_number_is_refused(tuned):
 # ---- other forms ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["onnx", "transformers", pytest.param("openvino", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["onnx", "transformers", "openvino"])
 def test_exports_fold_by_themselves(name, tuned, tmp_path):
     export = lifecycle.export(tuned, format=name, out=str(tmp_path / "out"), **ONE_THREAD)
     assert export.manifest.transforms == ()
     np.testing.assert_allclose(answered(export), answered(tuned), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_form_that_takes_an_artifact_as_it_is_keeps_the_adapters(tuned, tmp_path):
     export = lifecycle.export(tuned, format="mlflow", out=str(tmp_path / "out"), **ONE_THREAD)
     assert export.manifest.transforms == tuned.manifest.transforms
@@ -245,6 +257,7 @@ def opened_plainly(folder: Path, base: Path) -> Any:
         return PeftModel.from_pretrained(model, folder).eval()
 
 
+@pytest.mark.slow
 def test_plain_peft_gives_the_probabilities_of_the_artifact(tuned, exported, base):
     from transformers import AutoTokenizer
 
@@ -257,6 +270,7 @@ def test_plain_peft_gives_the_probabilities_of_the_artifact(tuned, exported, bas
         assert named == pytest.approx(answer.probabilities, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_folder_is_small_names_its_base_and_says_what_was_seen(tuned, exported, base):
     settings = json.loads((exported.path / "adapter_config.json").read_text())
     assert settings["base_model_name_or_path"] == str(base.resolve())
@@ -273,12 +287,14 @@ def test_the_folder_is_small_names_its_base_and_says_what_was_seen(tuned, export
     assert exported.manifest.transforms == tuned.manifest.transforms
 
 
+@pytest.mark.slow
 def test_the_export_is_an_artifact_that_answers_alike(tuned, exported, mail_file):
     np.testing.assert_allclose(answered(exported), answered(tuned), rtol=0, atol=1e-5)
     reports = [lifecycle.evaluate(one, str(mail_file), **ONE_THREAD) for one in (tuned, exported)]
     assert reports[0].judgement.metrics["accuracy"].value == reports[1].judgement.metrics["accuracy"].value
 
 
+@pytest.mark.slow
 def test_peft_can_train_the_folder_on(exported, base):
     from peft import PeftModel
     from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -304,16 +320,15 @@ def _alpha(net: Any, source: Source) -> None:
 
 OWN = {"adapter-weight": _adapter_weight, "alpha": _alpha}
 # What the gate's fresh process alone must find is tried with the exporter's own look at its files switched off.
+SLOW = [
+    ("label-names", True),
+    ("preprocessing", True),
+    *((fault, False) for fault in ("label-order", "head-bias", "one-weight")),
+]
+SLOW += [("adapter-weight", False), ("alpha", False)]
 PLANTED = [
-    *(
-        (fault, True)
-        for fault in ("label-order", "head-bias", "one-weight", "adapter-weight", "alpha", "label-names", "preprocessing")
-    ),
-    *(
-        pytest.param(fault, False, marks=pytest.mark.slow)
-        for fault in ("label-order", "head-bias", "one-weight", "adapter-weight")
-    ),
-    ("alpha", False),
+    *((fault, True) for fault in ("label-order", "head-bias", "one-weight", "adapter-weight", "alpha")),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW),
 ]
 
 
@@ -337,16 +352,18 @@ def test_the_planting_itself_is_what_is_refused(tuned, tmp_path, monkeypatch):
     assert dataclasses.replace(source).net is net
 
 
-def test_what_has_no_exact_mapping_is_refused_with_what_to_do(merged, fit_small, hub_base, bert, tmp_path):
-    out = str(tmp_path / "out")
+def test_without_adapters_there_is_nothing_to_export(merged, tmp_path):
     with pytest.raises(UsageError) as caught:
-        lifecycle.export(merged, format="peft", out=out)
-    assert "has no adapters" in str(caught.value)
-    assert "--format transformers" in str(caught.value)
-    assert "--tuning lora" in str(caught.value)
-    train = {"epochs": 0}
+        lifecycle.export(merged, format="peft", out=str(tmp_path / "out"))
+    for text in ("has no adapters", "--format transformers", "--tuning lora"):
+        assert text in str(caught.value)
+
+
+@pytest.mark.slow
+def test_what_has_no_exact_mapping_is_refused_with_what_to_do(fit_small, tmp_path):
+    out = str(tmp_path / "out")
     scratch = {"name": "transformer", "width": 16, "heads": 2, "layers": 1, "vocabulary_size": 300, "positions": 64}
-    unlike = fit_small(tmp_path / "unlike", base={**scratch, "pooling": "mean"}, tuning="lora", train=train)
+    unlike = fit_small(tmp_path / "unlike", base={**scratch, "pooling": "mean"}, tuning="lora", train={"epochs": 0})
     with pytest.raises(UsageError) as caught:
         lifecycle.export(unlike, format="peft", out=out)
     for text in ("base.pooling=hub-head", "no folder of the hub", "regraft merge"):
@@ -354,6 +371,7 @@ def test_what_has_no_exact_mapping_is_refused_with_what_to_do(merged, fit_small,
     assert not Path(out).exists()
 
 
+@pytest.mark.slow
 def test_the_base_must_be_there_and_the_same(tuned, exported, base, tmp_path):
     aside = tmp_path / "aside"
     shutil.move(base, aside)
@@ -375,6 +393,7 @@ def test_the_base_must_be_there_and_the_same(tuned, exported, base, tmp_path):
     assert not rg.predict(exported, TEXTS[:1])[0].error
 
 
+@pytest.mark.slow
 def test_settings_that_are_not_ours_are_refused(exported, tmp_path):
     from regraft.models.hub_adapters import base_folder, open_adapted
 

@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ from torch import nn
 from regraft.errors import BaseError, Problem
 from regraft.models import POOLINGS
 from regraft.models.architectures import ARCHITECTURES, Architecture, architecture_of, width_of
-from regraft.models.blocks import Blocks, find_blocks
+from regraft.models.blocks import Blocks, find_blocks, is_linear
 from regraft.models.folder_check import CONFIG_FILE, check_folder
 from regraft.models.layout import layout_of
 from regraft.models.packing import Packing, in_fixed_blocks, lengthened, packing_of, run_packed, run_padded
@@ -85,8 +85,6 @@ class Backbone(nn.Module):
         pooling: How vectors of positions become one.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset({"sequence", "pooled"})
-
     def __init__(self, body: Body, pooling: PoolingChoice) -> None:
         super().__init__()
         self.body = body.model
@@ -97,6 +95,8 @@ class Backbone(nn.Module):
         self.pooling_reason = pooling.reason
         self.pooling = POOLINGS.get(pooling.name).for_body(body.model, body.unused, pooling.seed)
         self.blocks: Blocks = find_blocks(body.model, body.architecture, "body")
+        linear = any(is_linear(module) for path in self.blocks.layers for module in self.get_submodule(path).modules())
+        self.provides = frozenset({"sequence", "pooled", *(["linear"] if linear else [])})
         self.packing: Packing = packing_of(body.model, body.architecture)
         self.shapes = Shapes()
         self.unused = dict(body.unused)

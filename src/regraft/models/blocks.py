@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from regraft.errors import OptionsError, Problem
 
@@ -79,6 +80,11 @@ def cut(backbone: Backbone, k: int) -> set[str]:
         raise OptionsError(problem)
     below = (*backbone.blocks.embeddings, *backbone.blocks.layers[:k])
     return {name for name, _ in backbone.named_parameters() if _inside(name, below)}
+
+
+def is_linear(module: nn.Module | None) -> bool:
+    """Return whether a module is a linear layer, of torch or as GPT-2 has it in the hub, with its weights turned round."""
+    return isinstance(module, nn.Linear | Conv1D)
 
 
 def _inside(name: str, paths: tuple[str, ...]) -> bool:

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from regraft.errors import ArtifactError, OptionsError, Problem, did_you_mean
+from regraft.models.blocks import is_linear
 from regraft.models.evaluation_mode import without_gradients
 from regraft.models.net import Headed, check_tensors
 from regraft.models.peft_folder import ADAPTER_WEIGHTS, adapter_config, read_adapter, write_adapter
@@ -107,7 +108,7 @@ class Lora(Transform):
         """Make the layers of a plan adapted ones; A and B are zero."""
         wanted = LoraPlan.of(plan)
         modules = dict(net.backbone.body.named_modules(remove_duplicate=False))
-        odd = [path for path in wanted.layers if not _is_linear(modules.get(path)) or hasattr(modules[path], ADDED)]
+        odd = [path for path in wanted.layers if not is_linear(modules.get(path)) or hasattr(modules[path], ADDED)]
         if odd:
             what, fix = "the network has no such layers to adapt", "restore the artifact from its source, or fit it again"
             raise ArtifactError(Problem(what=what, got=", ".join(odd[:5]), expected="linear layers without adapters", fix=fix))
@@ -157,7 +158,7 @@ def linear_layers(net: Headed, batches: Iterable[Batch]) -> list[str]:
     """
     body, blocks = net.backbone.body, net.backbone.blocks
     inside = tuple(f"{path.removeprefix('body.')}." for path in blocks.layers)
-    found = {path: module for path, module in body.named_modules() if path.startswith(inside) and _is_linear(module)}
+    found = {path: module for path, module in body.named_modules() if path.startswith(inside) and is_linear(module)}
     called: set[int] = set()
     hooks = [module.register_forward_hook(lambda m, _i, _o: called.add(id(m))) for module in found.values()]
     try:
@@ -195,7 +196,15 @@ def _chosen(net: Headed, there: Sequence[str], targets: Sequence[str], layers: i
             ]
         )
     wanted = [path for path in there if blocks.layer_of(f"body.{path}") >= lowest]
-    return tuple(path for path in wanted if not targets or any(_ends_with(path, name) for name in targets))
+    chosen = tuple(path for path in wanted if not targets or any(_ends_with(path, name) for name in targets))
+    if not chosen:
+        what = "none of the linear layers that were named is in the layers that shall have adapters"
+        got, fix = (
+            f"{', '.join(targets) or 'all'} in the last {layers}",
+            "leave out tuning.layers, or name other tuning.targets",
+        )
+        raise OptionsError(Problem(what=what, where="tuning.targets", got=got, expected=", ".join(ends), fix=fix))
+    return chosen
 
 
 def _end(path: str, layers: Sequence[str]) -> str:
@@ -206,10 +215,6 @@ def _end(path: str, layers: Sequence[str]) -> str:
 
 def _ends_with(path: str, name: str) -> bool:
     return path == name or path.endswith(f".{name}")
-
-
-def _is_linear(module: nn.Module | None) -> bool:
-    return isinstance(module, nn.Linear | Conv1D)
 
 
 def _sizes(layer: Any) -> tuple[int, int]:

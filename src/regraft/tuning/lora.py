@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from regraft.models.net import Headed
     from regraft.types import Batch
 
-_LINEAR = "linear layers"
+_LINEAR = "linear"
 
 
 @options

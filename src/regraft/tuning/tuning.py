@@ -20,7 +20,7 @@ class Tuning(ABC):
 
     Options: ClassVar[type[Any]]
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What the layers of a base must have for it."""
+    """What a backbone must provide for it (`Backbone.provides`)."""
 
     def __init__(self, options: Any) -> None:
         self.options = options

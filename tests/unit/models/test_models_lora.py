@@ -103,6 +103,8 @@ def test_a_layer_that_is_not_there_is_refused_with_those_that_are():
         assert text in said
     with pytest.raises(OptionsError, match="expected: at most 3"):
         adapted("bert", layers=4)
+    with pytest.raises(OptionsError, match=r"got: layer\.0\.attention\.self\.query in the last 1"):
+        adapted("bert", layers=1, targets=["layer.0.attention.self.query"])
 
 
 def test_a_layer_whose_weights_are_read_without_calling_it_is_left_out():
