@@ -20,6 +20,7 @@ from regraft import answering
 from regraft.families import FAMILIES
 from regraft.models import BASES
 from regraft.options import build
+from regraft.recipe import with_recipe
 from regraft.registry import require
 from regraft.training.stages import Listener, Stages, ignore
 from regraft.training.threads import with_threads
@@ -35,12 +36,13 @@ if TYPE_CHECKING:
     from regraft.training.cache.listing import CacheListing
 
 
-def fit(data: Any, /, *, listen: Listener = ignore, **options: Any) -> Artifact:
+def fit(data: Any = None, /, *, config: str | Path | None = None, listen: Listener = ignore, **options: Any) -> Artifact:
     """Fit a base to data, judge it against the baselines, save it as an artifact that answers as it was judged.
 
     Args:
         data: A file, a folder, the name of a sample, a DataFrame, a `datasets` object, an Arrow table or a list of dicts;
-            given by position, because `data={...}` among the options says how it is read.
+            given by position, because `data={...}` among the options says how it is read. A recipe may name it instead.
+        config: A recipe: a YAML file with options (`regraft.recipe`); those given here win over it.
         listen: Called with every event (`regraft.training.events`).
         **options: The fields of `FitOptions`; `target` and `out` are required. `valid` and `test` take whatever `data` takes;
             `text="body"` or `image="file"` name the column to read.
@@ -60,6 +62,7 @@ def fit(data: Any, /, *, listen: Listener = ignore, **options: Any) -> Artifact:
     from regraft import fitting
     from regraft.artifact.store import check_out, write_artifact
 
+    data, options, recipe = with_recipe(config, data, options)
     data, options = fitting.joined_splits(data, options)
     wanted, stages = build(FitOptions, options), Stages(listen)
     check_out(wanted.out)
@@ -70,7 +73,7 @@ def fit(data: Any, /, *, listen: Listener = ignore, **options: Any) -> Artifact:
         with fitting.learner(net, plan, stages) as learner:
             before = fitting.features_before(net, learner, plan, stages)
             trained = fitting.train(net, learner, plan, stages)
-        report = fitting.judge(net, plan, before, trained, stages)
+        report = fitting.judge(net, plan, before, trained, stages, recipe)
         with stages("save and replay in a fresh process"):
             fill = functools.partial(fitting.fill, net=net, plan=plan, report=report)
             return write_artifact(wanted.out, fill, functools.partial(fitting.gate, net=net, wanted=wanted))

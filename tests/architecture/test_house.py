@@ -42,6 +42,7 @@ ROOMS = [
     "monitoring",
     "distributed",
     "verbs",
+    "recipe",
     "planning",
     "learning",
     "fitting",
