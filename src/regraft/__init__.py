@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from regraft.lifecycle import inspect as inspect
     from regraft.lifecycle import load as load
     from regraft.lifecycle import predict as predict
+    from regraft.lifecycle import render as render
     from regraft.lifecycle import serve as serve
     from regraft.lifecycle import sign as sign
     from regraft.lifecycle import verify as verify
@@ -57,6 +58,7 @@ _PUBLIC = {
     "load": "regraft.lifecycle",
     "load_dataset": "regraft.data.dataset",
     "predict": "regraft.lifecycle",
+    "render": "regraft.lifecycle",
     "serve": "regraft.lifecycle",
     "sign": "regraft.lifecycle",
     "verify": "regraft.lifecycle",

@@ -25,5 +25,6 @@ FAMILIES: Registry[Registry[Any]] = Registry(
         "rungs": "regraft.evaluation:RUNGS",
         "exporters": "regraft.exporters:EXPORTERS",
         "runtimes": "regraft.serving:RUNTIMES",
+        "renderers": "regraft.rendering:RENDERERS",
     },
 )

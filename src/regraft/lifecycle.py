@@ -28,6 +28,8 @@ from regraft.types import Prediction
 from regraft.verbs import AnswerOptions, ExportOptions, FitOptions, SignOptions
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from regraft.artifact.store import Artifact
     from regraft.evaluation.report import Report
     from regraft.models import BaseCard
@@ -142,6 +144,44 @@ def predict_file(
             strict=wanted.strict,
             progress=lambda done, _: stages.progress(done),
         )
+
+
+def render(
+    artifact: str | Path | Artifact | Predictor,
+    data: Any = None,
+    /,
+    *,
+    out: str | Path | Console,
+    rows: int = 24,
+    listen: Listener = ignore,
+    **options: Any,
+) -> list[Path]:
+    """Draw answered rows as people look at them: pictures, spectrograms, lines, tables, texts, each with its answer.
+
+    Args:
+        artifact: Its folder, or a predictor that `load` gave.
+        data: What to draw rows of, drawn from all of it; the golden rows of the artifact if not given.
+        out: A .png (all on one sheet), a .html (a page that needs nothing else), a folder (both), or a console of `rich`.
+        rows: How many.
+        listen: Called with every event.
+        **options: The fields of `AnswerOptions`.
+
+    Returns:
+        The files.
+
+    Raises:
+        OptionsError: Nothing can be drawn there.
+        MissingExtraError: matplotlib is wanted and not installed; names the extra.
+    """
+    from regraft.rendering import answered, render
+
+    wanted, stages = build(AnswerOptions, options), Stages(listen)
+    render.check_out(out)
+    answered.check_count(rows)
+    predictor = answering.opened(artifact, wanted)
+    with stages("draw rows", rows):
+        shown = answered.goldens(predictor, rows) if data is None else answered.drawn(predictor, data, rows, wanted, stages)
+        return render.render(predictor.modality.name, shown, out, answered.title(predictor, data))
 
 
 def evaluate(artifact: str | Path | Artifact | Predictor, data: Any, /, *, listen: Listener = ignore, **options: Any) -> Report:
@@ -344,6 +384,7 @@ __all__ = [
     "load",
     "predict",
     "predict_file",
+    "render",
     "serve",
     "sign",
     "verify",

@@ -49,6 +49,7 @@ ROOMS = [
     "answering",
     "sampling",
     "exporting",
+    "rendering",
     "lifecycle",
     "cli",
 ]
@@ -74,6 +75,7 @@ PUBLIC = [
     "load",
     "load_dataset",
     "predict",
+    "render",
     "serve",
     "sign",
     "verify",
