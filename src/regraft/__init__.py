@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from regraft.lifecycle import load as load
     from regraft.lifecycle import merge as merge
     from regraft.lifecycle import predict as predict
+    from regraft.lifecycle import render as render
     from regraft.lifecycle import serve as serve
     from regraft.lifecycle import sign as sign
     from regraft.lifecycle import verify as verify
@@ -59,6 +60,7 @@ _PUBLIC = {
     "load_dataset": "regraft.data.dataset",
     "merge": "regraft.lifecycle",
     "predict": "regraft.lifecycle",
+    "render": "regraft.lifecycle",
     "serve": "regraft.lifecycle",
     "sign": "regraft.lifecycle",
     "verify": "regraft.lifecycle",

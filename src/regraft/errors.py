@@ -34,6 +34,7 @@ class Problem:
         got: What was found.
         expected: What would have been right.
         fix: What to do now, as an imperative.
+        option: Dotted name of the option that it is about, for programs ("train.epochs"); not shown.
 
     Example:
         >>> print(Problem(what="the target column is not there", where="mails.csv", got="'lable'", fix="use 'label'"))
@@ -48,6 +49,7 @@ class Problem:
     got: str = ""
     expected: str = ""
     fix: str = ""
+    option: str = ""
 
     def __str__(self) -> str:
         rows = [("where", self.where), ("got", self.got), ("expected", self.expected), ("to do", self.fix)]

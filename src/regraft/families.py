@@ -26,5 +26,6 @@ FAMILIES: Registry[Registry[Any]] = Registry(
         "rungs": "regraft.evaluation:RUNGS",
         "exporters": "regraft.exporters:EXPORTERS",
         "runtimes": "regraft.serving:RUNTIMES",
+        "renderers": "regraft.rendering:RENDERERS",
     },
 )

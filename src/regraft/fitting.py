@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from regraft.modalities import MODALITIES
 from regraft.models import BASES
 from regraft.options import Pick, to_json
 from regraft.planning import SPLITS, Plan, check_targets, joined_splits, plan, raws, read
+from regraft.recipe import Recipe, changed
 from regraft.tasks import TASKS
 from regraft.training.cost import Answered, Passes, cost_of
 from regraft.training.stages import Stages
@@ -158,7 +159,9 @@ def predictor(net: Headed, plan: Plan) -> Predictor:
     return Predictor(plan.modality, plan.task, runtime, column=plan.dataset.input_column)
 
 
-def judge(net: Headed, plan: Plan, before: Mapping[str, Rows], trained: Passes, stages: Stages) -> Report:
+def judge(
+    net: Headed, plan: Plan, before: Mapping[str, Rows], trained: Passes, stages: Stages, recipe: Recipe | None = None
+) -> Report:
     """Hold the fitted network against the baselines on the test rows, through the door that serves it later."""
     from regraft.evaluation.answer_kind import kind_of
     from regraft.evaluation.ladder import Contender, LadderRows, build_ladder
@@ -193,12 +196,14 @@ def judge(net: Headed, plan: Plan, before: Mapping[str, Rows], trained: Passes, 
         seconds_by_stage=stages.seconds,
         notes=(*plan.dataset.notes, *plan.modality.notes),
         cost=cost_of(door.runtime.use(), stages.seconds, training=trained, answering=door.runtime.passes(answered)).to_json(),
-        about={"base": plan.base.name, "tuning": wanted.tuning.name, "task": wanted.task.name, "rows": _row_counts(plan)},
+        about=_about(plan, recipe),
     )
 
 
-def _row_counts(plan: Plan) -> dict[str, int]:
-    return {name: len(plan.rows[name]) for name in SPLITS}
+def _about(plan: Plan, recipe: Recipe | None) -> dict[str, Any]:
+    wanted, rows = plan.wanted, {name: len(plan.rows[name]) for name in SPLITS}
+    told = {"base": plan.base.name, "tuning": wanted.tuning.name, "task": wanted.task.name, "rows": rows}
+    return {**told, "recipe": to_json(recipe.content)} if recipe else told
 
 
 def fill(folder: Path, net: Headed, plan: Plan, report: Report) -> ManifestBody:
@@ -263,24 +268,12 @@ def command_line(data: str, asked: Mapping[str, Any]) -> str:
         >>> command_line("mails.csv", {"target": "label", "seed": 0, "train": {"epochs": 5}})
         'regraft fit mails.csv --target label --set train.epochs=5 --out ARTIFACT'
     """
-    defaults: dict[str, Any] = to_json(FitOptions(target="", out=""))
     parts = ["regraft", "fit", data, "--target", str(asked["target"])]
-    for path, value in _leaves(asked):
-        default: Any = defaults
-        for key in path:
-            default = default.get(key) if isinstance(default, Mapping) else None
-        if path not in {("target",), _READ_BY_BASE} and value != default:
+    for path, value in changed(asked):
+        if path not in {("target",), _READ_BY_BASE}:
             text = json.dumps(value) if not isinstance(value, str) else value
             parts += ["--set", f"{'.'.join(path)}={text}"]
     return shlex.join([*parts, "--out", "ARTIFACT"])
-
-
-def _leaves(values: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, (*path, key))
-        else:
-            yield (*path, key), value
 
 
 def gate(staged: Path, net: Headed, wanted: FitOptions) -> None:

@@ -21,6 +21,7 @@ from regraft import answering
 from regraft.families import FAMILIES
 from regraft.models import BASES
 from regraft.options import build
+from regraft.recipe import with_recipe
 from regraft.registry import require
 from regraft.training.stages import Listener, Stages, ignore
 from regraft.training.threads import with_threads
@@ -28,6 +29,8 @@ from regraft.types import Prediction
 from regraft.verbs import AnswerOptions, ExportOptions, FitOptions, MergeOptions, SignOptions
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from regraft.artifact.store import Artifact
     from regraft.evaluation.report import Report
     from regraft.models import BaseCard
@@ -36,12 +39,13 @@ if TYPE_CHECKING:
     from regraft.training.cache.listing import CacheListing
 
 
-def fit(data: Any, /, *, listen: Listener = ignore, **options: Any) -> Artifact:
+def fit(data: Any = None, /, *, config: str | Path | None = None, listen: Listener = ignore, **options: Any) -> Artifact:
     """Fit a base to data, judge it against the baselines, save it as an artifact that answers as it was judged.
 
     Args:
         data: A file, a folder, the name of a sample, a DataFrame, a `datasets` object, an Arrow table or a list of dicts;
-            given by position, because `data={...}` among the options says how it is read.
+            given by position, because `data={...}` among the options says how it is read. A recipe may name it instead.
+        config: A recipe: a YAML file with options (`regraft.recipe`); those given here win over it.
         listen: Called with every event (`regraft.training.events`).
         **options: The fields of `FitOptions`; `target` and `out` are required. `valid` and `test` take whatever `data` takes;
             `text="body"` or `image="file"` name the column to read.
@@ -61,6 +65,7 @@ def fit(data: Any, /, *, listen: Listener = ignore, **options: Any) -> Artifact:
     from regraft import fitting
     from regraft.artifact.store import check_out, write_artifact
 
+    data, options, recipe = with_recipe(config, data, options)
     data, options = fitting.joined_splits(data, options)
     wanted, stages = build(FitOptions, options), Stages(listen)
     check_out(wanted.out)
@@ -71,7 +76,7 @@ def fit(data: Any, /, *, listen: Listener = ignore, **options: Any) -> Artifact:
         with fitting.learner(net, plan, stages) as learner:
             before = fitting.features_before(net, learner, plan, stages)
             trained = fitting.train(net, learner, plan, stages)
-        report = fitting.judge(net, plan, before, trained, stages)
+        report = fitting.judge(net, plan, before, trained, stages, recipe)
         with stages("save and replay in a fresh process"):
             fill = functools.partial(fitting.fill, net=net, plan=plan, report=report)
             return write_artifact(wanted.out, fill, functools.partial(fitting.gate, net=net, wanted=wanted))
@@ -140,6 +145,44 @@ def predict_file(
             strict=wanted.strict,
             progress=lambda done, _: stages.progress(done),
         )
+
+
+def render(
+    artifact: str | Path | Artifact | Predictor,
+    data: Any = None,
+    /,
+    *,
+    out: str | Path | Console,
+    rows: int = 24,
+    listen: Listener = ignore,
+    **options: Any,
+) -> list[Path]:
+    """Draw answered rows as people look at them: pictures, spectrograms, lines, tables, texts, each with its answer.
+
+    Args:
+        artifact: Its folder, or a predictor that `load` gave.
+        data: What to draw rows of, drawn from all of it; the golden rows of the artifact if not given.
+        out: A .png (all on one sheet), a .html (a page that needs nothing else), a folder (both), or a console of `rich`.
+        rows: How many.
+        listen: Called with every event.
+        **options: The fields of `AnswerOptions`.
+
+    Returns:
+        The files.
+
+    Raises:
+        OptionsError: Nothing can be drawn there.
+        MissingExtraError: matplotlib is wanted and not installed; names the extra.
+    """
+    from regraft.rendering import answered, render
+
+    wanted, stages = build(AnswerOptions, options), Stages(listen)
+    render.check_out(out)
+    answered.check_count(rows)
+    predictor = answering.opened(artifact, wanted)
+    with stages("draw rows", rows):
+        shown = answered.goldens(predictor, rows) if data is None else answered.drawn(predictor, data, rows, wanted, stages)
+        return render.render(predictor.modality.name, shown, out, answered.title(predictor, data))
 
 
 def evaluate(artifact: str | Path | Artifact | Predictor, data: Any, /, *, listen: Listener = ignore, **options: Any) -> Report:
@@ -373,6 +416,7 @@ __all__ = [
     "merge",
     "predict",
     "predict_file",
+    "render",
     "serve",
     "sign",
     "verify",

@@ -510,7 +510,7 @@ def _problems(error: ValidationError, cls: type[object], owner: str) -> list[Pro
         path = ".".join(str(part) for part in item["loc"])
         nested = item.get("ctx", {}).get("problems")
         if nested:
-            problems += [dataclasses.replace(p, where=", ".join(filter(None, (path, p.where)))) for p in nested]
+            problems += [_inside(problem, path) for problem in nested]
         elif item["type"] in {"unexpected_keyword_argument", "unexpected_positional_argument"}:
             *parents, key = (str(part) for part in item["loc"])
             inner = _class_at(cls, parents)
@@ -520,16 +520,25 @@ def _problems(error: ValidationError, cls: type[object], owner: str) -> list[Pro
             # An option of a part ("epochs") is often written as if it were one of the whole ("train.epochs").
             deeper = [row.path for row in describe(inner) if row.path.endswith(f".{key}")] if inner else []
             fix = f"did you mean '{deeper[0]}'?" if deeper else did_you_mean(key, known)
-            problems.append(Problem(what=f"there is no option '{key}'", where=where, fix=fix))
+            problems.append(Problem(what=f"there is no option '{key}'", where=where, fix=fix, option=path))
         elif item["type"] in {"missing", "missing_keyword_only_argument", "missing_argument"}:
             fix = f"give '{path}' a value (on the command line --{path})"
-            problems.append(Problem(what=f"the option '{path}' is required", where=owner, fix=fix))
+            problems.append(Problem(what=f"the option '{path}' is required", where=owner, fix=fix, option=path))
         else:
             expected = _expectation(item["msg"])
             got = repr(item["input"])[:200]
             what = f"the option '{path}' has a value it cannot take"
-            problems.append(Problem(what=what, where=owner, got=got, expected=expected, fix=f"change '{path}'"))
+            fix = f"change '{path}'"
+            problems.append(Problem(what=what, where=owner, got=got, expected=expected, fix=fix, option=path))
     return problems
+
+
+def _inside(problem: Problem, path: str) -> Problem:
+    """Return a problem of options as one of the options that hold them."""
+    where, option = (
+        sep.join(filter(None, parts)) for sep, parts in ((", ", (path, problem.where)), (".", (path, problem.option)))
+    )
+    return dataclasses.replace(problem, where=where, option=option)
 
 
 def _expectation(message: str) -> str:

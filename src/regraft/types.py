@@ -77,6 +77,9 @@ class BatchRows(Protocol):
     def batch(self, rows: Array, targets: Array | None = None) -> Batch:
         """Return the rows with these positions as one padded batch, with their part of the targets of the whole split."""
 
+    def drawn(self, rng: np.random.Generator) -> BatchRows:
+        """Return the rows as one epoch of training sees them: varied by numbers from `rng`, or themselves."""
+
 
 @dataclass(frozen=True, slots=True)
 class Features:

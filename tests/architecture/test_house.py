@@ -42,6 +42,7 @@ ROOMS = [
     "monitoring",
     "distributed",
     "verbs",
+    "recipe",
     "planning",
     "learning",
     "fitting",
@@ -49,6 +50,7 @@ ROOMS = [
     "sampling",
     "exporting",
     "merging",
+    "rendering",
     "lifecycle",
     "cli",
 ]
@@ -75,6 +77,7 @@ PUBLIC = [
     "load_dataset",
     "merge",
     "predict",
+    "render",
     "serve",
     "sign",
     "verify",

@@ -80,6 +80,57 @@ def test_config_set_and_flags_are_the_same_options(call: Call, mail_file: Path, 
     assert digests[0] == digests[1]
 
 
+def test_a_recipe_alone_is_enough_and_travels_by_its_content(call: Call, mail_file: Path, tmp_path: Path):
+    (tmp_path / "mails.csv").write_bytes(mail_file.read_bytes())
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        "data: {name: mails.csv, valid_share: 0.2}\ntarget: label\nbase: {name: mlp, width: 16}\n"
+        "train: {epochs: 1}\njudge: {resamples: 200}\nmachine: {threads: 1, cache: {disk_mb: 0}}\n"
+    )
+    code, _, stderr = call("fit", "--config", config, "--out", tmp_path / "a")
+    assert code == 0, stderr
+    code, stdout, stderr = call("inspect", tmp_path / "a", "--json")
+    facts = last_json(stdout)
+    assert facts["recipe"]["data"] == {"name": "mails.csv", "valid_share": 0.2}
+    assert facts["options"]["data"]["valid_share"] == 0.2
+    assert "data.valid_share=0.2, judge.resamples=200" in stderr
+    assert str(config) not in (tmp_path / "a" / "report.json").read_text()
+    code, _, stderr = call("fit", "--target", "label", "--out", tmp_path / "b")
+    assert code == 2
+    assert "there are no data to fit to" in stderr
+    config.write_text("target: label\ntrain:\n  epocs: 3\n")
+    code, _, stderr = call("fit", mail_file, "--config", config, "--out", tmp_path / "b")
+    assert code == 2
+    assert f"{config}, line 3" in stderr
+    assert "did you mean 'epochs'?" in stderr
+
+
+def test_rows_are_drawn_beside_answers_and_golden_ones_on_inspection(
+    call: Call, artifact: Artifact, fresh_file: Path, tmp_path: Path
+):
+    page = tmp_path / "page.html"
+    code, _, stderr = call(
+        "predict", artifact.path, fresh_file, "--out", tmp_path / "a.csv", "--render", page, "--render-rows", "5"
+    )
+    assert code == 0, stderr
+    assert f"drawn: {page}" in stderr
+    assert page.read_text().count("<article>") == 5
+    assert 'class="right"' in page.read_text()
+    assert call("inspect", artifact.path, "--render", tmp_path / "golden.png")[0] == 0
+    assert (tmp_path / "golden.png").read_bytes().startswith(b"\x89PNG")
+    code, _, stderr = call("inspect", artifact.path, "--render", "-")
+    assert code == 0
+    assert " %" in stderr
+    before = sorted(tmp_path.iterdir())
+    code, _, stderr = call("predict", artifact.path, fresh_file, "--out", tmp_path / "b.csv", "--render", tmp_path / "x.pdf")
+    assert code == 2
+    assert "rows cannot be drawn into this kind of file" in stderr
+    assert (
+        call("predict", artifact.path, fresh_file, "--out", tmp_path / "b.csv", "--render", page, "--render-rows", "0")[0] == 2
+    )
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_evaluate_compare_inspect_list_and_bases(call: Call, artifact: Artifact, fresh_file: Path):
     code, stdout, _ = call("evaluate", artifact.path, fresh_file, "--json")
     assert code == 0

@@ -17,8 +17,8 @@ def describe(artifact: Artifact) -> dict[str, JSON]:
 
     Returns:
         path, digest, weights_digest, verb, parent, lineage, export, format, created, versions, size_bytes, task, inputs,
-        target, base, network, transforms, seed, options, fingerprints, files, golden_rows, and of the report metrics, ladder,
-        verdict, n, seconds, ledger.
+        target, base, network, transforms, seed, options, recipe (what the YAML file of the fit held, if there was one),
+        fingerprints, files, golden_rows, and of the report metrics, ladder, verdict, n, seconds, ledger.
     """
     manifest = artifact.manifest
     listed = manifest.files
@@ -44,6 +44,7 @@ def describe(artifact: Artifact) -> dict[str, JSON]:
         "transforms": to_json(manifest.transforms),
         "seed": manifest.seed,
         "options": manifest.options,
+        "recipe": report.get("about", {}).get("recipe"),
         "fingerprints": manifest.fingerprints,
         "files": to_json(listed),
         "card": str(artifact.path / CARD) if CARD in listed else None,

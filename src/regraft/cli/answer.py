@@ -9,6 +9,7 @@ import click
 
 from regraft import lifecycle
 from regraft.cli.console import people, watcher
+from regraft.cli.draw import Drawing, with_drawing
 from regraft.cli.flags import options_help, with_options
 from regraft.cli.show import emit_json, show_comparison, show_prediction_summary, show_report
 from regraft.verbs import AnswerOptions
@@ -38,15 +39,18 @@ def evaluate(artifact: Path, data: str, as_json: bool, values: dict[str, Any]) -
     type=click.Path(path_type=Path),
     help="Where answers go: .csv, .tsv, .jsonl or .parquet (standard output if not given).",
 )
+@with_drawing(rows=24)
 @with_options(AnswerOptions)
 @click.option("--json", "as_json", is_flag=True, help="With --out: events and the summary as JSON lines on standard output.")
-def predict(artifact: Path, data: str, out: Path | None, as_json: bool, values: dict[str, Any]) -> None:
+def predict(artifact: Path, data: str, out: Path | None, drawing: Drawing, as_json: bool, values: dict[str, Any]) -> None:
     """Answer every row of DATA; other columns are passed through, a bad row is reported in its place."""
     if as_json and out is None:
         raise click.UsageError("--json needs --out: without it standard output carries the answers")
+    drawing.check()
     with watcher(as_json) as watch:
         summary = lifecycle.predict_file(artifact, data, out=out, listen=watch, **values)
     show_prediction_summary(summary, people())
+    drawing.draw(artifact, data, values)
     if as_json:
         emit_json(summary.to_json())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import click
@@ -16,14 +17,17 @@ from regraft.verbs import FitOptions
 
 
 @click.command(epilog=options_help(FitOptions))
-@click.argument("data", metavar="DATA")
+@click.argument("data", metavar="[DATA]", required=False)
 @with_options(FitOptions, config=True)
 @click.option("--json", "as_json", is_flag=True, help="Events as JSON lines on standard output; the last line is the report.")
-def fit(data: str, as_json: bool, values: dict[str, Any]) -> None:
-    """Fit a base to DATA (a file, a folder or a sample's name), judge it, save it as an artifact."""
+def fit(data: str | None, config: Path | None, as_json: bool, values: dict[str, Any]) -> None:
+    """Fit a base to DATA (a file, a folder or a sample's name), judge it, save it as an artifact.
+
+    With --config, DATA may stand in the recipe.
+    """
     began = time.monotonic()
     with watcher(as_json) as watch:
-        artifact = lifecycle.fit(data, listen=watch, **values)
+        artifact = lifecycle.fit(data, config=config, listen=watch, **values)
     report = artifact.report
     show_fit(artifact, report, time.monotonic() - began, people() if as_json or not sys.stdout.isatty() else None)
     if as_json:

@@ -1,13 +1,12 @@
-"""Command-line flags drawn from options classes, and how flags, `--set` and run.yaml become one set of values."""
+"""Command-line flags drawn from options classes, and how flags and `--set` become one set of values."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import yaml
 
 from regraft.errors import OptionsError, Problem, did_you_mean
 from regraft.options import JSON, OptionHelp, describe, merge, parse_assignment, respelt
@@ -18,19 +17,19 @@ F = TypeVar("F", bound=Callable[..., Any])
 def with_options(cls: type[object], *, config: bool = False) -> Callable[[F], F]:
     """Add the flags of an options class, `--set` and (if wanted) `--config` to a click command.
 
-    The command receives one argument `values`: the nested values of config, `--set` and flags, the later winning.
+    The command receives one argument `values`: the nested values of `--set` and flags, the later winning; and, if wanted, the
+    path `config`.
 
     Args:
         cls: The options class of the verb.
-        config: Whether the command reads a run.yaml.
+        config: Whether the command reads a recipe.
     """
     rows = list(describe(cls))
     flagged = [row for row in rows if row.flag]
 
     def decorate(function: F) -> F:
         def command(**given: Any) -> Any:
-            layers = [_read_config(given.pop("config"))] if config else []
-            layers += [_checked_assignment(text, rows) for text in given.pop("assignments")]
+            layers = [_checked_assignment(text, rows) for text in given.pop("assignments")]
             layers += [_nested(row.path, given.pop(_variable(row))) for row in flagged]
             return function(values=merge(respelt(cls, layer) for layer in layers), **given)
 
@@ -41,7 +40,9 @@ def with_options(cls: type[object], *, config: bool = False) -> Callable[[F], F]
             wrapped
         )
         if config:
-            help_text = "A run.yaml with the same options; flags and --set win over it."
+            help_text = (
+                "A recipe: a YAML file with the same options, and the data if it names them; flags and --set win over it."
+            )
             wrapped = click.option("--config", type=click.Path(path_type=Path), default=None, help=help_text)(wrapped)
         for row in reversed(flagged):
             wrapped = _click_option(row)(wrapped)
@@ -52,7 +53,7 @@ def with_options(cls: type[object], *, config: bool = False) -> Callable[[F], F]
 
 def options_help(cls: type[object]) -> str:
     """Return the list of `--set` keys with defaults and help texts, for the end of a command's help."""
-    lines = ["\b", "Options for --set and run.yaml:"]
+    lines = ["\b", "Options for --set and --config:"]
     for row in describe(cls):
         default = f" [{row.default}]" if row.default else ""
         lines += [f"  {row.path}: {row.type}{default}", f"      {row.help}"]
@@ -95,22 +96,3 @@ def _checked_assignment(text: str, rows: list[OptionHelp]) -> dict[str, JSON]:
         )
         raise OptionsError(Problem(what=f"there is no option '{full}'", where=f"--set {text}", fix=fix))
     return values
-
-
-def _read_config(path: Path | None) -> Mapping[str, JSON]:
-    if path is None:
-        return {}
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        problem = Problem(what="the config cannot be read", where=str(path), got=error.strerror or "", fix="check --config")
-        raise OptionsError(problem) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        got = " ".join(str(error).split())
-        raise OptionsError(Problem(what="the config is not YAML", where=str(path), got=got, fix="mend the file")) from None
-    if values is not None and not isinstance(values, dict):
-        got = type(values).__name__
-        raise OptionsError(
-            Problem(what="the config is not a mapping of options", where=str(path), got=got, fix="write key: value lines")
-        )
-    return {str(key): value for key, value in (values or {}).items()}

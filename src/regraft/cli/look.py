@@ -9,6 +9,7 @@ from rich.table import Table
 
 from regraft import answering, lifecycle
 from regraft.cli.console import people, results
+from regraft.cli.draw import Drawing, with_drawing
 from regraft.cli.show import emit_json, megabytes, show_inspection
 from regraft.families import FAMILIES
 from regraft.options import describe
@@ -16,11 +17,14 @@ from regraft.options import describe
 
 @click.command()
 @click.argument("artifact", type=click.Path(path_type=Path))
+@with_drawing(rows=16)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def inspect(artifact: Path, as_json: bool) -> None:
-    """Verify ARTIFACT and show what is in it, where it comes from and how good it is."""
+def inspect(artifact: Path, drawing: Drawing, as_json: bool) -> None:
+    """Verify ARTIFACT and show what is in it, where it comes from and how good it is; --render draws the golden rows."""
+    drawing.check()
     facts = lifecycle.inspect(artifact)
     show_inspection(facts, people() if as_json else None)
+    drawing.draw(artifact, None, {})
     if as_json:
         emit_json(facts)
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from regraft.cli.console import results
 from regraft.evaluation import METRICS, render
 from regraft.evaluation.measure import shown
+from regraft.recipe import changed
 
 if TYPE_CHECKING:
     from regraft.artifact.store import Artifact
@@ -128,6 +129,11 @@ def show_inspection(facts: dict[str, Any], console: Console | None) -> None:
         ("reads", ", ".join(f"{_columns(entry)} ({entry['modality']})" for entry in facts["inputs"])),
         ("predicts", facts["target"]["column"]),
         ("base", " ".join(str(facts["base"].get(key, "")) for key in ("name", "source", "revision", "licence")).strip()),
+        (
+            "options",
+            ", ".join(f"{'.'.join(path)}={json.dumps(value)}" for path, value in changed(facts["options"])) or "defaults",
+        ),
+        *([("recipe", json.dumps(facts["recipe"], ensure_ascii=False))] if facts["recipe"] else []),
         ("size", f"{megabytes(facts['size_bytes'])} in {len(facts['files'])} files, {facts['golden_rows']} golden rows"),
     ]
     for name, value in rows:

@@ -39,6 +39,18 @@ SAMPLES: "Registry[str | Fetched]" = Registry(
         "spam": "regraft.data.samples.spam:PATH",
         "mnist": "regraft.data.samples.mnist:SAMPLE",
         "fashion-mnist": "regraft.data.samples.fashion_mnist:SAMPLE",
+        "adult": "regraft.data.samples.widedeep:ADULT",
+        "clothing-reviews": "regraft.data.samples.widedeep:REVIEWS",
+        "spoken-language": "regraft.data.samples.spoken:LANGUAGE",
+        "spoken-digits": "regraft.data.samples.spoken:DIGITS",
+        "acsf1": "regraft.data.samples.aeon:ACSF1",
+        "arrow-head": "regraft.data.samples.aeon:ARROW_HEAD",
+        "basic-motions": "regraft.data.samples.aeon:BASIC_MOTIONS",
+        "gun-point": "regraft.data.samples.aeon:GUN_POINT",
+        "italy-power-demand": "regraft.data.samples.aeon:ITALY_POWER_DEMAND",
+        "japanese-vowels": "regraft.data.samples.aeon:JAPANESE_VOWELS",
+        "osu-leaf": "regraft.data.samples.aeon:OSU_LEAF",
+        "pickup-gesture": "regraft.data.samples.aeon:PICKUP_GESTURE",
     },
 )
 

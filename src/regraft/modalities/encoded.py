@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import tempfile
 import weakref
@@ -97,6 +98,7 @@ class EncodedRows:
         self.dropped = 0
         self.truncated_rows = 0
         self._columns: dict[str, _Column] = {}
+        self._draws_NK: Array | None = None
         self._mapped = False
         if store is None:
             self._encode(chunks() if callable(chunks) else chunks, memory_bytes)
@@ -128,8 +130,21 @@ class EncodedRows:
         """
         rows = np.asarray(rows, dtype=np.int64)
         inputs, mask_BT = padded(self._flat, self._starts[rows], self.lengths[rows], self.modality.padding)
+        if self._draws_NK is not None:
+            inputs = self.modality.varied(inputs, self._draws_NK[rows])
         chosen = None if targets is None else targets[rows]
         return Batch(inputs=self.modality.ready(inputs), mask_BT=mask_BT, targets=chosen, rows_B=rows)
+
+    def drawn(self, rng: np.random.Generator) -> EncodedRows:
+        """Return the rows as one epoch of training sees them; the encoded rows themselves are shared.
+
+        Every row has its own numbers, so that it is varied alike in whatever batch it stands.
+        """
+        if not self.modality.draws:
+            return self
+        made = copy.copy(self)
+        made._draws_NK = rng.random((len(self), self.modality.draws))
+        return made
 
     def _encode_or_recall(self, chunks: Callable[[], Iterable[Sequence[Any]]], memory_bytes: int, store: EncodedStore) -> None:
         digests = _joined([row_digests(chunk) for chunk in chunks()])

@@ -103,6 +103,20 @@ class Modality(ABC):
         flat = {name: np.concatenate([row.inputs[name] for row in encoded]) for name in encoded[0].inputs}
         return padded(flat, starts_B, lengths_B, self.padding)
 
+    @property
+    def draws(self) -> int:
+        """How many numbers it takes to vary a row in training; 0 where rows are always seen as they are."""
+        return 0
+
+    def varied(self, inputs: dict[str, Array], draws_BK: FloatArray) -> dict[str, Array]:
+        """Return padded inputs of training rows, each varied as its numbers say; comes before `ready`.
+
+        Args:
+            inputs: Input name -> (B, T, ...), as `padded` gives them.
+            draws_BK: `draws` numbers in [0, 1) for each row.
+        """
+        return inputs
+
     @classmethod
     def located(cls, raw: Any, folder: Path | None) -> Any:
         """Return a raw value of the user's own data with a path in it made absolute.

@@ -91,7 +91,14 @@ class _ReachedError(Exception):
 
 
 class CutBackbone(Backbone):
-    """The upper half of a backbone. Made by `halves`."""
+    """The upper half of a backbone. Made by `halves`.
+
+    Attributes:
+        interleaved: Whether the lower half gives maps whose channels lie side by side. What is kept has lost that, and other
+            kernels would round otherwise.
+    """
+
+    interleaved: bool = False
 
     def sequence(self, inputs: Mapping[str, torch.Tensor], mask_BT: torch.Tensor) -> torch.Tensor:
         """Return one vector a position (B, T, D).
@@ -102,7 +109,8 @@ class CutBackbone(Backbone):
         """
         hidden_BTD = inputs[HIDDEN]
         if not self.architecture.masked:
-            with _entering(hidden_BTD.squeeze(1)):
+            hidden = hidden_BTD.squeeze(1)
+            with _entering(hidden.contiguous(memory_format=torch.channels_last) if self.interleaved else hidden):
                 return run_padded(self.body, self.architecture, _nothing(self, mask_BT, hidden_BTD.dtype), mask_BT)
         ids = _nothing(self, mask_BT, hidden_BTD.dtype)
         if self.shapes.kind == "fixed":
@@ -309,7 +317,9 @@ def _is_whole(backbone: Backbone, made: Halves) -> bool:
     try:
         with without_gradients(backbone):
             whole = backbone.sequence(inputs, mask_BT)
-            both = made.suffix.sequence({HIDDEN: made.prefix(inputs, mask_BT)}, mask_BT)
+            below = made.prefix(inputs, mask_BT)
+            made.suffix.__dict__["interleaved"] = below.ndim == 5 and below.squeeze(1).stride(1) == 1 < below.shape[2]
+            both = made.suffix.sequence({HIDDEN: below.contiguous()}, mask_BT)
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError):
         return False
     if not backbone.architecture.masked:
@@ -336,9 +346,10 @@ def _pictures(backbone: Backbone, rows: int) -> dict[str, torch.Tensor]:
     device = next(backbone.parameters()).device
     said = getattr(backbone.body.config, "image_size", None) or _SIDE
     height, width = said if isinstance(said, list | tuple) else (said, said)
-    shape = (rows, _channels(backbone), int(height), int(width))
+    shape = (rows, int(height), int(width), _channels(backbone))
     values = torch.arange(math.prod(shape), device=device, dtype=torch.float32).mul(0.7).sin().view(shape)
-    return dict.fromkeys(backbone.architecture.inputs, values)
+    # Laid out as real ones are (`regraft.modalities.image`).
+    return dict.fromkeys(backbone.architecture.inputs, values.permute(0, 3, 1, 2))
 
 
 def _channels(backbone: Backbone) -> int:

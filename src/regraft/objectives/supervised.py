@@ -63,12 +63,13 @@ class Supervised(Objective):
         Inside a batch that is split, rows are sorted by length: the update is the same, and less padding is computed.
         """
         order_N = rng.permutation(len(self._rows))
+        rows = self._rows.drawn(rng)
         for start in range(0, len(order_N), batch_size):
             rows_B = order_N[start : start + batch_size]
             if len(rows_B) > micro_batch_size:
                 rows_B = rows_B[np.argsort(self._rows.lengths[rows_B], kind="stable")]
             cuts = range(0, len(rows_B), micro_batch_size)
-            yield [self._rows.batch(rows_B[cut : cut + micro_batch_size], self._targets) for cut in cuts]
+            yield [rows.batch(rows_B[cut : cut + micro_batch_size], self._targets) for cut in cuts]
 
     def rows_per_epoch(self) -> int:
         """Return the number of training rows."""

@@ -121,6 +121,10 @@ def learner(
     if not cut or not setting.cache.enabled:
         yield whole
         return
+    if any(encoded.modality.draws for encoded in rows.values()):
+        setting.note("what is frozen is computed in every epoch: training rows are varied each time that they are seen")
+        yield whole
+        return
     try:
         parts = _parts(net, cut)
     except OptionsError as error:
@@ -219,6 +223,10 @@ class _Cached:
             values = padded_BTD
         chosen = None if targets is None else targets[rows]
         return Batch(inputs={self._kind: values}, mask_BT=mask_BT, targets=chosen, rows_B=rows)
+
+    def drawn(self, rng: np.random.Generator) -> _Cached:
+        """Return itself: the features are those of rows as they are."""
+        return self
 
 
 def _blocks(net: Headed) -> Any:

