@@ -23,6 +23,7 @@ from regraft.learning import features_before, learner, train
 from regraft.modalities import MODALITIES
 from regraft.models import BASES
 from regraft.options import Pick, to_json
+from regraft.parts import settled
 from regraft.planning import SPLITS, Plan, check_targets, joined_splits, plan, raws, read
 from regraft.tasks import TASKS
 from regraft.training.cost import Answered, Passes, cost_of
@@ -131,7 +132,7 @@ def network(plan: Plan, stages: Stages) -> Headed:
     if missing:
         what = f"the base '{plan.base.name}' does not provide {', '.join(sorted(missing))}, which the task needs"
         raise DataError(Problem(what=what, fix="choose another base: regraft list bases"))
-    head = plan.task.head(backbone.width, wanted.train.dropout, wanted.seed)
+    head = backbone.head(plan.task, wanted.train.dropout, wanted.seed)
     return Headed(backbone, head).to(device)
 
 
@@ -295,5 +296,6 @@ __all__ = [
     "plan",
     "predictor",
     "read",
+    "settled",
     "train",
 ]

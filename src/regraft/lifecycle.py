@@ -63,7 +63,7 @@ def fit(data: Any, /, *, listen: Listener = ignore, **options: Any) -> Artifact:
     data, options = fitting.joined_splits(data, options)
     wanted, stages = build(FitOptions, options), Stages(listen)
     check_out(wanted.out)
-    base, wanted = fitting.open_base(wanted, stages)
+    base, wanted = fitting.open_base(fitting.settled(data, wanted, stages), stages)
     with with_threads(wanted.machine.threads), fitting.read(data, wanted, stages) as dataset:
         plan = fitting.plan(data, dataset, base, wanted, stages)
         net = fitting.network(plan, stages)

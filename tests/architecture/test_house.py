@@ -42,6 +42,7 @@ ROOMS = [
     "monitoring",
     "distributed",
     "verbs",
+    "parts",
     "planning",
     "learning",
     "fitting",

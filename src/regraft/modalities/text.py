@@ -77,7 +77,7 @@ class Text(Modality):
 
     Options: ClassVar[type[Any]] = TextOptions
     name: ClassVar[str] = "text"
-    libraries: ClassVar[tuple[str, ...]] = ("tokenizers",)
+    libraries: tuple[str, ...] = ("tokenizers",)
     unit: ClassVar[str] = "tokens"
 
     def __init__(
@@ -133,18 +133,12 @@ class Text(Modality):
 
     def problem(self, raw: object) -> str:
         """Return why a raw value cannot be encoded, or an empty string."""
-        if raw is None:
-            return "there is no text"
-        if not isinstance(raw, str):
-            return f"text is expected, got {type(raw).__name__} ({str(raw)[:40]})"
-        if not raw.strip():
-            return "the text is empty"
-        if not raw.isascii():
-            try:
-                raw.encode("utf-8")
-            except UnicodeEncodeError as error:
-                return f"the text holds half a character (a lone surrogate) at position {error.start}"
-        return ""
+        return unreadable(raw)
+
+    @classmethod
+    def unreadable(cls, raw: Any) -> str:
+        """Return why a value can never be read as text, or an empty string."""
+        return unreadable(raw)
 
     def encode(self, raws: Sequence[Any], *, spans: bool = True) -> list[Encoded]:
         """Encode texts that have no `problem`, in order.
@@ -248,6 +242,22 @@ class Text(Modality):
             types_T[: len(frame.before)] = frame.before_types
             types_T[length - len(frame.after) :] = frame.after_types
         return types_T
+
+
+def unreadable(raw: object) -> str:
+    """Return why a value is no text that any tokenizer takes, or an empty string."""
+    if raw is None:
+        return "there is no text"
+    if not isinstance(raw, str):
+        return f"text is expected, got {type(raw).__name__} ({str(raw)[:40]})"
+    if not raw.strip():
+        return "the text is empty"
+    if not raw.isascii():
+        try:
+            raw.encode("utf-8")
+        except UnicodeEncodeError as error:
+            return f"the text holds half a character (a lone surrogate) at position {error.start}"
+    return ""
 
 
 def _portions(texts: Sequence[str]) -> Iterator[list[str]]:

@@ -49,8 +49,10 @@ class Base(ABC):
 
     Options: ClassVar[type[Any]]
     modality_name: ClassVar[str] = "text"
-    pretrained: ClassVar[bool] = True
+    pretrained: bool = True
     """Whether the weights come from somewhere; untrained ones learn at another rate."""
+    joins: ClassVar[bool] = False
+    """Whether it reads columns of several kinds, each by a base of its own."""
 
     def __init__(self, name: str, options: Any) -> None:
         self.name = name

@@ -10,12 +10,12 @@ from regraft.tuning.tuning import Tuning
 if TYPE_CHECKING:
     from regraft.models.net import Headed
 
-_NEW = ("head.", "backbone.pooling.")
 
 
 def new_parameters(net: Headed) -> set[str]:
-    """Return the names of the parameters that did not come with the base: the head, and a pooling that learns."""
-    return {name for name, _ in net.named_parameters() if name.startswith(_NEW)}
+    """Return the names of the parameters that did not come with the base: the head, a pooling that learns, untrained parts."""
+    new = ("head.", *(f"backbone.{path}" for path in getattr(net.backbone, "new", ("pooling.",))))
+    return {name for name, _ in net.named_parameters() if name.startswith(new)}
 
 
 class Decided(Tuning):
