@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import json
 import shlex
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ from regraft.verbs import FitOptions
 
 if TYPE_CHECKING:
     from regraft.artifact.manifest import ManifestBody
+    from regraft.evaluation.ladder import Contender, Step
     from regraft.evaluation.report import Report
     from regraft.models.base import Base
     from regraft.models.net import Headed
@@ -147,12 +149,14 @@ def predictor(net: Headed, plan: Plan) -> Predictor:
 
 def judge(net: Headed, plan: Plan, before: Mapping[str, Rows], trained: Passes, stages: Stages) -> Report:
     """Hold the fitted network against the baselines on the test rows, through the door that serves it later."""
+    from regraft.evaluation.ablation import ablation
     from regraft.evaluation.answer_kind import kind_of
     from regraft.evaluation.ladder import Contender, LadderRows, build_ladder
     from regraft.evaluation.report import Report
 
     wanted, task = plan.wanted, plan.task
     options, seed = wanted.judge, wanted.seed
+    lacking: tuple[Step, ...] = ()
     door, answered = predictor(net, plan), Answered()
     with stages("answer the test rows", len(plan.rows["test"])):
         parts = [door.probabilities(chunk, answered=answered) for chunk in raws(plan.dataset, "test")]
@@ -168,6 +172,10 @@ def judge(net: Headed, plan: Plan, before: Mapping[str, Rows], trained: Passes, 
         )
         ladder = build_ladder(rows, fitted, task.metrics, options=options, seed=seed)
         kind, targets_N = kind_of(task.answers, task.names), plan.targets["test"]
+        without = _without_parts(door, plan)
+        if without:
+            told = {"answers": task.answers, "options": options, "seed": seed}
+            lacking = ablation(fitted.probabilities_NC, without, targets_N, task.names, task.metrics, **told)
         targets_N, probabilities_NC = kind.checked(targets_N, fitted.probabilities_NC)
         judgement = kind.judge(task.metrics, targets_N, probabilities_NC, options=options, seed=seed)
     return Report(
@@ -181,7 +189,27 @@ def judge(net: Headed, plan: Plan, before: Mapping[str, Rows], trained: Passes, 
         notes=(*plan.dataset.notes, *plan.modality.notes),
         cost=cost_of(door.runtime.use(), stages.seconds, training=trained, answering=door.runtime.passes(answered)).to_json(),
         about={"base": plan.base.name, "tuning": wanted.tuning.name, "task": wanted.task.name, "rows": _row_counts(plan)},
+        ablation=lacking,
     )
+
+
+def _without_parts(door: Predictor, plan: Plan) -> list[Contender]:
+    """Return what the fitted network answers to the test rows if a part is missing in all of them, for each part."""
+    from regraft.evaluation.ladder import Contender
+    from regraft.serving.predictor import Predictor
+
+    found = []
+    rows = plan.rows["test"]
+    for place, name in enumerate(plan.modality.part_names):
+        began = time.perf_counter()
+        lacking = Predictor(plan.modality.without(name), door.task, door.runtime, column=door.column)
+        parts = [lacking.probabilities(chunk) for chunk in raws(plan.dataset, "test")]
+        seconds = time.perf_counter() - began
+        held = getattr(rows, "places_PN", None)
+        there = len(rows) if held is None else int(np.count_nonzero(held[place] >= 0))
+        note = f"{there:,} of {len(rows):,} rows have it" if there < len(rows) else ""
+        found.append(Contender(name=f"without {name}", probabilities_NC=np.concatenate(parts), seconds=seconds, note=note))
+    return found
 
 
 def _row_counts(plan: Plan) -> dict[str, int]:

@@ -27,7 +27,7 @@ def check_tuning_options(name):
 
 
 def check_tuning_names_weights_and_touches_nothing(name):
-    for base in ("mlp", "transformer", "conv"):
+    for base in ("mlp", "transformer", "conv", "fusion"):
         net = assemble(TASK, base).net
         state = flat(net)
         names = tuning_of(name).trainable(net)
@@ -50,7 +50,7 @@ def check_tuning_lets_learn_what_it_names_and_nothing_else(name):
 
 
 def check_every_weight_that_a_tuning_names_gets_a_gradient(name):
-    for base in ("transformer", "lstm", "cnn", "conv"):
+    for base in ("transformer", "lstm", "cnn", "conv", "fusion", "fusion/gated", "fusion/early", "fusion/late"):
         made = assemble(TASK, base)
         objective = made.objective()
         (batch,) = next(objective.batches(0, 96, 96, np.random.default_rng(0)))

@@ -56,6 +56,11 @@ class Joined(Encoded):
 
     parts: tuple[Encoded | None, ...] = ()
 
+    def arrays(self) -> Mapping[str, Array]:
+        """Return the arrays of all parts that are there, by the number of the part and their name."""
+        there = [(place, part) for place, part in enumerate(self.parts) if part is not None]
+        return {f"{place}.{name}": array for place, part in there for name, array in part.arrays().items()}
+
 
 @dataclass(frozen=True)
 class Part:
@@ -126,6 +131,11 @@ class Fusion(Modality):
         made = copy.copy(self)
         made._without = self._without | {name}
         return made
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Names of the parts of a row that may be missing, each by itself."""
+        return tuple(part.name for part in self.parts)
 
     @property
     def columns(self) -> tuple[str, ...]:

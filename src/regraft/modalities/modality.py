@@ -51,6 +51,19 @@ class Modality(ABC):
         return ()
 
     @property
+    def part_names(self) -> tuple[str, ...]:
+        """Names of the parts of a row that may be missing, each by itself; empty where a row is one value."""
+        return ()
+
+    def without(self, name: str) -> Modality:
+        """Return the same preprocessing for which one part is missing in every row.
+
+        Args:
+            name: One of `part_names`.
+        """
+        raise KeyError(name)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Sentences for people about what was learnt from the training rows."""
         return ()

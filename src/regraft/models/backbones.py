@@ -153,6 +153,9 @@ class Backbone(nn.Module):
             return run_padded(self.body, self.architecture, inputs, mask_BT)
         return layout.unpack(run_packed(self.packing.adapt(self.body), self.architecture, inputs, layout))
 
+    convex: ClassVar[bool] = True
+    """Whether learning nothing but what is new on top of it is a convex problem, or nearly one."""
+
     @property
     def saved(self) -> tuple[str, ...]:
         """Beginnings of the names of weights that lie in the hub's folder."""

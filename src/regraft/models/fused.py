@@ -76,6 +76,8 @@ class Fused(nn.Module):
     """
 
     provides: ClassVar[frozenset[str]] = frozenset({"pooled"})
+    convex: ClassVar[bool] = False
+    """What joins the parts has hidden layers, and untrained parts learn with it."""
 
     def __init__(self, parts: Sequence[PartEntry], style: str, sizes: Sizes, seed: int = 0) -> None:
         super().__init__()

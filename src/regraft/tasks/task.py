@@ -125,7 +125,9 @@ class Task(ABC):
         """
 
     def mixed(self, outputs_PBC: torch.Tensor, weights_BP: torch.Tensor) -> torch.Tensor:
-        """Return the output (B, C) whose `probabilities` are the weighted mean of those of several outputs.
+        """Return one output (B, C) for those of several heads, whose `probabilities` are the weighted mean of theirs.
+
+        As it stands here, the weighted mean of the outputs: that is the same where numbers are linear in the output.
 
         Args:
             outputs_PBC: Outputs of P heads.
