@@ -80,15 +80,20 @@ def _check_judging(wanted: FitOptions) -> None:
 def _read_by(base: Base, wanted: FitOptions) -> Pick:
     """Return the modality that a base reads, with the options that were asked for, checked."""
     reads, given = base.reads, wanted.modality
-    other = [name for name in (*wanted.columns, *filter(None, [given.name])) if name != reads]
+    named = [*wanted.columns, *filter(None, [given.name])]
+    other = [name for name in named if reads not in {name, MODALITIES.get(name).over}]
     if other:
         asked = f"--{other[0]} {wanted.columns[other[0]]}" if other[0] in wanted.columns else f"modality.name={other[0]}"
-        able = [name for name in BASES if getattr(_class_of(name), "modality_name", "") == other[0]]
+        able = [
+            name
+            for name in BASES
+            if getattr(_class_of(name), "modality_name", "") == (MODALITIES.get(other[0]).over or other[0])
+        ]
         fix = f"choose a base that reads it: --base {' or '.join(able)}" if able else "leave it out"
         raise OptionsError(
             Problem(what=f"the base '{base.name}' reads {reads}, not {other[0]}", where="base", got=asked, fix=fix)
         )
-    pick = Pick(reads, given.options)
+    pick = Pick(named[0] if named else reads, given.options)
     pick.resolve(MODALITIES)
     return pick
 
@@ -174,8 +179,16 @@ def judge(net: Headed, plan: Plan, before: Mapping[str, Rows], trained: Passes, 
         kind, targets_N = kind_of(task.answers, task.names), plan.targets["test"]
         without = _without_parts(door, plan)
         if without:
-            told = {"answers": task.answers, "options": options, "seed": seed}
-            lacking = ablation(fitted.probabilities_NC, without, targets_N, task.names, task.metrics, **told)
+            lacking = ablation(
+                fitted.probabilities_NC,
+                without,
+                targets_N,
+                task.names,
+                task.metrics,
+                answers=task.answers,
+                options=options,
+                seed=seed,
+            )
         targets_N, probabilities_NC = kind.checked(targets_N, fitted.probabilities_NC)
         judgement = kind.judge(task.metrics, targets_N, probabilities_NC, options=options, seed=seed)
     return Report(

@@ -101,7 +101,7 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages) -> Passes:
     with contextlib.ExitStack() as stack, stages("train"):
         compact = Compacted(learner.net)
         if wanted.machine.compact:
-            used = functools.partial(used_ids, plan.rows["train"])
+            used = functools.partial(used_ids, plan.rows["train"])  # asked only where there is one table
             compact = stack.enter_context(compacted(learner.net, learner.trainable, used))
         stages.notes(compact.notes)
         learning = view(compact.net, fast_dropouts(compact.net))

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from regraft.data.dataset import Dataset, Seen, load_dataset
 from regraft.data.roles import Recogniser
@@ -26,6 +26,7 @@ from regraft.types import Array
 from regraft.verbs import FitOptions
 
 if TYPE_CHECKING:
+    from regraft.data.clean import Sight
     from regraft.modalities.modality import Modality
     from regraft.models.base import Base
     from regraft.tasks.task import Task
@@ -97,7 +98,7 @@ def read(data: Any, wanted: FitOptions, stages: Stages) -> Dataset:
 
 
 def _single(column: str | Recogniser, kind: type[Modality]) -> str | Recogniser | Seen:
-    return Seen(column, kind) if kind.looks else column
+    return Seen(column, cast("Sight", kind)) if kind.looks else column  # its methods are those of the class
 
 
 def plan(data: Any, dataset: Dataset, base: Base, wanted: FitOptions, stages: Stages) -> Plan:
@@ -113,7 +114,8 @@ def plan(data: Any, dataset: Dataset, base: Base, wanted: FitOptions, stages: St
         raise DataError([dataclasses.replace(problem, where=place) for problem in error.problems]) from None
     check_targets(task, dataset)
     with stages("tokenise", sum(len(dataset.split(split)) for split in dataset.names)):
-        modality = base.modality({**wanted.modality.options, **dataset.settled}, lambda: raws(dataset, "train"))
+        kind, told = MODALITIES.get(wanted.modality.name), {**wanted.modality.options, **dataset.settled}
+        modality = base.prepared(kind, told, lambda: raws(dataset, "train"))
         preprocessing, cache = functools.cache(modality_digest), wanted.machine.cache
 
         def store(read_by: Modality) -> EncodedStore:

@@ -26,7 +26,16 @@ TINY_PARTS = {
     "words": {"name": "mlp", "width": 16, "layers": 2, "vocabulary_size": 300, "dropout": 0.0},
     "facts": {"name": "table", "width": 16, "layers": 2, "heads": 2, "dropout": 0.0},
 }
-TINY = {"parts": TINY_PARTS, "widths": [8, 8], "width": 16, "heads": 2, "kernel": 3, "vocabulary_size": 300, "positions": 64, "dropout": 0.0}
+TINY = {
+    "parts": TINY_PARTS,
+    "widths": [8, 8],
+    "width": 16,
+    "heads": 2,
+    "kernel": 3,
+    "vocabulary_size": 300,
+    "positions": 64,
+    "dropout": 0.0,
+}
 
 
 def tiny_base(name: str, layers: int = 1) -> Any:

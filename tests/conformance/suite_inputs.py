@@ -22,8 +22,10 @@ def modality_of(base, raws):
 def rendered(name):
     """Return raw values of a modality and the modality itself, as some base that reads it prepares it."""
     raws = MODALITIES.get(name).example(SIGNAL, 0)
-    base = next(base for base in map(tiny_base, scratch_bases()) if base.modality_name == name)
-    return raws, modality_of(base, raws)
+    cls = MODALITIES.get(name)
+    base = next(base for base in map(tiny_base, scratch_bases()) if base.modality_name == (cls.over or name))
+    options = {"columns": list(raws[0])} if cls.over else {}
+    return raws, base.prepared(cls, options, lambda: iter([raws[:25], raws[25:]]))
 
 
 def same(left, right):

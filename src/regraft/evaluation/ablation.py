@@ -1,4 +1,4 @@
-"""What a part of a row is worth: the same fitted model on the same rows, answered as if that part were missing in all of them."""
+"""What a part of a row is worth: the same model on the same rows, answered as if that part were missing in all of them."""
 
 from __future__ import annotations
 

@@ -132,7 +132,9 @@ def ablation_table(steps: Sequence[Step]) -> Table:
             cells = [verdict, Text(comparison.shown()), Text(_p(comparison.p_value))]
         table.add_row(Text(_short(step.name, 28)), Text(_percent(metric) if share else _numbers(headline, metric)), *cells)
     notes = [f"{_short(step.name, 28)}: {_clean(step.note)}" for step in steps if step.note]
-    table.caption = Text("\n".join(["the fitted model on the same rows, one part taken away: against all parts", *notes]), style="dim")
+    table.caption = Text(
+        "\n".join(["the fitted model on the same rows, one part taken away: against all parts", *notes]), style="dim"
+    )
     return table
 
 

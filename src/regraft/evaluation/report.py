@@ -14,8 +14,8 @@ As JSON (strict: None where a number is undefined, with a note saying why):
     verdict_detail    {a, b, verdict, difference {value, low, high, n}, test, p_value, only_a_right, only_b_right,
                       smallest_detectable_difference}; None if nothing was compared. Where answers are not simply right or
                       wrong, "quantity" names the metric that the difference is of, and nearer_a, nearer_b count rows
-    ablation          only where a row has several parts: [{name: "without PART", metrics, seconds, note, against_previous}], the
-                      same model on the same rows as if that part were missing in all of them, against the model with all parts
+    ablation          only where a row has several parts: [{name: "without PART", metrics, seconds, note, against_previous}],
+                      the same model on the same rows as if that part were missing in all, against the model with all parts
     ledger            reason -> {count, examples}
     fingerprint       of the data, as the data room gives it
     seconds           in all

@@ -39,7 +39,7 @@ class FusedRows:
             np.where(places_N < 0, 0, rows.lengths[np.maximum(places_N, 0)] if len(rows) else 0)
             for rows, places_N in zip(parts, places_PN, strict=True)
         ]
-        self.lengths: Array = np.sum(lengths_PN, axis=0, dtype=np.int64)
+        self.lengths: Array = np.asarray(np.sum(lengths_PN, axis=0, dtype=np.int64))
         encoded = [rows for rows in parts if isinstance(rows, EncodedRows)]
         self.dropped = sum(rows.dropped for rows in encoded)
         self.truncated_rows = sum(rows.truncated_rows for rows in encoded)
@@ -68,7 +68,7 @@ class FusedRows:
         return cls(modality, parts, places_PN)
 
     def __len__(self) -> int:
-        return self.places_PN.shape[1]
+        return int(self.places_PN.shape[1])
 
     def with_parts(self, parts: Sequence[BatchRows]) -> FusedRows:
         """Return the same rows with other values for the parts: what was made of them further up the network."""

@@ -3,8 +3,8 @@
 A raw value is a mapping from column to value. A part of it is one column (a text, a picture), or several that are read together
 (a table). A part that is missing in a row has no positions there; the network is told so by the mask of that part.
 
-The network takes the arrays of all parts under the names `PART__ARRAY`, and for each part `PART__attention_mask` (B, T), 1 where
-a position of it is real.
+The network takes the arrays of all parts under the names `PART__ARRAY`, and for each part `PART__attention_mask` (B, T), 1
+where a position of it is real.
 
 Shapes: B rows, T positions of a part, P parts.
 """

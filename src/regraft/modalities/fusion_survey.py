@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from regraft.data.clean import Sight
 from regraft.data.gathering import Survey, Surveyed, named_columns
@@ -144,7 +144,7 @@ class FusionSurvey:
     def _finished(self, part: Asked) -> Surveyed:
         survey = self._surveys[part.name]
         if survey is None:
-            return Surveyed(self._columns[part.name], (), part.kind)
+            return Surveyed(self._columns[part.name], (), cast(Sight, part.kind))  # its methods are those of the class
         return survey.finish(bool(part.columns))
 
     def _absent(self, part: Asked) -> Problem:

@@ -183,6 +183,26 @@ class Modality(ABC):
         return None
 
     @classmethod
+    def inner(cls, raws: Sequence[Any], columns: Sequence[str]) -> list[Any]:
+        """Return raw values of the modality that this one is made of (`over`), from which a base learns how to read them.
+
+        Args:
+            raws: Raw values of this modality.
+            columns: The columns that are read together.
+        """
+        return list(raws)
+
+    @classmethod
+    def around(cls, made: Modality, columns: Sequence[str]) -> Modality:
+        """Return this modality, from the one that it is made of (`over`) as a base reads it.
+
+        Args:
+            made: That modality.
+            columns: The columns that are read together.
+        """
+        return made
+
+    @classmethod
     def gathering(cls, options: Mapping[str, JSON], columns: str) -> Gather | None:
         """Return which columns are read together, and what looks at them; None where a raw value stands in one column.
 

@@ -120,6 +120,16 @@ class Text(Modality):
         return {name: self.pad_id if name == "input_ids" else 0 for name in self.inputs}
 
     @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the base, without truncation and padding."""
+        return self._tokenizer
+
+    @property
+    def companions(self) -> Mapping[str, JSON]:
+        """Companion files of the tokenizer (file name -> JSON)."""
+        return self._files
+
+    @property
     def longest(self) -> int:
         """Most tokens that a text can have, special tokens included."""
         return int(self.options.max_length)

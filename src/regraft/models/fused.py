@@ -130,9 +130,8 @@ class Fused(nn.Module):
     @property
     def packing(self) -> Packing:
         """Why rows of parts are padded, where they are."""
-        reasons = [f"{key}: {part.packing.reason}" for key, part in zip(self.keys, self.parts, strict=True)]
-        told = [reason for reason, part in zip(reasons, self.backbones, strict=True) if part.packing.reason]
-        return Packing(reason="; ".join(told))
+        reasons = [(key, part.packing.reason) for key, part in zip(self.keys, self.backbones, strict=True)]
+        return Packing(reason="; ".join(f"{key}: {reason}" for key, reason in reasons if reason))
 
     @property
     def architecture(self) -> Architecture:
@@ -225,9 +224,7 @@ def load_backbone(folder: Path, spec: Mapping[str, JSON]) -> Any:
     return Fused.load(folder, spec) if "parts" in spec else Backbone.load(folder, spec)
 
 
-def _picked(
-    part: Any, inputs: Mapping[str, torch.Tensor], mask_BT: torch.Tensor, there_B: torch.Tensor
-) -> Features:
+def _picked(part: Any, inputs: Mapping[str, torch.Tensor], mask_BT: torch.Tensor, there_B: torch.Tensor) -> Features:
     """Return the features of all rows, of which only those that have the part are computed; zeros for the others."""
     rows_N = there_B.nonzero().squeeze(1)
     if len(rows_N) == len(there_B):
@@ -246,9 +243,7 @@ def _picked(
     return Features(spread(found.sequence_BTD), spread(found.mask_BT), spread(found.pooled_BD))
 
 
-def _filled(
-    part: Any, inputs: Mapping[str, torch.Tensor], mask_BT: torch.Tensor, there_B: torch.Tensor
-) -> Features:
+def _filled(part: Any, inputs: Mapping[str, torch.Tensor], mask_BT: torch.Tensor, there_B: torch.Tensor) -> Features:
     """Return the features of all rows, all of them computed; a row that lacks the part is given one position to look at."""
     first_T = torch.arange(mask_BT.shape[1], device=mask_BT.device) == 0
     found: Features = part(inputs, mask_BT | (~there_B[:, None] & first_T))

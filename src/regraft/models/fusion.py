@@ -149,7 +149,8 @@ class FusionBase(Base):
             values = _values(part, raws)
             if not any(map(len, values())):
                 raise DataError(_absent(part))
-            made.append(Part(part.name, key, part.columns, self.bases[part.name].modality(part.options, values)))
+            asked_of = {**part.options, "columns": list(part.columns)} if part.kind.over else part.options
+            made.append(Part(part.name, key, part.columns, self.bases[part.name].prepared(part.kind, asked_of, values)))
         return Fusion(made)
 
     def _asked(self, parts: Mapping[str, Mapping[str, JSON]], raws: Callable[[], Iterator[Sequence[Any]]]) -> list[Asked]:
@@ -167,7 +168,7 @@ class FusionBase(Base):
         taken = {column for part in asked(said) for column in part.columns}
         for own in said.values():
             if not own.get("columns"):
-                first = next((raw for chunk in raws() for raw in chunk), {})
+                first: Mapping[str, Any] = next((raw for chunk in raws() for raw in chunk), {})
                 own["columns"] = [column for column in first if column not in taken]
         return asked(said)
 
@@ -205,7 +206,6 @@ class FusionBase(Base):
 
 def _values(part: Asked, raws: Callable[[], Iterator[Sequence[Any]]]) -> Callable[[], Iterator[Sequence[Any]]]:
     """Return what gives the raw values of one part, of the rows that have it."""
-
     together = part.together
 
     def values() -> Iterator[Sequence[Any]]:

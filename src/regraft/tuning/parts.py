@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from regraft.models.net import Headed
 
 
-
 def new_parameters(net: Headed) -> set[str]:
     """Return the names of the parameters that did not come with the base: the head, a pooling that learns, untrained parts."""
     new = ("head.", *(f"backbone.{path}" for path in getattr(net.backbone, "new", ("pooling.",))))

@@ -83,7 +83,10 @@ def test_weighted_is_its_formula_over_the_parts_that_are_there():
     there = THERE.numpy().copy()
     there[4] = True  # a row without any part weighs all of them
     weights = softmax_over(made.scores_P.detach().numpy(), there)
-    each = [mapped(normal(part.pooled_BD.numpy(), norm), map_) for part, norm, map_ in zip(found, made.norms, made.maps, strict=True)]
+    each = [
+        mapped(normal(part.pooled_BD.numpy(), norm), map_)
+        for part, norm, map_ in zip(found, made.norms, made.maps, strict=True)
+    ]
     expected = sum(weights[:, place, None] * x for place, x in enumerate(each))
     np.testing.assert_allclose(made(found, THERE).detach().numpy(), expected, atol=1e-5)
 

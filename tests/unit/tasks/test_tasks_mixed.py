@@ -10,7 +10,13 @@ from regraft.options import build
 from regraft.tasks import TASKS
 from regraft.types import Ledger
 
-PICKS = [("classification", {}), ("multi-label", {}), ("ordinal", {}), ("regression", {}), ("regression", {"quantiles": [0.1, 0.9]})]
+PICKS = [
+    ("classification", {}),
+    ("multi-label", {}),
+    ("ordinal", {}),
+    ("regression", {}),
+    ("regression", {"quantiles": [0.1, 0.9]}),
+]
 
 
 @pytest.mark.parametrize(("name", "options"), PICKS)

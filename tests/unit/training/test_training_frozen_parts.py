@@ -114,7 +114,9 @@ def test_baselines_see_the_vectors_of_all_parts_and_zeros_for_what_is_missing(se
     assert vectors[:, 16:].any(axis=1).all()
     batch = rows.batch(order)
     text = {"input_ids": torch.from_numpy(batch.inputs["text__input_ids"][:1])}
-    text["token_type_ids"] = torch.from_numpy(batch.inputs["text__token_type_ids"][:1]) if "text__token_type_ids" in batch.inputs else None
+    text["token_type_ids"] = (
+        torch.from_numpy(batch.inputs["text__token_type_ids"][:1]) if "text__token_type_ids" in batch.inputs else None
+    )
     mask = torch.from_numpy(batch.inputs["text__attention_mask"][:1]).bool()
     with torch.no_grad():
         expected = net.backbone.parts[0]({name: value for name, value in text.items() if value is not None}, mask).pooled_BD
