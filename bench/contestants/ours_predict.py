@@ -10,8 +10,10 @@ PACKAGES = ("regraft", "torch", "transformers", "tokenizers", "numpy")
 _STATE: dict[str, Any] = {"predictors": {}}
 
 
-def make(*, base: str, train: str, few: str, out: str, max_length: int) -> dict[str, Any]:
-    """Fit the artifact that everybody answers with: a head on the first vector, learnt well enough to be of an opinion."""
+def make(
+    *, base: str, train: str, few: str, out: str, max_length: int, tuning: str = "head", epochs: int = 10
+) -> dict[str, Any]:
+    """Fit the artifact that everybody answers with: on the first vector, learnt well enough to be of an opinion."""
     import regraft
 
     artifact = regraft.fit(
@@ -21,20 +23,20 @@ def make(*, base: str, train: str, few: str, out: str, max_length: int) -> dict[
         out=out,
         base={"name": base, "pooling": "cls"},
         modality={"name": "text", "max_length": max_length},
-        tuning="head",
+        tuning=tuning,
         test=few,
         data={"valid_share": 0.0},
-        train={"epochs": 10},
+        train={"epochs": epochs},
         machine={"threads": 1},
     )
     return {"labels": list(artifact.manifest.task.state["labels"])}
 
 
-def export(*, artifact: str, to: str, format: str | dict[str, Any]) -> dict[str, Any]:
+def export(*, artifact: str, to: str, format: str | dict[str, Any], rows: str | None = None) -> dict[str, Any]:
     """Make the artifact into another form."""
     import regraft
 
-    made = regraft.export(artifact, format=format, out=to, machine={"threads": 1})
+    made = regraft.export(artifact, format=format, out=to, rows=rows, machine={"threads": 1})
     return {"runtimes": list(made.manifest.network.runtimes)}
 
 

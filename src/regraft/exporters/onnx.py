@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from regraft.artifact.onnx_file import STANDARD, onnx_problems, read_onnx
@@ -146,10 +147,15 @@ def _in_8_bits(graph: Graph, source: Source, path: Path, *, external: bool) -> i
         session = open_session(model, 1)
         return [session.run(list(names), dict(feed)) for feed in feeds]
 
+    def same(was: FloatArray, now: FloatArray) -> float:
+        task = source.task
+        pairs = zip(task.decode(was), task.decode(now), strict=True)
+        return float(np.mean([task.alike(one.value, other.value) for one, other in pairs]))
+
     # One row at a time: there is no padding, whose numbers mean nothing.
     encoded = source.modality.encode(source.calibration, spans=False)
     batches = [Batch(*source.modality.collate([row])) for row in encoded]
-    model, left = reduced(onnx.load(str(path)), [graph.feeds(batch) for batch in batches], run, OUTPUT)
+    model, left = reduced(onnx.load(str(path)), [graph.feeds(batch) for batch in batches], run, OUTPUT, same)
     for file in path.parent.iterdir():
         file.unlink()
     onnx.save_model(model, str(path), save_as_external_data=external, location=f"{MODEL_FILE}.data")

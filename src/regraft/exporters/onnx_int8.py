@@ -6,7 +6,7 @@ bits of a pair's sum cannot overflow, and all processors compute the same. An in
 calibration rows: the part of what was seen for which rounding and clipping together lose least (mean square; Sung et al. 2015,
 arXiv:1511.06488, section 3). Ranges made up for each batch, as is usual, let the answer of a row depend on its company.
 
-Where the outputs move too far, the products that move them most stay in float32.
+Where the outputs move too far, or rows are answered otherwise, the products that move them most stay in float32.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 CONTRIB, PRODUCT = "com.microsoft", "MatMulIntegerToFloat"
 LIMIT = 0.05
 """Mean distance of outputs from those in float32, as a share of their standard deviation, up to which nothing is put back."""
+LEAST_SAME = 0.99
+"""Share of the calibration rows that must be answered as in float32 for nothing to be put back."""
 _MOST_WEIGHT = 63  # 7 bits with a sign
 _STEPS = 255
 _SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
@@ -34,6 +36,7 @@ _SMALLEST = 64
 _SUFFIXES = {"weight": "_int8", "scales": "_int8_scale"}
 
 Run = Callable[[bytes, Sequence[Mapping[str, Array]], Sequence[str]], list[list[Array]]]
+Same = Callable[[FloatArray, FloatArray], float]
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,9 @@ class Range:
     zero: int
 
 
-def reduced(model: onnx.ModelProto, feeds: Sequence[Mapping[str, Array]], run: Run, output: str) -> tuple[onnx.ModelProto, int]:
+def reduced(
+    model: onnx.ModelProto, feeds: Sequence[Mapping[str, Array]], run: Run, output: str, same: Same = lambda _was, _now: 1.0
+) -> tuple[onnx.ModelProto, int]:
     """Return a model whose products with weights are computed in 8 bits, and how many had to stay in float32.
 
     Args:
@@ -78,6 +83,7 @@ def reduced(model: onnx.ModelProto, feeds: Sequence[Mapping[str, Array]], run: R
         feeds: Batches of calibration rows: input name -> array.
         run: Computes a model for batches and returns the outputs of these names, for each batch.
         output: Name of the output that counts.
+        same: Share of rows that are answered alike with outputs in float32 and with others.
 
     Raises:
         UsageError: There is no product with a weight, or no choice of them leaves the outputs near enough.
@@ -90,19 +96,23 @@ def reduced(model: onnx.ModelProto, feeds: Sequence[Mapping[str, Array]], run: R
     ranges = _ranges(model, names, feeds, run)
     true = _outputs(run, model, feeds, output)
 
-    def moved(chosen: Sequence[Product]) -> float:
+    def moved(chosen: Sequence[Product]) -> tuple[float, float]:
         found = _outputs(run, _with(model, chosen, ranges), feeds, output)
-        return float(np.abs(found - true).mean() / max(float(true.std()), 1e-12))
+        return float(np.abs(found - true).mean() / max(float(true.std()), 1e-12)), same(true, found)
+
+    def far(chosen: Sequence[Product]) -> bool:
+        distance, share = moved(chosen)
+        return distance > LIMIT or share < LEAST_SAME
 
     kept = list(products)
-    if moved(kept) > LIMIT:
+    if far(kept):
         # Alone each moves the outputs by about its share of what all move them by.
-        order = sorted(products, key=lambda product: moved([product]))
-        while kept and moved(kept) > LIMIT:
+        order = sorted(products, key=lambda product: moved([product])[0])
+        while kept and far(kept):
             kept = order[: len(kept) - max(1, len(kept) // 8)]
     if not kept:
         what = "in 8 bits the outputs move too far, whichever products are computed so"
-        expected = f"at most {LIMIT:.0%} of their standard deviation"
+        expected = f"at most {LIMIT:.0%} of their standard deviation, and {LEAST_SAME:.0%} of the rows answered alike"
         raise UsageError(Problem(what=what, expected=expected, fix="export it with format.precision=fp32"))
     return _with(model, kept, ranges), len(products) - len(kept)
 
@@ -267,4 +277,15 @@ def is_reduced(operators: Sequence[tuple[str, str]] | frozenset[tuple[str, str]]
     return (CONTRIB, PRODUCT) in operators
 
 
-__all__ = ["CONTRIB", "LIMIT", "PRODUCT", "Product", "Range", "is_reduced", "products_of", "reduced", "reduced_faults"]
+__all__ = [
+    "CONTRIB",
+    "LEAST_SAME",
+    "LIMIT",
+    "PRODUCT",
+    "Product",
+    "Range",
+    "is_reduced",
+    "products_of",
+    "reduced",
+    "reduced_faults",
+]

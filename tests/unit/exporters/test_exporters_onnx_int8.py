@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from regraft.artifact.onnx_file import onnx_problems, read_onnx
 from regraft.errors import UsageError
 from regraft.exporters.onnx import OnnxExporter, OnnxOptions
-from regraft.exporters.onnx_int8 import LIMIT, products_of, reduced, reduced_faults, weight_in_8_bits
+from regraft.exporters.onnx_int8 import LEAST_SAME, LIMIT, products_of, reduced, reduced_faults, weight_in_8_bits
 from regraft.exporters.onnx_session import open_session
 
 onnx = pytest.importorskip("onnx")
@@ -103,6 +103,31 @@ def test_what_moves_the_outputs_most_stays_in_float32():
     found = run(model.SerializeToString(), [{"x": rows}], ["y"])[0][0]
     true = np.tanh(rows @ first) @ second
     assert np.abs(found - true).mean() <= LIMIT * true.std()
+
+
+def test_rows_that_would_be_answered_otherwise_put_a_product_back():
+    """Both products move the outputs little, but many of them lie near the border between two answers."""
+    from onnx import helper
+
+    rng = np.random.default_rng(4)
+    rows = rng.normal(size=(400, 16)).astype(np.float32)
+    rows[:, 0] *= 5
+    first, second = (rng.normal(size=(16, 16)).astype(np.float32) for _ in range(2))
+    first[0] = 0.0
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Tanh", ["m"], ["t"])]
+    nodes.append(helper.make_node("MatMul", ["t", "v"], ["y"]))
+    model = made(nodes, {"w": first, "v": second}, "x", "y", 16)
+    true = np.tanh(rows @ first) @ second
+
+    def same(was, now):
+        return float(np.mean((was[:, 0] > 0) == (now[:, 0] > 0)))
+
+    near, none = reduced(model, [{"x": rows}], run, "y")
+    assert none == 0
+    assert same(true, run(near.SerializeToString(), [{"x": rows}], ["y"])[0][0]) < LEAST_SAME
+    kept, left = reduced(model, [{"x": rows}], run, "y", same)
+    assert left == 1
+    assert same(true, run(kept.SerializeToString(), [{"x": rows}], ["y"])[0][0]) >= LEAST_SAME
 
 
 def test_where_nothing_can_be_reduced_that_is_said():

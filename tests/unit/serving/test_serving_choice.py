@@ -46,6 +46,12 @@ class Fast(Slow):
     takes_s = 0.001
 
 
+class Even(Slow):
+    """Takes three in a hundred less."""
+
+    takes_s = 0.00388
+
+
 class Wrong(Fast):
     """Takes less, and answers something else."""
 
@@ -66,7 +72,7 @@ class Elsewhere(Fast):
 @pytest.fixture(autouse=True)
 def runtimes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Runtimes of this file alone, and a profile that nobody else sees."""
-    names = {name: f"test_serving_choice:{name.title()}" for name in ("slow", "fast", "wrong", "worse", "elsewhere")}
+    names = {name: f"test_serving_choice:{name.title()}" for name in ("slow", "fast", "even", "wrong", "worse", "elsewhere")}
     monkeypatch.setattr(choice, "RUNTIMES", Registry("runtimes", names))
     monkeypatch.setattr(choice, "time", SimpleNamespace(perf_counter=Clock.read))
     monkeypatch.setenv("REGRAFT_CACHE", str(tmp_path / "cache"))
@@ -146,6 +152,26 @@ def test_the_fastest_is_taken_measured_once_and_remembered(tmp_path: Path):
     artifact = make(tmp_path, "slow", "fast")
     assert choose(artifact) == ("fast", ["slow", "fast"])
     assert choose(artifact) == ("fast", ["fast"]), "the second time nothing else is opened"
+
+
+def test_of_two_that_are_as_fast_the_first_is_taken(tmp_path: Path):
+    assert choose(make(tmp_path, "slow", "even"))[0] == "slow"
+    assert choose(make(tmp_path, "even", "slow"))[0] == "even"
+
+
+def test_other_work_on_the_machine_does_not_decide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """For a while everything takes ten times as long: while `fast` would be measured, if it were measured on its own."""
+    began = Clock.now
+    for runtime in (Slow, Fast):
+        takes_s = runtime.takes_s
+
+        def outputs(self, batch, takes_s=takes_s):
+            busy = 0.0285 < Clock.now - began < 0.2
+            Clock.now += takes_s * (10 if busy else 1)
+            return NumpyRuntime.outputs(self, batch)
+
+        monkeypatch.setattr(runtime, "outputs", outputs)
+    assert choose(make(tmp_path, "slow", "fast"))[0] == "fast"
 
 
 def test_what_was_remembered_decides(tmp_path: Path):
