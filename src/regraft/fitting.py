@@ -10,7 +10,8 @@ import dataclasses
 import itertools
 import json
 import shlex
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from regraft.learning import features_before, learner, train
 from regraft.modalities import MODALITIES
 from regraft.models import BASES
 from regraft.options import Pick, to_json
+from regraft.parts import settled
 from regraft.planning import SPLITS, Plan, check_targets, joined_splits, plan, raws, read
 from regraft.recipe import Recipe, changed
 from regraft.tasks import TASKS
@@ -35,6 +37,7 @@ from regraft.verbs import FitOptions
 
 if TYPE_CHECKING:
     from regraft.artifact.manifest import ManifestBody
+    from regraft.evaluation.ladder import Contender, Step
     from regraft.evaluation.report import Report
     from regraft.models.base import Base
     from regraft.models.net import Headed
@@ -81,15 +84,20 @@ def _check_judging(wanted: FitOptions) -> None:
 def _read_by(base: Base, wanted: FitOptions) -> Pick:
     """Return the modality that a base reads, with the options that were asked for, checked."""
     reads, given = base.reads, wanted.modality
-    other = [name for name in (*wanted.columns, *filter(None, [given.name])) if name != reads]
+    named = [*wanted.columns, *filter(None, [given.name])]
+    other = [name for name in named if reads not in {name, MODALITIES.get(name).over}]
     if other:
         asked = f"--{other[0]} {wanted.columns[other[0]]}" if other[0] in wanted.columns else f"modality.name={other[0]}"
-        able = [name for name in BASES if getattr(_class_of(name), "modality_name", "") == other[0]]
+        able = [
+            name
+            for name in BASES
+            if getattr(_class_of(name), "modality_name", "") == (MODALITIES.get(other[0]).over or other[0])
+        ]
         fix = f"choose a base that reads it: --base {' or '.join(able)}" if able else "leave it out"
         raise OptionsError(
             Problem(what=f"the base '{base.name}' reads {reads}, not {other[0]}", where="base", got=asked, fix=fix)
         )
-    pick = Pick(reads, given.options)
+    pick = Pick(named[0] if named else reads, given.options)
     pick.resolve(MODALITIES)
     return pick
 
@@ -136,7 +144,7 @@ def network(plan: Plan, stages: Stages) -> Headed:
     if missing:
         what = f"the base '{plan.base.name}' does not provide {', '.join(sorted(missing))}, which the task needs"
         raise DataError(Problem(what=what, fix="choose another base: regraft list bases"))
-    head = plan.task.head(backbone.width, wanted.train.dropout, wanted.seed)
+    head = backbone.head(plan.task, wanted.train.dropout, wanted.seed)
     net = Headed(backbone, head).to(device)
     tuning_class, tuning_options = wanted.tuning.resolve(TUNINGS)
     tuning_class(tuning_options).prepare(net, _few_rows(plan), wanted.seed)
@@ -163,12 +171,14 @@ def judge(
     net: Headed, plan: Plan, before: Mapping[str, Rows], trained: Passes, stages: Stages, recipe: Recipe | None = None
 ) -> Report:
     """Hold the fitted network against the baselines on the test rows, through the door that serves it later."""
+    from regraft.evaluation.ablation import ablation
     from regraft.evaluation.answer_kind import kind_of
     from regraft.evaluation.ladder import Contender, LadderRows, build_ladder
     from regraft.evaluation.report import Report
 
     wanted, task = plan.wanted, plan.task
     options, seed = wanted.judge, wanted.seed
+    lacking: tuple[Step, ...] = ()
     door, answered = predictor(net, plan), Answered()
     with stages("answer the test rows", len(plan.rows["test"])):
         parts = [door.probabilities(chunk, answered=answered) for chunk in raws(plan.dataset, "test")]
@@ -184,6 +194,18 @@ def judge(
         )
         ladder = build_ladder(rows, fitted, task.metrics, options=options, seed=seed)
         kind, targets_N = kind_of(task.answers, task.names), plan.targets["test"]
+        without = _without_parts(door, plan)
+        if without:
+            lacking = ablation(
+                fitted.probabilities_NC,
+                without,
+                targets_N,
+                task.names,
+                task.metrics,
+                answers=task.answers,
+                options=options,
+                seed=seed,
+            )
         targets_N, probabilities_NC = kind.checked(targets_N, fitted.probabilities_NC)
         judgement = kind.judge(task.metrics, targets_N, probabilities_NC, options=options, seed=seed)
     return Report(
@@ -197,13 +219,37 @@ def judge(
         notes=(*plan.dataset.notes, *plan.modality.notes),
         cost=cost_of(door.runtime.use(), stages.seconds, training=trained, answering=door.runtime.passes(answered)).to_json(),
         about=_about(plan, recipe),
+        ablation=lacking,
     )
 
 
 def _about(plan: Plan, recipe: Recipe | None) -> dict[str, Any]:
-    wanted, rows = plan.wanted, {name: len(plan.rows[name]) for name in SPLITS}
-    told = {"base": plan.base.name, "tuning": wanted.tuning.name, "task": wanted.task.name, "rows": rows}
+    wanted = plan.wanted
+    told = {"base": plan.base.name, "tuning": wanted.tuning.name, "task": wanted.task.name, "rows": _row_counts(plan)}
     return {**told, "recipe": to_json(recipe.content)} if recipe else told
+
+
+def _without_parts(door: Predictor, plan: Plan) -> list[Contender]:
+    """Return what the fitted network answers to the test rows if a part is missing in all of them, for each part."""
+    from regraft.evaluation.ladder import Contender
+    from regraft.serving.predictor import Predictor
+
+    found = []
+    rows = plan.rows["test"]
+    for place, name in enumerate(plan.modality.part_names):
+        began = time.perf_counter()
+        lacking = Predictor(plan.modality.without(name), door.task, door.runtime, column=door.column)
+        parts = [lacking.probabilities(chunk) for chunk in raws(plan.dataset, "test")]
+        seconds = time.perf_counter() - began
+        held = getattr(rows, "places_PN", None)
+        there = len(rows) if held is None else int(np.count_nonzero(held[place] >= 0))
+        note = f"{there:,} of {len(rows):,} rows have it" if there < len(rows) else ""
+        found.append(Contender(name=f"without {name}", probabilities_NC=np.concatenate(parts), seconds=seconds, note=note))
+    return found
+
+
+def _row_counts(plan: Plan) -> dict[str, int]:
+    return {name: len(plan.rows[name]) for name in SPLITS}
 
 
 def fill(folder: Path, net: Headed, plan: Plan, report: Report) -> ManifestBody:
@@ -303,5 +349,6 @@ __all__ = [
     "plan",
     "predictor",
     "read",
+    "settled",
     "train",
 ]

@@ -34,7 +34,7 @@ _FORWARD_ROWS = 32
 @contextlib.contextmanager
 def learner(net: Headed, plan: Plan, stages: Stages) -> Iterator[Learner]:
     """Give the part of the network that is trained; what is frozen below it is computed once a row, and kept."""
-    from regraft.training.frozen import learner as made
+    from regraft.training.frozen_parts import learner as made
 
     tuning_class, tuning_options = plan.wanted.tuning.resolve(TUNINGS)
     trainable = tuning_class(tuning_options).trainable(net) - net.fixed
@@ -64,7 +64,7 @@ def features_before(net: Headed, learner: Learner, plan: Plan, stages: Stages) -
     from regraft.evaluation.answer_kind import kind_of
     from regraft.models.forward import pooled
     from regraft.models.transform import folded
-    from regraft.training.frozen import kept_pooled
+    from regraft.training.frozen_parts import kept_pooled
 
     index = {name: np.arange(len(plan.rows[name])) for name in SPLITS}
     groups_N = kind_of(plan.task.answers, plan.task.names).groups(plan.targets["train"])
@@ -103,7 +103,7 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages) -> Passes:
     with contextlib.ExitStack() as stack, stages("train"):
         compact = Compacted(learner.net)
         if wanted.machine.compact:
-            used = functools.partial(used_ids, plan.rows["train"])
+            used = functools.partial(used_ids, plan.rows["train"])  # asked only where there is one table
             compact = stack.enter_context(compacted(learner.net, learner.trainable, used))
         stages.notes(compact.notes)
         learning = view(compact.net, fast_dropouts(compact.net))

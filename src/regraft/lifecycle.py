@@ -69,7 +69,7 @@ def fit(data: Any = None, /, *, config: str | Path | None = None, listen: Listen
     data, options = fitting.joined_splits(data, options)
     wanted, stages = build(FitOptions, options), Stages(listen)
     check_out(wanted.out)
-    base, wanted = fitting.open_base(wanted, stages)
+    base, wanted = fitting.open_base(fitting.settled(data, wanted, stages), stages)
     with with_threads(wanted.machine.threads), fitting.read(data, wanted, stages) as dataset:
         plan = fitting.plan(data, dataset, base, wanted, stages)
         net = fitting.network(plan, stages)

@@ -225,7 +225,9 @@ def respelt(cls: type[object], values: Mapping[str, JSON]) -> dict[str, JSON]:
     made = dict(values)
     for name, table in _tables(cls).items():
         given = made.get(name)
+        spelt = {key.replace("-", "_"): key for key in table.names()}  # as Python writes it
         short = {key: made.pop(key) for key in table.names() if key in made}
+        short |= {key: made.pop(as_said) for as_said, key in spelt.items() if as_said in made}
         if not short or not isinstance(given, Mapping | None):
             made |= short
             continue

@@ -9,16 +9,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from regraft.data.dataset import Dataset, Seen, load_dataset
-from regraft.data.gathering import Gather
 from regraft.data.roles import Recogniser
 from regraft.data.targets import as_number
 from regraft.errors import DataError, Problem
 from regraft.modalities import MODALITIES
 from regraft.modalities.digests import modality_digest
-from regraft.modalities.encoded import EncodedRows
+from regraft.modalities.encoded import SplitRows
 from regraft.modalities.encoded_store import EncodedStore
 from regraft.tasks import TASKS
 from regraft.training.stages import Stages
@@ -27,6 +26,7 @@ from regraft.types import Array
 from regraft.verbs import FitOptions
 
 if TYPE_CHECKING:
+    from regraft.data.clean import Sight
     from regraft.modalities.modality import Modality
     from regraft.models.base import Base
     from regraft.tasks.task import Task
@@ -58,7 +58,7 @@ class Plan:
     modality: Modality
     preprocessing: str
     task: Task
-    rows: Mapping[str, EncodedRows]
+    rows: Mapping[str, SplitRows]
     targets: Mapping[str, Array]
 
 
@@ -77,13 +77,13 @@ def read(data: Any, wanted: FitOptions, stages: Stages) -> Dataset:
     """Read the rows, find the roles of the columns, split."""
     modality = wanted.modality.name
     kind = MODALITIES.get(modality)
-    survey = kind.survey(wanted.modality.options)
+    together = kind.gathering(wanted.modality.options, wanted.columns.get(modality, ""))
     column = wanted.columns.get(modality, kind.recognises)
     with stages("read"):
         dataset = load_dataset(
             data,
             target=wanted.target,
-            inputs={modality: Gather(wanted.columns.get(modality, ""), survey) if survey else _single(column, kind)},
+            inputs={modality: together or _single(column, kind)},
             valid=wanted.valid,
             test=wanted.test,
             seed=wanted.seed,
@@ -98,7 +98,7 @@ def read(data: Any, wanted: FitOptions, stages: Stages) -> Dataset:
 
 
 def _single(column: str | Recogniser, kind: type[Modality]) -> str | Recogniser | Seen:
-    return Seen(column, kind) if kind.looks else column
+    return Seen(column, cast("Sight", kind)) if kind.looks else column  # its methods are those of the class
 
 
 def plan(data: Any, dataset: Dataset, base: Base, wanted: FitOptions, stages: Stages) -> Plan:
@@ -114,10 +114,14 @@ def plan(data: Any, dataset: Dataset, base: Base, wanted: FitOptions, stages: St
         raise DataError([dataclasses.replace(problem, where=place) for problem in error.problems]) from None
     check_targets(task, dataset)
     with stages("tokenise", sum(len(dataset.split(split)) for split in dataset.names)):
-        modality = base.modality({**wanted.modality.options, **dataset.settled}, lambda: raws(dataset, "train"))
-        preprocessing, cache = modality_digest(modality), wanted.machine.cache
-        store = EncodedStore(cache.place, cache.disk_bytes, preprocessing, stages.note, about=base.name)
-        rows = {split: EncodedRows(modality, functools.partial(raws, dataset, split), store=store) for split in SPLITS}
+        kind, told = MODALITIES.get(wanted.modality.name), {**wanted.modality.options, **dataset.settled}
+        modality = base.prepared(kind, told, lambda: raws(dataset, "train"))
+        preprocessing, cache = functools.cache(modality_digest), wanted.machine.cache
+
+        def store(read_by: Modality) -> EncodedStore:
+            return EncodedStore(cache.place, cache.disk_bytes, preprocessing(read_by), stages.note, about=base.name)
+
+        rows = {split: modality.rows(functools.partial(raws, dataset, split), store) for split in SPLITS}
     stages.notes(modality.notes)
     for split, encoded in rows.items():
         if encoded.dropped:
@@ -130,7 +134,7 @@ def plan(data: Any, dataset: Dataset, base: Base, wanted: FitOptions, stages: St
         dataset=dataset,
         base=base,
         modality=modality,
-        preprocessing=preprocessing,
+        preprocessing=preprocessing(modality),
         task=task,
         rows=rows,
         targets=targets,
@@ -140,9 +144,9 @@ def plan(data: Any, dataset: Dataset, base: Base, wanted: FitOptions, stages: St
 def raws(dataset: Dataset, split: str) -> Iterator[Sequence[Any]]:
     """Yield the raw values of a split in chunks, files that they name read; nothing where there is no such split."""
     if split in dataset.names:
-        kind = MODALITIES.get(dataset.input_modality)
-        for chunk in dataset.split(split).chunks(dataset.input_column, kind.chunk_rows):
-            yield [kind.opened(raw) for raw in chunk] if kind.looks else chunk
+        sight, rows = dataset.sight, MODALITIES.get(dataset.input_modality).chunk_rows
+        for chunk in dataset.split(split).chunks(dataset.input_column, sight.chunk_rows if sight else rows):
+            yield [sight.opened(raw) for raw in chunk] if sight else chunk
 
 
 def check_targets(task: Task, dataset: Dataset) -> None:

@@ -40,6 +40,10 @@ class Encoded:
         """Number of positions."""
         return len(self.spans_T2)
 
+    def arrays(self) -> Mapping[str, Array]:
+        """Return all arrays by name, those of the parts of a row included."""
+        return self.inputs
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:

@@ -43,6 +43,7 @@ ROOMS = [
     "distributed",
     "verbs",
     "recipe",
+    "parts",
     "planning",
     "learning",
     "fitting",

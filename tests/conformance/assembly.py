@@ -12,7 +12,6 @@ import torch
 
 from regraft.errors import OptionsError, RegraftError
 from regraft.modalities import MODALITIES
-from regraft.modalities.encoded import EncodedRows
 from regraft.models import BASES
 from regraft.models.net import Headed
 from regraft.models.transform import added_names
@@ -24,7 +23,20 @@ from regraft.training.options import TrainOptions
 from regraft.tuning import TUNINGS
 from regraft.types import Ledger
 
-TINY = {"widths": [8, 8], "width": 16, "heads": 2, "kernel": 3, "vocabulary_size": 300, "positions": 64, "dropout": 0.0}
+TINY_PARTS = {
+    "words": {"name": "mlp", "width": 16, "layers": 2, "vocabulary_size": 300, "dropout": 0.0},
+    "facts": {"name": "table", "width": 16, "layers": 2, "heads": 2, "dropout": 0.0},
+}
+TINY = {
+    "parts": TINY_PARTS,
+    "widths": [8, 8],
+    "width": 16,
+    "heads": 2,
+    "kernel": 3,
+    "vocabulary_size": 300,
+    "positions": 64,
+    "dropout": 0.0,
+}
 
 
 def tiny_base(name: str, layers: int = 1) -> Any:
@@ -66,6 +78,11 @@ def pretrained_bases() -> list[str]:
     return [name for name, base in bases.items() if base is not None and base.card().size_bytes]
 
 
+def rows_of(modality: Any, raws: list[Any]) -> Any:
+    """Return raw values as the rows of a split."""
+    return modality.rows(lambda: [raws], lambda _: None)
+
+
 @dataclass
 class Assembly:
     """A learnt task, a modality, a network, and encoded rows with their targets."""
@@ -77,15 +94,15 @@ class Assembly:
     values: list[Any]
 
     @property
-    def rows(self) -> EncodedRows:
-        return EncodedRows(self.modality, [self.raws])
+    def rows(self) -> Any:
+        return rows_of(self.modality, self.raws)
 
     def objective(self, name: str = "supervised") -> Any:
         cls = OBJECTIVES.get(name)
         return cls(cls.Options()).attach(self.rows, self.task.targets(self.values), self.task)
 
     def outputs(self, raws: list[Any], batch_size: int = 64) -> np.ndarray:
-        rows = EncodedRows(self.modality, [raws])
+        rows = rows_of(self.modality, raws)
         self.net.eval()
         with torch.no_grad():
             parts = [
@@ -112,7 +129,7 @@ def assemble(task_name: str, base_name: str = "mlp", seed: int = 0, n: int = 96)
     modality = base.modality({}, lambda: iter([raws]))
     backbone = base.backbone(modality, seed)
     assert task.needs <= backbone.provides, "the tasks here need nothing that a tiny backbone lacks"
-    return Assembly(task, modality, Headed(backbone, task.head(backbone.width, 0.0, seed)), raws, values)
+    return Assembly(task, modality, Headed(backbone, backbone.head(task, 0.0, seed)), raws, values)
 
 
 def fit(

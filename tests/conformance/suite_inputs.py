@@ -7,10 +7,9 @@ import json
 import numpy as np
 import torch
 import transformers
-from assembly import check_options_class, flat, scratch_bases, tiny_base
+from assembly import check_options_class, flat, rows_of, scratch_bases, tiny_base
 
 from regraft.modalities import MODALITIES
-from regraft.modalities.encoded import EncodedRows
 from regraft.models import BASES, POOLINGS
 
 SIGNAL = np.random.default_rng(0).random((40, 2))
@@ -23,13 +22,16 @@ def modality_of(base, raws):
 def rendered(name):
     """Return raw values of a modality and the modality itself, as some base that reads it prepares it."""
     raws = MODALITIES.get(name).example(SIGNAL, 0)
-    base = next(base for base in map(tiny_base, scratch_bases()) if base.modality_name == name)
-    return raws, modality_of(base, raws)
+    cls = MODALITIES.get(name)
+    base = next(base for base in map(tiny_base, scratch_bases()) if base.modality_name == (cls.over or name))
+    options = {"columns": list(raws[0])} if cls.over else {}
+    return raws, base.prepared(cls, options, lambda: iter([raws[:25], raws[25:]]))
 
 
 def same(left, right):
     """Whether two encoded rows are equal in everything but the spans."""
-    return left.dropped == right.dropped and all(np.array_equal(left.inputs[key], right.inputs[key]) for key in left.inputs)
+    one, two = left.arrays(), right.arrays()
+    return left.dropped == right.dropped and all(np.array_equal(one[key], two[key]) for key in {*one, *two})
 
 
 def check_modality_options(name):
@@ -59,6 +61,7 @@ def check_modality_encodes_each_row_by_itself(name):
         assert same(alone, row)
         assert np.array_equal(alone.spans_T2, row.spans_T2)
         assert row.length > 0
+        assert row.arrays()
         assert all(len(array) == row.length for array in row.inputs.values())
         assert (row.spans_T2[:, 0] <= row.spans_T2[:, 1]).all()
     assert all(same(left, right) for left, right in zip(modality.encode(raws, spans=False), together, strict=True))
@@ -110,7 +113,7 @@ def based(name, seed=0):
 
 
 def features_of(backbone, modality, raws):
-    batch = EncodedRows(modality, [raws]).batch(np.arange(len(raws)))
+    batch = rows_of(modality, raws).batch(np.arange(len(raws)))
     with torch.no_grad():
         return backbone({key: torch.from_numpy(array) for key, array in batch.inputs.items()}, torch.from_numpy(batch.mask_BT))
 

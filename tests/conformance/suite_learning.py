@@ -38,7 +38,7 @@ def check_tuning_options(name):
 
 
 def check_tuning_names_weights_and_touches_nothing(name):
-    for made, tuning in tunable(name, ("mlp", "transformer", "conv")):
+    for made, tuning in tunable(name, ("mlp", "transformer", "conv", "fusion")):
         net = made.net
         state = flat(net)
         names = tuning.trainable(net)
@@ -61,7 +61,8 @@ def check_tuning_lets_learn_what_it_names_and_nothing_else(name):
 
 
 def check_every_weight_that_a_tuning_names_gets_a_gradient(name):
-    for made, tuning in tunable(name, ("transformer", "lstm", "cnn", "conv")):
+    bases = ("transformer", "lstm", "cnn", "conv", "fusion", "fusion/gated", "fusion/early", "fusion/late")
+    for made, tuning in tunable(name, bases):
         objective = made.objective()
         (batch,) = next(objective.batches(0, 96, 96, np.random.default_rng(0)))
         objective.loss(made.net, batch)[0].total.backward()

@@ -14,7 +14,7 @@ from regraft.evaluation import ANSWERS, METRICS
 from regraft.evaluation.answer_kind import fitting_names, kind_of
 from regraft.evaluation.options import JudgeOptions
 from regraft.modalities import MODALITIES
-from regraft.models.backbones import Backbone
+from regraft.models.fused import load_backbone
 from regraft.models.net import BACKBONE_FOLDER, WEIGHTS_FILE, Headed, load_outside, save_net
 from regraft.options import build, to_json
 from regraft.tasks import TASKS
@@ -160,6 +160,19 @@ def check_nothing_to_learn_from_is_an_error(name):
         check_error(caught.value)
 
 
+def check_outputs_of_several_heads_can_be_mixed(name):
+    task, _, _ = task_example(name)
+    outputs = torch.stack([3 * task.head(WIDTH, 0.0, seed=seed)(features(7, 3, seed=seed)).detach() for seed in range(3)])
+    parts = np.stack([task.probabilities(output.numpy()) for output in outputs])
+    for place in range(3):
+        alone = torch.zeros(7, 3)
+        alone[:, place] = 1.0
+        np.testing.assert_allclose(task.probabilities(task.mixed(outputs, alone).numpy()), parts[place], atol=1e-5)
+    mixed = task.probabilities(task.mixed(outputs, torch.tensor([[0.5, 0.3, 0.2]]).expand(7, 3)).numpy())
+    assert (mixed <= parts.max(axis=0) + 1e-5).all()
+    assert (mixed >= parts.min(axis=0) - 1e-5).all()
+
+
 def check_heads_are_drawn_from_their_seed(name):
     task, _, _ = task_example(name)
     torch.manual_seed(0)
@@ -198,8 +211,8 @@ def check_save_and_load_are_bit_equal(name, folder):
     )
     task = type(made.task).restore(build(type(made.task).Options, facts["options"]), facts["task"])
     modality = type(made.modality).load(folder / BACKBONE_FOLDER, facts["modality"])
-    backbone = Backbone.load(folder / BACKBONE_FOLDER, facts["backbone"])
-    net = Headed(backbone, task.head(backbone.width, 0.0))
+    backbone = load_backbone(folder / BACKBONE_FOLDER, facts["backbone"])
+    net = Headed(backbone, backbone.head(task, 0.0))
     load_outside(net, folder / WEIGHTS_FILE)
     before = made.outputs(made.raws[:7])
     made.net, made.modality = net, modality
@@ -275,6 +288,7 @@ CHECKS = (
     check_losses_of_parts_add_up,
     check_targets_are_judged,
     check_nothing_to_learn_from_is_an_error,
+    check_outputs_of_several_heads_can_be_mixed,
     check_heads_are_drawn_from_their_seed,
     check_same_seed_same_bytes,
     check_prediction_works_without_targets_and_whatever_the_padding,

@@ -68,7 +68,7 @@ def _click_option(row: OptionHelp) -> Callable[[F], F]:
 
 
 def _variable(row: OptionHelp) -> str:
-    return "flag_" + row.path.replace(".", "__")
+    return "flag_" + row.path.replace(".", "__").replace("-", "_")
 
 
 def _nested(path: str, value: object) -> dict[str, JSON]:

@@ -45,6 +45,8 @@ def show_fit(artifact: Artifact, report: Report, seconds: float, console: Consol
     if report.ladder:
         console.print(render.verdict_panel(report.ladder.verdict))
         console.print(render.ladder_table(report.ladder))
+    if report.ablation:
+        console.print(render.ablation_table(report.ablation))
     for table in render.tables(report.judgement):
         console.print(table)
     _show_ledger(report, console)

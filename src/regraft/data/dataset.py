@@ -49,6 +49,7 @@ class Dataset:
         ledger: What was lost, and what is odd but bearable.
         folder: The private folder.
         settled: Options of the modality that are known since all rows were looked at.
+        sight: Looks at values of the input column, files that they name included; None where they are taken as they are.
     """
 
     splits: Mapping[str, Split]
@@ -60,6 +61,7 @@ class Dataset:
     ledger: Ledger
     folder: Path
     settled: Mapping[str, JSON] = field(default_factory=dict)
+    sight: Sight | None = None
     _remove: Any = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -190,6 +192,7 @@ def load_dataset(
             ledger=ledger,
             folder=folder,
             settled=surveyed.settled if surveyed else {},
+            sight=sight,
         )
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

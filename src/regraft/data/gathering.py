@@ -58,10 +58,12 @@ class Gather:
     Args:
         columns: Names with commas between them, as the user gave them; all but the target if empty.
         survey: Looks at them.
+        flags: Column -> the flag that names it, where that is not the one of the modality that reads all of them.
     """
 
     columns: str
     survey: Survey
+    flags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,11 +93,13 @@ def gather(tables: Mapping[str, RowSource], target: str, modality: str, wanted: 
     """
     source = tables["train"]
     named = named_columns(wanted.columns, source.columns)
-    flag, problems = f"--{modality}", []
+    flags: dict[str, str] = {**dict.fromkeys(named, f"--{modality}"), **wanted.flags}
+    problems: list[Problem] = []
     for table in tables.values():
-        problems += missing_columns(named, table.columns, table.name, f"a column that {flag} names")
-    if target in named:
-        fix = f"leave it out of {flag}"
+        for name, flag in flags.items():
+            problems += missing_columns([name], table.columns, table.name, f"a column that {flag} names")
+    if target in flags:
+        fix = f"leave it out of {flags[target]}"
         problems.append(Problem(what=f"the target '{target}' cannot be read as well", where=source.name, fix=fix))
     if problems:
         raise DataError(problems)

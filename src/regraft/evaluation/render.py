@@ -17,7 +17,7 @@ from rich.text import Text
 from regraft.evaluation import METRICS
 from regraft.evaluation.compare import Comparison
 from regraft.evaluation.judge import ClassRow, Confusion, Judgement
-from regraft.evaluation.ladder import Ladder
+from regraft.evaluation.ladder import Ladder, Step
 from regraft.evaluation.measure import shown
 from regraft.evaluation.report import Report
 from regraft.training.cost import sentences
@@ -39,6 +39,7 @@ def draw(report: Report) -> Group:
     parts: list[RenderableType] = []
     if report.ladder:
         parts += [verdict_panel(report.ladder.verdict), ladder_table(report.ladder)]
+    parts += [ablation_table(report.ablation)] if report.ablation else []
     parts += [
         *tables(report.judgement),
     ]
@@ -111,6 +112,29 @@ def ladder_table(ladder: Ladder) -> Table:
         legend = f"verdict, change of {quantity} and p of a paired randomisation test: against the row above"
     notes = [f"{_short(step.name, 16)}: {_clean(step.note)}" for step in ladder.steps if step.note]
     table.caption = Text("\n".join([legend, *notes]), style="dim")
+    return table
+
+
+def ablation_table(steps: Sequence[Step]) -> Table:
+    """Return what the model is without each part of a row, the part that it needs most first."""
+    headline = next(iter(steps[0].metrics))
+    share, tested = METRICS.get(headline).bounds == (0.0, 1.0), [step.against_previous for step in steps]
+    quantity = next((comparison.quantity for comparison in tested if comparison), "")
+    table = _table("", f"{headline} %" if share else headline, "verdict", "change" if quantity else "points", "p")
+    for column in table.columns[3:]:
+        column.justify = "right"
+    order = sorted(steps, key=lambda step: -abs(step.against_previous.difference.value) if step.against_previous else 0.0)
+    for step in order:
+        metric, comparison = step.metrics[headline], step.against_previous
+        cells = [Text(""), Text(""), Text("")]
+        if comparison:
+            verdict = Text(comparison.verdict, style=_VERDICT_STYLES.get(comparison.verdict, ""))
+            cells = [verdict, Text(comparison.shown()), Text(_p(comparison.p_value))]
+        table.add_row(Text(_short(step.name, 28)), Text(_percent(metric) if share else _numbers(headline, metric)), *cells)
+    notes = [f"{_short(step.name, 28)}: {_clean(step.note)}" for step in steps if step.note]
+    table.caption = Text(
+        "\n".join(["the fitted model on the same rows, one part taken away: against all parts", *notes]), style="dim"
+    )
     return table
 
 

@@ -14,6 +14,8 @@ As JSON (strict: None where a number is undefined, with a note saying why):
     verdict_detail    {a, b, verdict, difference {value, low, high, n}, test, p_value, only_a_right, only_b_right,
                       smallest_detectable_difference}; None if nothing was compared. Where answers are not simply right or
                       wrong, "quantity" names the metric that the difference is of, and nearer_a, nearer_b count rows
+    ablation          only where a row has several parts: [{name: "without PART", metrics, seconds, note, against_previous}],
+                      the same model on the same rows as if that part were missing in all, against the model with all parts
     ledger            reason -> {count, examples}
     fingerprint       of the data, as the data room gives it
     seconds           in all
@@ -54,6 +56,7 @@ class Report:
         cost: Throughput, share of the machine's peak, memory, JSON values by name.
         notes: Sentences a reader must know, beside those of the judgement.
         about: What was judged, JSON values by name.
+        ablation: Of rows with several parts, what the model is without each of them.
     """
 
     kind: str
@@ -66,6 +69,7 @@ class Report:
     cost: Mapping[str, JSON] = field(default_factory=dict)
     notes: Sequence[str] = ()
     about: Mapping[str, JSON] = field(default_factory=dict)
+    ablation: Sequence[Step] = ()
 
     @property
     def verdict(self) -> str | None:
@@ -85,6 +89,7 @@ class Report:
             "ladder": [step.to_json() for step in self.ladder.steps] if self.ladder else [],
             "verdict": self.verdict,
             "verdict_detail": self.ladder.verdict.to_json() if self.ladder else None,
+            **({"ablation": [step.to_json() for step in self.ablation]} if self.ablation else {}),
             "ledger": self.ledger.to_json(),
             "fingerprint": self.fingerprint,
             "seconds": self.seconds,
@@ -139,6 +144,7 @@ class Report:
             cost=dict(values.get("cost", {})),
             notes=tuple(values["notes"]),
             about=values["about"],
+            ablation=tuple(Step.from_json(step) for step in values.get("ablation", ())),
         )
 
 

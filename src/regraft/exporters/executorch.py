@@ -111,9 +111,14 @@ def _program(graph: Graph, source: Source, rows: int) -> bytes:
     import torch
 
     from regraft.exporters.graph import example_batch
+    from regraft.models.backbones import BATCH, LENGTH
 
-    batch, length = torch.export.Dim("batch", min=1, max=rows), torch.export.Dim("length", min=1, max=source.modality.longest)
-    shapes = {name: {axis: (batch, length)[axis] for axis in graph.axes} for name in graph.names}
+    called = {name for axes in graph.axes.values() for name in axes.values()}
+    # Parts of a row have lengths of their own.
+    most = {f"{part.key}__{LENGTH}": part.modality.longest for part in getattr(source.modality, "parts", ())}
+    most[BATCH] = rows
+    sizes = {name: torch.export.Dim(name, min=1, max=most.get(name, source.modality.longest)) for name in called}
+    shapes = {name: {axis: sizes[called] for axis, called in graph.axes[name].items()} for name in graph.names}
     example = graph.arguments(example_batch(source.modality))
     with _quiet():
         program = bare(captured(graph, example, ExecutorchExporter.name, shapes))

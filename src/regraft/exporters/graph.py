@@ -14,6 +14,7 @@ Shapes: B rows, T positions.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -23,11 +24,12 @@ import torch
 from torch import nn
 
 from regraft.exporters.fold import folded
-from regraft.models.backbones import Shapes
+from regraft.modalities.fusion import Fusion, Joined
+from regraft.models.backbones import BATCH, LENGTH, Shapes
 from regraft.models.evaluation_mode import without_gradients
 from regraft.models.net import Headed
 from regraft.models.view import view
-from regraft.types import Array, Batch, FloatArray
+from regraft.types import Array, Batch, Encoded, FloatArray
 
 if TYPE_CHECKING:
     from regraft.exporters.exporter import Source
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
 
 MASK = "attention_mask"
 OUTPUT = "logits"
-BATCH, LENGTH = "batch", "length"
 _PLAIN_ATTENTION = "eager"
 _TOKENS = "input_ids"
 _LONGEST_TRIED = 512
@@ -65,9 +66,10 @@ class Graph(nn.Module):
         return (*self.inputs, MASK) if self.masked else self.inputs
 
     @property
-    def axes(self) -> dict[int, str]:
-        """Axes of the arguments that may have any length, and what they are called."""
-        return {0: BATCH, 1: LENGTH} if self.masked else {0: BATCH}
+    def axes(self) -> dict[str, dict[int, str]]:
+        """For each argument its axes of any length, and what they are called."""
+        found: dict[str, dict[int, str]] = {name: self.net.backbone.axes(name) for name in self.inputs}
+        return {**found, MASK: {0: BATCH, 1: LENGTH}} if self.masked else found
 
     def forward(self, *values: torch.Tensor) -> torch.Tensor:
         """Return the raw output of the head (B, ...).
@@ -90,7 +92,7 @@ class Graph(nn.Module):
 
     def dynamic_shapes(self) -> dict[str, dict[int, str]]:
         """Return for each argument its axes of any length, by name."""
-        return dict.fromkeys(self.names, self.axes)
+        return self.axes
 
 
 def arrays_of(batch: Batch) -> dict[str, Array]:
@@ -100,10 +102,15 @@ def arrays_of(batch: Batch) -> dict[str, Array]:
 
 def token_tables(graph: Graph) -> set[str]:
     """Return the names of the tables that a row of data touches only a part of."""
-    if _TOKENS not in graph.inputs:
-        return set()
-    table = graph.net.backbone.body.get_input_embeddings().weight
-    return {name for name, tensor in graph.named_parameters(remove_duplicate=False) if tensor is table}
+    bodies = [part.body for part in _parts(graph.net) if _TOKENS in part.architecture.inputs]
+    tables = {id(body.get_input_embeddings().weight) for body in bodies}
+    return {name for name, tensor in graph.named_parameters(remove_duplicate=False) if id(tensor) in tables}
+
+
+def _parts(net: Headed) -> list[Any]:
+    """Return the backbones of a network: one, or one a part."""
+    backbone: Any = net.backbone
+    return getattr(backbone, "backbones", [backbone])
 
 
 def graph_of(source: Source, replacement: Replacement = lambda module: None) -> Graph:
@@ -126,10 +133,10 @@ def _padded(net: Headed) -> Headed:
     shared = {id(tensor): tensor for tensor in (*net.parameters(), *net.buffers())}
     twin: Headed = copy.deepcopy(net, shared)  # a memo holds the objects that are not copied
     twin.backbone.shapes = Shapes("padded")
-    body: Any = twin.backbone.body
-    if body.config._attn_implementation != _PLAIN_ATTENTION:
-        # Fused attention lays its result out otherwise than the plain steps that a graph is made of.
-        body.set_attn_implementation(_PLAIN_ATTENTION)
+    for body in (part.body for part in _parts(twin)):
+        if body.config._attn_implementation != _PLAIN_ATTENTION:
+            # Fused attention lays its result out otherwise than the plain steps that a graph is made of.
+            body.set_attn_implementation(_PLAIN_ATTENTION)
     return twin
 
 
@@ -148,20 +155,50 @@ def _named(graph: Graph) -> Graph:
 
 def example_batch(modality: Modality) -> Batch:
     """Return a few rows of a modality's own example: what a graph is captured with."""
+    if isinstance(modality, Fusion):
+        return Batch(*modality.collate(_rows(modality)))
     inputs, mask_BT = _example(modality)
     return Batch(inputs=modality.ready(inputs), mask_BT=mask_BT)
 
 
-def _example(modality: Modality) -> tuple[dict[str, Array], Array]:
+def _rows(modality: Modality) -> list[Encoded]:
     raws = [raw for raw in modality.made_up(_SIGNAL, 0) if not modality.problem(raw)]
-    return modality.pad(modality.encode(raws, spans=False))
+    return modality.encode(raws, spans=False)
+
+
+def _example(modality: Modality) -> tuple[dict[str, Array], Array]:
+    return modality.pad(_rows(modality))
 
 
 def trial_batches(modality: Modality) -> Iterator[tuple[str, Batch]]:
     """Yield batches of extreme shapes, each with what it is: one position, one row, very uneven rows, the longest row."""
+    if isinstance(modality, Fusion):
+        yield from _trials_of_parts(modality)
+        return
     longest = min(modality.longest or _LONGEST_TRIED, _LONGEST_TRIED)
     for rows, lengths in ((1, (1,)), (1, (2,)), (5, (1, 2, 3, 3, 7)), (2, (longest, 1)), (1, (longest,))):
         yield f"{rows} x {max(lengths)}", _of_lengths(modality, [min(length, longest) for length in lengths])
+
+
+def _trials_of_parts(modality: Fusion) -> Iterator[tuple[str, Batch]]:
+    """Yield batches in which the parts have extreme shapes at once, and batches in which rows lack a part, or all rows do."""
+    trials = [list(trial_batches(part.modality)) for part in modality.parts]
+    for one in zip(*trials, strict=True):
+        made = [(dict(batch.inputs), batch.mask_BT) for _, batch in one]
+        yield " and ".join(told for told, _ in one), Batch(*modality.together(made))
+    for place, part in enumerate(modality.parts):
+        for told, lacking in (("some", (True, False, True)), ("all", (True, True, True))):
+            encoded = _rows(modality)
+            rows = [row if not out else _without(row, place) for row, out in zip(encoded, lacking, strict=True)]
+            yield f"3 rows, {told} without '{part.name}',", Batch(*modality.collate(rows))
+
+
+def _without(row: Encoded, place: int) -> Encoded:
+    """Return a row that lacks one of its parts."""
+    if not isinstance(row, Joined):
+        raise TypeError("only a row of several parts can lack one")
+    parts = tuple(None if number == place else part for number, part in enumerate(row.parts))
+    return dataclasses.replace(row, parts=parts)
 
 
 def _of_lengths(modality: Modality, lengths: list[int]) -> Batch:

@@ -33,8 +33,8 @@ _ODD_TEXTS = ("Naïve CAFÉ, über straße!", "x", "a b  c\td\ne", "0123456789 3
 def tokenizer_problems(source: Source) -> list[Problem]:
     """Return why the preprocessing of an artifact cannot be given to the hub's tools."""
     text = source.modality
-    if not isinstance(text, Text):
-        what = "the hub's tools for sentences read text"
+    if not isinstance(text, Text) or text.columns:
+        what = "the hub's tools for sentences read one text"
         fix = "make another form of it, such as regraft export ARTIFACT --format onnx"
         return [Problem(what=what, got=f"an artifact that reads {type(text).__name__}", expected="text", fix=fix)]
     content, files = _tokenizer_of(source)

@@ -93,7 +93,7 @@ def captured(
     from regraft.exporters.recurrence_call import with_own_operators
 
     axis = torch.export.Dim.DYNAMIC
-    any_shape = {name: dict.fromkeys(graph.axes, axis) for name in graph.names}
+    any_shape = {name: dict.fromkeys(graph.axes[name], axis) for name in graph.names}
     try:
         with torch.no_grad():
             program = torch.export.export(

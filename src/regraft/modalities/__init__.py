@@ -11,6 +11,8 @@ MODALITIES: Registry[type[Modality]] = Registry(
         "audio": "regraft.modalities.audio:Audio",
         "series": "regraft.modalities.series:Series",
         "table": "regraft.modalities.table:Table",
+        "text-pair": "regraft.modalities.text_pair:TextPair",
+        "fusion": "regraft.modalities.fusion:Fusion",
     },
 )
 

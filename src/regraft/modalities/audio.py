@@ -93,10 +93,10 @@ class Audio(Modality):
 
     Options: ClassVar[type[Any]] = AudioOptions
     name: ClassVar[str] = "audio"
-    libraries: ClassVar[tuple[str, ...]] = ("numpy", "soundfile", "soxr")
+    libraries: tuple[str, ...] = ("numpy", "soundfile", "soxr")
     unit: ClassVar[str] = "frames"
-    chunk_rows: ClassVar[int] = 64
-    looks: ClassVar[bool] = True
+    chunk_rows: int = 64
+    looks: bool = True
 
     def __init__(
         self, options: AudioOptions, config: Mapping[str, JSON] | None = None, voice: VoiceActivity | None = None

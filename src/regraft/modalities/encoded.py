@@ -7,7 +7,7 @@ import errno
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from regraft.errors import MachineError, Problem
 from regraft.modalities.digests import DIGEST_BYTES, row_digests
 from regraft.modalities.encoded_store import EncodedStore, StoredRows
 from regraft.modalities.modality import Modality, is_count, padded
-from regraft.types import Array, Batch
+from regraft.types import Array, Batch, BatchRows
 
 _MEMORY_BYTES = 256 * 2**20
 
@@ -58,6 +58,16 @@ class _Column:
         mapped = np.memmap(self.file, dtype=self.dtype, mode="r", shape=(self.rows, *self.shape))
         self.file.close()  # the map keeps the bytes; with it they vanish
         return mapped
+
+
+class SplitRows(BatchRows, Protocol):
+    """Encoded rows of a split, however they are held."""
+
+    modality: Modality
+    dropped: int
+    """Positions that were cut off."""
+    truncated_rows: int
+    """Rows that were cut."""
 
 
 class EncodedRows:

@@ -75,9 +75,9 @@ class Image(Modality):
 
     Options: ClassVar[type[Any]] = ImageOptions
     name: ClassVar[str] = "image"
-    libraries: ClassVar[tuple[str, ...]] = ("numpy", "pillow")
-    chunk_rows: ClassVar[int] = 64
-    looks: ClassVar[bool] = True
+    libraries: tuple[str, ...] = ("numpy", "pillow")
+    chunk_rows: int = 64
+    looks: bool = True
 
     def __init__(self, processor: Mapping[str, JSON], options: ImageOptions, *, channels: int = 3) -> None:
         self.options = options

@@ -6,7 +6,7 @@ Shapes: B rows, T positions.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -16,7 +16,9 @@ from regraft.options import JSON
 from regraft.types import Array, Encoded, FloatArray
 
 if TYPE_CHECKING:
-    from regraft.data.gathering import Survey
+    from regraft.data.gathering import Gather, Survey
+    from regraft.modalities.encoded import SplitRows
+    from regraft.modalities.encoded_store import EncodedStore
 
 
 class Modality(ABC):
@@ -27,13 +29,15 @@ class Modality(ABC):
 
     Options: ClassVar[type[Any]]
     name: ClassVar[str]
-    libraries: ClassVar[tuple[str, ...]] = ()
+    libraries: tuple[str, ...] = ()
     """Distributions whose version may change what comes out."""
-    chunk_rows: ClassVar[int] = 1024
+    chunk_rows: int = 1024
     """Raw values that are held at once while many are read."""
     unit: ClassVar[str] = "positions"
     """What positions are called where those that were cut off are counted."""
-    looks: ClassVar[bool] = False
+    over: ClassVar[str] = ""
+    """Registered name of the modality that it is made of: a base that reads that one reads this one too."""
+    looks: bool = False
     """Whether `located`, `opened` and `unreadable` do anything."""
 
     @property
@@ -45,6 +49,19 @@ class Modality(ABC):
     def columns(self) -> tuple[str, ...]:
         """Columns that a raw value is a mapping of; empty where it stands in one column, whatever that is called."""
         return ()
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Names of the parts of a row that may be missing, each by itself; empty where a row is one value."""
+        return ()
+
+    def without(self, name: str) -> Modality:
+        """Return the same preprocessing for which one part is missing in every row.
+
+        Args:
+            name: One of `part_names`.
+        """
+        raise KeyError(name)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -68,6 +85,19 @@ class Modality(ABC):
             raws: The values.
             spans: Whether the raw interval of each position is wanted; without, all of them are (0, 0) and encoding is faster.
         """
+
+    def rows(
+        self, chunks: Callable[[], Iterable[Sequence[Any]]], store: Callable[[Modality], EncodedStore | None]
+    ) -> SplitRows:
+        """Return the rows of a split, encoded once.
+
+        Args:
+            chunks: Gives the raw values, in chunks, whenever it is called; none has a `problem`.
+            store: Where the rows of a modality are kept between runs.
+        """
+        from regraft.modalities.encoded import EncodedRows
+
+        return EncodedRows(self, chunks, store=store(self))
 
     def collate(self, encoded: Sequence[Encoded]) -> tuple[dict[str, Array], Array]:
         """Make a batch of rows, as the network takes it.
@@ -139,21 +169,20 @@ class Modality(ABC):
         """
         return raw
 
-    @classmethod
-    def brought(cls, raws: Sequence[Any], folder: Path | None) -> tuple[list[Any], dict[int, str]]:
+    def brought(self, raws: Sequence[Any], folder: Path | None) -> tuple[list[Any], dict[int, str]]:
         """Return values of the user's own data with the files that they name read, and why for those that cannot be.
 
         Args:
             raws: As the data hold them.
             folder: Folder of the data file; None for data in memory.
         """
-        if not cls.looks:
+        if not self.looks:
             return list(raws), {}
         found, wrong = list(raws), {}
         for i, raw in enumerate(raws):
             if raw is not None:
                 try:
-                    found[i] = cls.opened(cls.located(raw, folder))
+                    found[i] = self.opened(self.located(raw, folder))
                 except ValueError as error:
                     wrong[i] = str(error)
         return found, wrong
@@ -166,6 +195,39 @@ class Modality(ABC):
             options: Plain values for `Options`.
         """
         return None
+
+    @classmethod
+    def inner(cls, raws: Sequence[Any], columns: Sequence[str]) -> list[Any]:
+        """Return raw values of the modality that this one is made of (`over`), from which a base learns how to read them.
+
+        Args:
+            raws: Raw values of this modality.
+            columns: The columns that are read together.
+        """
+        return list(raws)
+
+    @classmethod
+    def around(cls, made: Modality, columns: Sequence[str]) -> Modality:
+        """Return this modality, from the one that it is made of (`over`) as a base reads it.
+
+        Args:
+            made: That modality.
+            columns: The columns that are read together.
+        """
+        return made
+
+    @classmethod
+    def gathering(cls, options: Mapping[str, JSON], columns: str) -> Gather | None:
+        """Return which columns are read together, and what looks at them; None where a raw value stands in one column.
+
+        Args:
+            options: Plain values for `Options`.
+            columns: Names with commas between them, as the user gave them; empty where none was given.
+        """
+        from regraft.data.gathering import Gather
+
+        survey = cls.survey(options)
+        return None if survey is None else Gather(columns, survey)
 
     @classmethod
     def unreadable(cls, raw: Any) -> str:

@@ -76,9 +76,9 @@ class Series(Modality):
 
     Options: ClassVar[type[Any]] = SeriesOptions
     name: ClassVar[str] = "series"
-    libraries: ClassVar[tuple[str, ...]] = ("numpy",)
+    libraries: tuple[str, ...] = ("numpy",)
     unit: ClassVar[str] = "steps"
-    looks: ClassVar[bool] = True
+    looks: bool = True
 
     def __init__(self, options: SeriesOptions, state: State, *, window: int | None = None) -> None:
         self.options = options

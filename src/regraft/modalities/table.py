@@ -85,7 +85,7 @@ class Table(Modality):
 
     Options: ClassVar[type[Any]] = TableOptions
     name: ClassVar[str] = "table"
-    libraries: ClassVar[tuple[str, ...]] = ("numpy",)
+    libraries: tuple[str, ...] = ("numpy",)
 
     def __init__(self, options: TableOptions, learnt: Sequence[Learnt], notes: Sequence[str] = ()) -> None:
         self.options = options

@@ -77,7 +77,7 @@ class Text(Modality):
 
     Options: ClassVar[type[Any]] = TextOptions
     name: ClassVar[str] = "text"
-    libraries: ClassVar[tuple[str, ...]] = ("tokenizers",)
+    libraries: tuple[str, ...] = ("tokenizers",)
     unit: ClassVar[str] = "tokens"
 
     def __init__(
@@ -120,6 +120,16 @@ class Text(Modality):
         return {name: self.pad_id if name == "input_ids" else 0 for name in self.inputs}
 
     @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the base, without truncation and padding."""
+        return self._tokenizer
+
+    @property
+    def companions(self) -> Mapping[str, JSON]:
+        """Companion files of the tokenizer (file name -> JSON)."""
+        return self._files
+
+    @property
     def longest(self) -> int:
         """Most tokens that a text can have, special tokens included."""
         return int(self.options.max_length)
@@ -133,18 +143,12 @@ class Text(Modality):
 
     def problem(self, raw: object) -> str:
         """Return why a raw value cannot be encoded, or an empty string."""
-        if raw is None:
-            return "there is no text"
-        if not isinstance(raw, str):
-            return f"text is expected, got {type(raw).__name__} ({str(raw)[:40]})"
-        if not raw.strip():
-            return "the text is empty"
-        if not raw.isascii():
-            try:
-                raw.encode("utf-8")
-            except UnicodeEncodeError as error:
-                return f"the text holds half a character (a lone surrogate) at position {error.start}"
-        return ""
+        return unreadable(raw)
+
+    @classmethod
+    def unreadable(cls, raw: Any) -> str:
+        """Return why a value can never be read as text, or an empty string."""
+        return unreadable(raw)
 
     def encode(self, raws: Sequence[Any], *, spans: bool = True) -> list[Encoded]:
         """Encode texts that have no `problem`, in order.
@@ -248,6 +252,22 @@ class Text(Modality):
             types_T[: len(frame.before)] = frame.before_types
             types_T[length - len(frame.after) :] = frame.after_types
         return types_T
+
+
+def unreadable(raw: object) -> str:
+    """Return why a value is no text that any tokenizer takes, or an empty string."""
+    if raw is None:
+        return "there is no text"
+    if not isinstance(raw, str):
+        return f"text is expected, got {type(raw).__name__} ({str(raw)[:40]})"
+    if not raw.strip():
+        return "the text is empty"
+    if not raw.isascii():
+        try:
+            raw.encode("utf-8")
+        except UnicodeEncodeError as error:
+            return f"the text holds half a character (a lone surrogate) at position {error.start}"
+    return ""
 
 
 def _portions(texts: Sequence[str]) -> Iterator[list[str]]:

@@ -26,8 +26,12 @@ BASES: Registry[type[Base]] = Registry(
         "sound-conv": "regraft.models.scratch_sounds:SoundConvBase",
         "series": "regraft.models.scratch_series:SeriesBase",
         "table": "regraft.models.scratch_tables:TableBase",
+        "fusion": "regraft.models.fusion:FusionBase",
     },
 )
+
+JOINING = "fusion"
+"""The base that reads columns of several kinds, where the user names such columns and no base that does."""
 
 POOLINGS: "Registry[type[Pooling]]" = Registry(
     "poolings",
@@ -44,4 +48,4 @@ POOLINGS: "Registry[type[Pooling]]" = Registry(
 
 TRANSFORMS: "Registry[type[Transform]]" = Registry("transforms", {"lora": "regraft.models.lora:Lora"})
 
-__all__ = ["BASES", "POOLINGS", "TRANSFORMS", "Base", "BaseCard"]
+__all__ = ["BASES", "JOINING", "POOLINGS", "TRANSFORMS", "Base", "BaseCard"]

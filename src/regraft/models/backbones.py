@@ -21,6 +21,7 @@ from regraft.models import POOLINGS
 from regraft.models.architectures import ARCHITECTURES, Architecture, architecture_of, width_of
 from regraft.models.blocks import Blocks, find_blocks, is_linear
 from regraft.models.folder_check import CONFIG_FILE, check_folder
+from regraft.models.joinings import HeadMaker
 from regraft.models.layout import layout_of
 from regraft.models.packing import Packing, in_fixed_blocks, lengthened, packing_of, run_packed, run_padded
 from regraft.models.transform import added_names
@@ -28,6 +29,8 @@ from regraft.options import JSON
 from regraft.types import Features
 
 _ALIGNMENT_BYTES = 64
+BATCH, LENGTH = "batch", "length"
+"""What axes of the inputs are called that may have any length."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,27 @@ class Backbone(nn.Module):
         if layout is None or self.packing.adapt is None:
             return run_padded(self.body, self.architecture, inputs, mask_BT)
         return layout.unpack(run_packed(self.packing.adapt(self.body), self.architecture, inputs, layout))
+
+    convex: ClassVar[bool] = True
+    """Whether learning nothing but what is new on top of it is a convex problem, or nearly one."""
+
+    @property
+    def saved(self) -> tuple[str, ...]:
+        """Beginnings of the names of weights that lie in the hub's folder."""
+        return ("body.",)
+
+    @property
+    def new(self) -> tuple[str, ...]:
+        """Beginnings of the names of weights that did not come with the base."""
+        return ("pooling.",)
+
+    def axes(self, name: str) -> dict[int, str]:
+        """Return which axes of an input may have any length, and what they are called."""
+        return {0: BATCH, 1: LENGTH} if self.architecture.masked else {0: BATCH}
+
+    def head(self, task: HeadMaker, dropout: float, seed: int = 0) -> nn.Module:
+        """Return the head that a task puts on the features."""
+        return task.head(self.width, dropout, seed)
 
     def spec(self) -> dict[str, JSON]:
         """Return what is not in the hub's folder, as JSON."""

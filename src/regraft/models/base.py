@@ -49,8 +49,10 @@ class Base(ABC):
 
     Options: ClassVar[type[Any]]
     modality_name: ClassVar[str] = "text"
-    pretrained: ClassVar[bool] = True
+    pretrained: bool = True
     """Whether the weights come from somewhere; untrained ones learn at another rate."""
+    joins: ClassVar[bool] = False
+    """Whether it reads columns of several kinds, each by a base of its own."""
 
     def __init__(self, name: str, options: Any) -> None:
         self.name = name
@@ -89,6 +91,22 @@ class Base(ABC):
             options: Plain values for the modality's `Options`, laid over what the base itself prescribes.
             raws: Gives the training values again from the start, in chunks; used only by bases without a vocabulary.
         """
+
+    def prepared(
+        self, kind: type[Modality], options: Mapping[str, JSON], raws: Callable[[], Iterator[Sequence[Any]]]
+    ) -> Modality:
+        """Return the preprocessing of a modality that the base reads, or of one that is made of it (a pair of texts).
+
+        Args:
+            kind: The modality.
+            options: As for `modality`; of one that is made of another, `columns` names those that are read together.
+            raws: Gives the training values again from the start, in chunks.
+        """
+        if not kind.over:
+            return self.modality(options, raws)
+        columns = [str(name) for name in options.get("columns", ())]
+        plain = {name: value for name, value in options.items() if name != "columns"}
+        return kind.around(self.modality(plain, lambda: (kind.inner(chunk, columns) for chunk in raws())), columns)
 
     @abstractmethod
     def backbone(self, modality: Modality, seed: int) -> Backbone:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 BACKBONE_FOLDER = "backbone"
 WEIGHTS_FILE = "weights.safetensors"
-_IN_FOLDER = "backbone.body."
 
 
 class Headed(nn.Module):
@@ -76,8 +75,8 @@ def _moved(array: Array, device: torch.device) -> torch.Tensor:
 
 def outside_backbone_folder(net: Headed) -> dict[str, torch.Tensor]:
     """Return the weights that the hub's folder does not hold (pooling, head), contiguous and on the CPU, by name."""
-    state = net.state_dict()
-    return {name: _plain(tensor) for name, tensor in sorted(state.items()) if not name.startswith(_IN_FOLDER)}
+    state, inside = net.state_dict(), tuple(f"backbone.{path}" for path in net.backbone.saved)
+    return {name: _plain(tensor) for name, tensor in sorted(state.items()) if not name.startswith(inside)}
 
 
 def save_net(net: Headed, folder: Path) -> None:

@@ -145,7 +145,7 @@ class _RightOrWrong:
 def encoded_digest(row: Encoded) -> str:
     """Return the digest of the arrays of an encoded row, by name, type and shape."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, array in sorted(row.inputs.items()):
+    for name, array in sorted(row.arrays().items()):
         digest.update(f"{name}\0{array.dtype}\0{array.shape}\0".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -52,14 +52,15 @@ class TorchRuntime(Runtime):
         import torch
 
         from regraft.models import transform
-        from regraft.models.backbones import Backbone, align
+        from regraft.models.backbones import align
+        from regraft.models.fused import load_backbone
         from regraft.models.net import BACKBONE_FOLDER, WEIGHTS_FILE, Headed, load_outside
 
         device = choose_device(options)
         with torch.random.fork_rng(devices=[]), _as_artifact_error(folder):
             inside = folder / str(manifest.network.facts.get("backbone_folder", BACKBONE_FOLDER))
-            backbone = Backbone.load(inside, manifest.network.backbone)
-            net = Headed(backbone, task.head(manifest.network.head.width, manifest.network.head.dropout))
+            backbone = load_backbone(inside, manifest.network.backbone)
+            net = Headed(backbone, backbone.head(task, manifest.network.head.dropout))
             transform.install(net, manifest.transforms)
             load_outside(net, folder / WEIGHTS_FILE)
             transform.load(net, folder)

@@ -194,6 +194,12 @@ class Classification(Task):
         shares: FloatArray = exponents / exponents.sum(axis=-1, keepdims=True)
         return shares
 
+    def mixed(self, outputs_PBC: torch.Tensor, weights_BP: torch.Tensor) -> torch.Tensor:
+        """Return log sum_p w_p softmax(z_p): logits (B, C) whose softmax is the weighted mean of those of P heads."""
+        from regraft.models.joinings import log_weights
+
+        return (log_weights(weights_BP).T.unsqueeze(-1) + outputs_PBC.log_softmax(dim=-1)).logsumexp(dim=0)
+
     def decode(self, output: FloatArray) -> list[Prediction]:
         """Return the most probable label of each row; of equally probable ones the first in label order.
 

@@ -194,6 +194,17 @@ class MultiLabel(Task):
         shares: FloatArray = 0.5 * (1.0 + np.tanh(0.5 * logits))  # the logistic function without overflow
         return shares
 
+    def mixed(self, outputs_PBC: torch.Tensor, weights_BP: torch.Tensor) -> torch.Tensor:
+        """Return the logits (B, L) whose probabilities are the weighted means of those of P heads."""
+        from torch.nn import functional
+
+        from regraft.models.joinings import log_weights
+
+        logs_PB1 = log_weights(weights_BP).T.unsqueeze(-1)
+        yes_BL = (logs_PB1 + functional.logsigmoid(outputs_PBC)).logsumexp(dim=0)
+        no_BL = (logs_PB1 + functional.logsigmoid(-outputs_PBC)).logsumexp(dim=0)
+        return yes_BL - no_BL
+
     def decode(self, output: FloatArray) -> list[Prediction]:
         """Return the labels of each row whose probability is at least one half, in label order.
 

@@ -174,6 +174,22 @@ class Ordinal(Task):
         shares: FloatArray = np.exp(reach + np.concatenate([stay, nothing], axis=1))
         return shares
 
+    def mixed(self, outputs_PBC: torch.Tensor, weights_BP: torch.Tensor) -> torch.Tensor:
+        """Return the logits (B, K - 1) whose probabilities of ranks are the weighted means of those of P heads.
+
+        Of the mixture, the chance to go beyond rank k is S_k = sum_p w_p prod_{j <= k} sigmoid(z_pj), that to stay there
+        S_{k-1} - S_k = sum_p w_p prod_{j < k} sigmoid(z_pj) sigmoid(-z_pk); the logit is the difference of their logarithms.
+        """
+        from torch.nn import functional
+
+        from regraft.models.joinings import log_weights
+
+        logs_PB1 = log_weights(weights_BP).T.unsqueeze(-1)
+        steps = functional.logsigmoid(outputs_PBC)
+        beyond = steps.cumsum(dim=-1)
+        stays = beyond - steps + functional.logsigmoid(-outputs_PBC)
+        return (logs_PB1 + beyond).logsumexp(dim=0) - (logs_PB1 + stays).logsumexp(dim=0)
+
     def decode(self, output: FloatArray) -> list[Prediction]:
         """Return the median rank of each row.
 

@@ -192,6 +192,20 @@ class Regression(Task):
         numbers: FloatArray = self.mean + self.scale * raw
         return numbers
 
+    def mixed(self, outputs_PBC: torch.Tensor, weights_BP: torch.Tensor) -> torch.Tensor:
+        """Return the output (B, 1) or (B, Q) whose numbers or quantiles are the weighted means of those of P heads."""
+        import torch
+        from torch.nn import functional
+
+        if not self.levels:
+            return super().mixed(outputs_PBC, weights_BP)
+        mean = super().mixed
+        # Steps between quantiles are softplus(z) = log(1 + e^z); its inverse is x + log(1 - e^-x).
+        first, steps = outputs_PBC[..., :1], functional.softplus(outputs_PBC[..., 1:])
+        first, steps = mean(first, weights_BP), mean(steps, weights_BP)
+        steps = steps.clamp(min=torch.finfo(steps.dtype).tiny)
+        return torch.cat([first, steps + torch.log(-torch.expm1(-steps))], dim=-1)
+
     def decode(self, output: FloatArray) -> list[Prediction]:
         """Return the number of each row; of quantiles the median, with all of them beside it.
 

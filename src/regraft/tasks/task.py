@@ -124,6 +124,18 @@ class Task(ABC):
         target; float64. Numpy only.
         """
 
+    def mixed(self, outputs_PBC: torch.Tensor, weights_BP: torch.Tensor) -> torch.Tensor:
+        """Return one output (B, C) for those of several heads, whose `probabilities` are the weighted mean of theirs.
+
+        As it stands here, the weighted mean of the outputs: that is the same where numbers are linear in the output.
+
+        Args:
+            outputs_PBC: Outputs of P heads.
+            weights_BP: Positive, or zero; those of a row add up to 1.
+        """
+        mean_BC: torch.Tensor = (weights_BP.T.unsqueeze(-1) * outputs_PBC).sum(dim=0)
+        return mean_BC
+
     @abstractmethod
     def decode(self, output: FloatArray) -> list[Prediction]:
         """Turn a head's output (B, ...) into one prediction a row. Numpy only: the torch-free core calls it."""

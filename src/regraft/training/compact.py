@@ -29,7 +29,7 @@ from regraft.models.view import view
 from regraft.types import Array
 
 if TYPE_CHECKING:
-    from regraft.modalities.encoded import EncodedRows
+    from regraft.modalities.encoded import SplitRows
     from regraft.models.net import Headed
 
 INPUT = "input_ids"
@@ -145,7 +145,7 @@ def compacted(net: Headed, trainable: Set[str], used: Array | Callable[[], Array
         compact.scatter_back()
 
 
-def used_ids(rows: EncodedRows, name: str = INPUT) -> Array:
+def used_ids(rows: SplitRows, name: str = INPUT) -> Array:
     """Return the ids (U,), sorted, that batches of some rows can hold: those of the rows, and the one that pads.
 
     Args:

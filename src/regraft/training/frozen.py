@@ -195,6 +195,7 @@ class _Pooled(nn.Module):
     def __init__(self, backbone: Any) -> None:
         super().__init__()
         self.provides, self.width, self.blocks = frozenset({POOLED}), backbone.width, backbone.blocks
+        self.convex = backbone.convex
 
     def forward(self, inputs: Mapping[str, torch.Tensor], mask_BT: torch.Tensor) -> Features:
         pooled_BD = inputs[POOLED]

@@ -111,7 +111,8 @@ class _Run:
         self.precision: Precision = getattr(net, "precision", None) or Precision()
         optimizer_class, optimizer_options = options.optimizer.resolve(OPTIMIZERS)
         new = new_parameters(net)
-        rates = peak_rates(options, pretrained=pretrained, only_new=trainable <= new - added_names(net))
+        only_new = trainable <= new - added_names(net) and net.backbone.convex
+        rates = peak_rates(options, pretrained=pretrained, only_new=only_new)
         groups = parameter_groups(net, trainable, new, rates, options.weight_decay)
         self.optimizer = optimizer_class(optimizer_options).build(groups)
         schedule_class, schedule_options = options.schedule.resolve(SCHEDULES)

@@ -11,12 +11,11 @@ from regraft.tuning.tuning import Tuning
 if TYPE_CHECKING:
     from regraft.models.net import Headed
 
-_NEW = ("head.", "backbone.pooling.")
-
 
 def new_parameters(net: Headed) -> set[str]:
-    """Return the names of the parameters that did not come with the base: the head, a pooling that learns, adapters."""
-    return {name for name, _ in net.named_parameters() if name.startswith(_NEW)} | added_names(net)
+    """Return the names of the parameters that did not come with the base: head, learning pooling, untrained parts, adapters."""
+    new = ("head.", *(f"backbone.{path}" for path in getattr(net.backbone, "new", ("pooling.",))))
+    return {name for name, _ in net.named_parameters() if name.startswith(new)} | added_names(net)
 
 
 class Decided(Tuning):
