@@ -130,13 +130,20 @@ def open_adapted(base: Path, folder: Path) -> Any:
             trust_remote_code=False,
             output_loading_info=True,
         )
-        opened = PeftModel.from_pretrained(model, str(folder))
+        try:
+            opened = PeftModel.from_pretrained(model, str(folder))
+        except KeyError as error:  # of a head that is not whole
+            raise ArtifactError(_strangers(folder, [str(error.args[0]).removeprefix(PREFIX)])) from error
     taken = get_peft_model_state_dict(opened, save_embedding_layers=False)
     drawn = {str(key) for key in info["missing_keys"]} - kept.keys()
     names = {name.removeprefix(PREFIX) for name in taken}
     if odd := sorted(drawn | (names ^ kept.keys())):
-        what, fix = "the weights are not those of the hub's class", "restore the artifact from its source, or export it again"
-        raise ArtifactError(Problem(what=what, where=str(folder / ADAPTER_WEIGHTS), got=", ".join(odd[:5]), fix=fix))
+        raise ArtifactError(_strangers(folder, odd))
     whole = opened.get_base_model()
     align(whole)
     return whole.eval()
+
+
+def _strangers(folder: Path, names: list[str]) -> Problem:
+    what, fix = "the weights are not those of the hub's class", "restore the artifact from its source, or export it again"
+    return Problem(what=what, where=str(folder / ADAPTER_WEIGHTS), got=", ".join(names[:5]), fix=fix)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -54,6 +55,7 @@ def test_peft_gives_the_logits_of_the_network(name, folders, tmp_path):  # noqa:
     assert not model.training
 
 
+@pytest.mark.filterwarnings("ignore:Found missing adapter keys:UserWarning")  # PEFT says so and goes on
 def test_weights_that_are_not_of_the_class_are_refused(folders, tmp_path):  # noqa: F811
     from safetensors.torch import load_file, save_file
 
@@ -64,10 +66,7 @@ def test_weights_that_are_not_of_the_class_are_refused(folders, tmp_path):  # no
         left = {key: values for key, values in whole.items() if not key.endswith(name)}
         assert len(left) == len(whole) - 1
         save_file(left, path)
-        with (
-            pytest.warns(UserWarning, match="missing adapter keys"),
-            pytest.raises(ArtifactError, match="not those of the hub"),
-        ):
+        with pytest.raises(ArtifactError, match=rf"not those of the hub(.|\n)*{re.escape(name)}"):
             open_adapted(folders("bert"), tmp_path)
     save_file({**whole, "base_model.model.bert.stranger": torch.zeros(1)}, path)
     with pytest.raises(ArtifactError, match=r"not those of the hub(.|\n)*bert.stranger"):
