@@ -72,6 +72,23 @@ def test_from_a_ts_file_to_answers_without_torch(style, tmp_path):
     assert narrow[1] == "a series of 2 channels is expected, got 1 channel"
 
 
+def test_series_in_json_lines_are_read_as_those_in_memory(tmp_path):
+    lines = [
+        {"flow": [[None if v != v else float(v) for v in step] for step in values.T], "label": label}
+        for values, label in cases(60, 0)
+    ]
+    file = tmp_path / "flows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in lines))
+    options = {**OPTIONS, "train": {"epochs": 1}, "base": {"name": "series", "style": DEFAULT, "width": 8}}
+    artifact = regraft.fit(file, out=tmp_path / "m", **options)
+    assert artifact.manifest.inputs[0].column == "flow"
+    answers = tmp_path / "answers.jsonl"
+    regraft.lifecycle.predict_file(artifact, file, out=answers)
+    found = [json.loads(line) for line in answers.read_text().splitlines()]
+    here = [dict(one.probabilities) for one in regraft.predict(artifact, [row["flow"] for row in lines])]
+    np.testing.assert_allclose([row["probability.up"] for row in found], [one["up"] for one in here], atol=1e-6)
+
+
 def test_what_is_cut_off_is_counted_in_steps(tmp_path):
     train, test = write(tmp_path / "toy_TRAIN.ts", cases(20, 0)), write(tmp_path / "toy_TEST.ts", cases(10, 1))
     base, short = {"name": "series", "style": DEFAULT, "width": 8}, {"name": "series", "max_length": 12}

@@ -16,7 +16,7 @@ from regraft.data.options import DataOptions
 from regraft.data.read_delimited import undecodable
 from regraft.data.reader import CHUNK_BYTES, Chunk, Reader, row_place
 from regraft.data.streams import LongLine, first_bytes, text_blocks, text_lines
-from regraft.data.typing_rows import ColumnTypes, is_texts, nested_value, typed_rows
+from regraft.data.typing_rows import ColumnTypes, kind_of, nested_value, typed_rows
 from regraft.errors import DataError, Problem
 
 _SINGLE = (str, int, float, bool, type(None))
@@ -75,7 +75,7 @@ class JsonLinesReader(Reader):
 
     def _nested(self, row: dict[str, Any], number: int) -> Problem | None:
         for key, value in row.items():
-            if value.__class__ not in _SINGLE and not is_texts(value):
+            if value.__class__ not in _SINGLE and kind_of(value) is None:
                 return nested_value(row_place(self.name, number), key, value, "JSON")
         return None
 

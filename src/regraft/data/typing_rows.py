@@ -11,6 +11,19 @@ from regraft.data.columns import arrow_column, blank_rows
 from regraft.data.reader import row_place
 from regraft.errors import DataError, Problem
 
+
+class _Numbers:
+    """Stands for lists of numbers among the types of values: a series of one channel."""
+
+
+class _Steps:
+    """Stands for lists of lists of numbers: a series of several channels."""
+
+
+class _Empty:
+    """Stands for lists with nothing in them, which go with lists of anything."""
+
+
 _KINDS: dict[type, tuple[str, pa.DataType]] = {
     str: ("text", pa.string()),
     bool: ("true/false", pa.bool_()),
@@ -18,7 +31,12 @@ _KINDS: dict[type, tuple[str, pa.DataType]] = {
     float: ("number with a fraction", pa.float64()),
     bytes: ("bytes", pa.binary()),
     list: ("list of texts", pa.list_(pa.string())),
+    _Empty: ("empty list", pa.list_(pa.string())),
+    _Numbers: ("list of numbers", pa.list_(pa.float64())),
+    _Steps: ("list of lists of numbers", pa.list_(pa.list_(pa.float64()))),
 }
+_LISTS = frozenset({list, _Empty, _Numbers, _Steps})
+_NUMBERS = frozenset({int, float, type(None)})
 _NAMES = {kind: name for kind, (name, _) in _KINDS.items()}
 _ARROW = {kind: arrow for kind, (_, arrow) in _KINDS.items()}
 
@@ -57,11 +75,11 @@ class ColumnTypes:
         return None
 
     def _unseen(self, key: str, value: Any, number: int) -> Problem | None:
-        kind = list if is_texts(value) else type(value)
-        if value is not None and (kind not in _ARROW or (kind is list and not is_texts(value))):
+        kind = kind_of(value)
+        if value is not None and kind is None:
             return nested_value(row_place(self._source, number), key, value, self._described)
         self._order.setdefault(key)
-        self._seen.setdefault((key, kind), number)
+        self._seen.setdefault((key, kind or type(None)), number)
         return None
 
     def schema(self) -> pa.Schema:
@@ -73,10 +91,12 @@ class ColumnTypes:
         fields, problems = [], []
         for key in self._order:
             rows = {kind: row for (name, kind), row in self._seen.items() if name == key and kind in _ARROW}
-            if rows.keys() == {int, float}:
-                rows = {float: rows[float]}
-            if len(rows) > 1:
-                rows.pop(list, None)  # a list among single values is a fault of its row
+            if single := {kind: row for kind, row in rows.items() if kind not in _LISTS}:
+                rows = single  # a list among single values is a fault of its row
+                if rows.keys() == {int, float}:
+                    rows = {float: rows[float]}
+            elif len(rows) > 1:
+                rows.pop(_Empty, None)
             if len(rows) > 1:
                 problems.append(mixed_types(self._source, key, {_NAMES[kind]: row for kind, row in rows.items()}))
             else:
@@ -89,6 +109,29 @@ class ColumnTypes:
 def is_texts(value: object) -> bool:
     """Return whether a value is a list of texts, which may be empty."""
     return isinstance(value, (list, tuple)) and all(part.__class__ is str for part in value)
+
+
+def kind_of(value: object) -> type | None:
+    """Return what stands for the type of a value, or None where a column cannot hold it.
+
+    Example:
+        >>> kind_of("a").__name__, kind_of(["a"]).__name__, kind_of({"a": 1}), kind_of([1, "a"])
+        ('str', 'list', None, None)
+    """
+    if not isinstance(value, (list, tuple)):
+        return type(value) if type(value) in _ARROW else None
+    if not value:
+        return _Empty
+    if is_texts(value):
+        return list
+    if _are_numbers(value):
+        return _Numbers
+    steps = [part for part in value if part is not None]
+    return _Steps if all(isinstance(part, (list, tuple)) and _are_numbers(part) for part in steps) else None
+
+
+def _are_numbers(values: Sequence[object]) -> bool:
+    return set(map(type, values)) <= _NUMBERS
 
 
 def nested_value(where: str, key: str, value: Any, described: str) -> Problem:
@@ -104,7 +147,7 @@ def nested_value(where: str, key: str, value: Any, described: str) -> Problem:
         what=f"nested {described}: the value of '{key}' is not a single value",
         where=f"{where}, column '{key}'",
         got=got,
-        expected="a text, a number, true/false, null or a list of texts",
+        expected="a text, a number, true/false, null, a list of texts or a list of numbers",
         fix=fix,
     )
 

@@ -9,14 +9,13 @@ from pydantic import AfterValidator, Field
 
 from regraft.errors import OptionsError, Problem
 from regraft.modalities.text import Text
-from regraft.models.base import Base, BaseCard
 from regraft.models.choices import limited, pooling_name
+from regraft.models.untrained import Untrained
 from regraft.models.vocabulary import PAD_ID, companions, learn_vocabulary
-from regraft.options import JSON, options, to_json
+from regraft.options import JSON, options
 
 if TYPE_CHECKING:
     from regraft.modalities.modality import Modality
-    from regraft.models.backbones import Backbone
 
 Width = Annotated[int, Field(ge=8, le=4096, multiple_of=2)]
 Layers = Annotated[int, Field(ge=1, le=48)]
@@ -73,30 +72,15 @@ class TransformerOptions(ScratchOptions):
     """Longest text in tokens that the network can place."""
 
 
-class ScratchBase(Base):
+class ScratchBase(Untrained):
     """A network by options and a vocabulary learnt from the training rows."""
 
     Options: ClassVar[type[Any]] = ScratchOptions
-    pretrained = False
-    model_type: ClassVar[str]
-    what: ClassVar[str]
-
-    def card(self) -> BaseCard:
-        """Describe the base without importing anything heavy."""
-        return BaseCard(
-            name=self.name,
-            modality=self.modality_name,
-            what=self.what,
-            parameters=0,
-            size_bytes=0,
-            licence="Apache-2.0",
-            source="made here from options",
-            fetched=True,
-        )
+    reads_type = Text
 
     def fetch(self, say: Callable[[str], None] = lambda _: None) -> None:
         """Check the options against each other; there is nothing to fetch."""
-        self.config(PAD_ID + 1)
+        self.sizes(PAD_ID + 1)
 
     def modality(self, options: Mapping[str, JSON], raws: Callable[[], Iterator[Sequence[Any]]]) -> Modality:
         """Return text preprocessing with a vocabulary learnt from the training rows; the same rows give the same bytes."""
@@ -105,35 +89,16 @@ class ScratchBase(Base):
         files = companions(self.positions or checked.max_length)
         return Text(tokenizer, checked, pad_id=PAD_ID, files=files)
 
-    def backbone(self, modality: Modality, seed: int) -> Backbone:
-        """Return the network with weights drawn from `seed`; torch's own generator is left as it was."""
-        import torch
-
-        from regraft.models.architectures import ARCHITECTURES
-        from regraft.models.backbones import Backbone, Body, PoolingChoice, detach_unused, make_config
-
-        if not isinstance(modality, Text):
-            raise TypeError(f"'{self.name}' reads text, not {type(modality).__name__}")
-        config = make_config(self.config(modality.largest_id + 1), self.name)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            from transformers import AutoModel
-
-            model = AutoModel.from_config(config)
-        body = Body(model, ARCHITECTURES[self.model_type])
-        body.unused = detach_unused(model, keep=True)
-        return Backbone(body, PoolingChoice(self.options.pooling, "chosen by option", seed))
-
-    def origin(self) -> dict[str, JSON]:
-        """Return what the manifest records."""
-        return {"name": self.name, "source": "from scratch", "options": to_json(self.options), "licence": "Apache-2.0"}
+    def config(self, modality: Any) -> dict[str, JSON]:
+        """Return the hub's configuration for the vocabulary of a modality."""
+        return self.sizes(modality.largest_id + 1)
 
     @property
     def positions(self) -> int | None:
         """Longest text in tokens that the network can place, or nothing where there is no limit."""
         return None
 
-    def config(self, vocabulary_size: int) -> dict[str, JSON]:
+    def sizes(self, vocabulary_size: int) -> dict[str, JSON]:
         """Return the hub's configuration as JSON.
 
         Args:
@@ -177,11 +142,11 @@ class CnnBase(ScratchBase):
     model_type = "regraft-cnn"
     what = "residual 1-D convolutions, untrained"
 
-    def config(self, vocabulary_size: int) -> dict[str, JSON]:
+    def sizes(self, vocabulary_size: int) -> dict[str, JSON]:
         """Return the hub's configuration as JSON."""
         if self.options.kernel % 2 == 0:
             raise _misfit("kernel", self.options.kernel, "an odd number")
-        return {**super().config(vocabulary_size), "kernel_size": self.options.kernel}
+        return {**super().sizes(vocabulary_size), "kernel_size": self.options.kernel}
 
 
 class TransformerBase(ScratchBase):
@@ -196,13 +161,13 @@ class TransformerBase(ScratchBase):
         """Longest text in tokens that the network can place."""
         return int(self.options.positions)
 
-    def config(self, vocabulary_size: int) -> dict[str, JSON]:
+    def sizes(self, vocabulary_size: int) -> dict[str, JSON]:
         """Return the hub's configuration as JSON."""
         sizes = self.options
         if sizes.width % sizes.heads:
             raise _misfit("heads", sizes.heads, f"a divisor of the width {sizes.width}")
         return {
-            **super().config(vocabulary_size),
+            **super().sizes(vocabulary_size),
             "num_attention_heads": sizes.heads,
             "intermediate_size": 4 * sizes.width,
             "attention_probs_dropout_prob": sizes.dropout,

@@ -60,7 +60,7 @@ class Untrained(Base):
         import torch
 
         from regraft.models.architectures import ARCHITECTURES
-        from regraft.models.backbones import Backbone, Body, PoolingChoice, make_config
+        from regraft.models.backbones import Backbone, Body, PoolingChoice, detach_unused, make_config
 
         if not isinstance(modality, self.reads_type):
             raise TypeError(f"'{self.name}' reads {self.modality_name}, not {type(modality).__name__}")
@@ -72,6 +72,7 @@ class Untrained(Base):
 
             model = AutoModel.from_config(config)
         body = Body(model, ARCHITECTURES[self.model_type])
+        body.unused = detach_unused(model, keep=True)
         return Backbone(body, PoolingChoice(self.options.pooling, "chosen by option", seed))
 
     def origin(self) -> dict[str, JSON]:

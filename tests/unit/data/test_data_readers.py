@@ -421,6 +421,39 @@ def test_json_nested_and_invalid_rows(tmp_path):
     assert "64 bits" in str(bad[8])
 
 
+def test_json_lists_of_numbers_are_series(tmp_path):
+    lines = [
+        '{"flow": [1, 2.5, null], "both": [[1, 2], [3, null], null], "tags": ["a"], "label": "x"}',
+        '{"flow": [], "both": [], "tags": [], "label": "y"}',
+        '{"flow": [true], "both": [[1, 2]], "tags": ["b"], "label": "x"}',
+        '{"flow": [[1], 2], "both": [[1, 2]], "tags": ["b"], "label": "x"}',
+        '{"flow": [3], "both": [[1, 2]], "tags": ["b", 4], "label": "x"}',
+        '{"flow": [4], "both": [[1, 2]], "tags": [], "label": "x"}',
+    ]
+    reader = reader_for(made(tmp_path / "a.jsonl", "\n".join(lines)), OPTIONS)
+    number = pa.float64()
+    assert [reader.schema.field(name).type for name in ("flow", "both")] == [pa.list_(number), pa.list_(pa.list_(number))]
+    rows, bad = everything(reader, 4)
+    assert sorted(bad) == [3, 4, 5]
+    assert rows[0] == {"flow": [1.0, 2.5, None], "both": [[1.0, 2.0], [3.0, None], None], "tags": ["a"], "label": "x"}
+    assert rows[1] == {"flow": [], "both": [], "tags": [], "label": "y"}
+    assert "a text, a number, true/false, null, a list of texts or a list of numbers" in str(bad[3])
+
+
+def test_json_lists_of_numbers_among_numbers_are_faults_of_their_rows(tmp_path):
+    lines = ['{"n": 1}', '{"n": 2.5}', '{"n": [1, 2]}', '{"n": 3}']
+    reader = reader_for(made(tmp_path / "a.jsonl", "\n".join(lines)), OPTIONS)
+    rows, bad = everything(reader, 10)
+    assert [row["n"] for row in rows] == [1.0, 2.5, None, 3.0]
+    assert "row 3, column 'n'" in str(bad[3])
+    for other, said in (("[[1]]", "list of lists of numbers"), ('["a"]', "list of texts")):
+        lines = ['{"n": [1]}', '{"n": []}', f'{{"n": {other}}}']
+        with pytest.raises(
+            DataError, match=rf"mixes types(.|\n)*list of numbers \(first in row 1\) and {said} \(first in row 3"
+        ):
+            reader_for(made(tmp_path / "b.jsonl", "\n".join(lines)), OPTIONS)
+
+
 def test_json_array_is_named(tmp_path):
     text = refused(made(tmp_path / "a.json", json.dumps(ROWS, indent=1)))
     assert "one JSON array, not JSON lines" in text

@@ -67,7 +67,7 @@ def _body(name: str) -> Any:
         base, kind = cls(name, build(cls.Options, sizes)), cls.model_type
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
-            model = AutoModel.from_config(make_config(base.config(WORDS + 4), name)).eval()
+            model = AutoModel.from_config(make_config(base.sizes(WORDS + 4), name)).eval()
             with torch.no_grad():
                 for weight in model.parameters():
                     weight.add_(0.1 * torch.randn_like(weight))
