@@ -234,7 +234,7 @@ def compared(name: str, out: Path, lines: list[str]) -> list[str]:
             {
                 **value,
                 "ours minus peer": round(found.difference.value, 4),
-                "p": round(found.p_value, 4),
+                "p": float(f"{found.p_value:.2g}"),
                 "ours is": found.verdict,
             },
         )
