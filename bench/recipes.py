@@ -1,6 +1,7 @@
 """The recipes, each run once as a user runs it, with what else answers the same rows.
 
-    python bench/recipes.py NAME ...        writes bench/recipes/NAME.out
+    python bench/recipes.py NAME ...                                    writes bench/recipes/NAME.out
+    python bench/recipes.py --made FOLDER --processor-seconds S NAME    the same for an artifact that the command made before
 
 A recipe is fitted by `regraft fit --config recipes/NAME.yaml` in a process of its own, whose seconds by the clock, seconds of
 processor time (children counted) and peak memory are taken from the kernel. Then the peers answer the same test rows in this
@@ -15,6 +16,7 @@ results_ucr.csv of github.com/angus924/rocket, arXiv:1910.13051).
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -174,16 +176,23 @@ def metric(values: dict[str, Any]) -> dict[str, Any]:
     return {key: values[key] if key == "n" else round(values[key], 4) for key in ("value", "low", "high", "n")}
 
 
-def run(name: str) -> None:
-    """Fit one recipe, let its peers answer, write what was seen."""
+def told(made: Path, seconds: float | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the report of an artifact, and what its fit took as that says it."""
+    report = json.loads((made / "report.json").read_text(encoding="utf-8"))
+    took = {"seconds": round(report["seconds"], 1), "processor_seconds": seconds}
+    return report, {**took, "peak_memory_mb": round(report["cost"]["peak_memory_mb"]), "cores": report["cost"]["cores"]}
+
+
+def run(name: str, made: Path | None, seconds: float | None) -> None:
+    """Fit one recipe, or take what it made before; let its peers answer, write what was seen."""
     shown = f"regraft fit --config recipes/{name}.yaml --out {name}"
     versions = f"regraft {regraft.__version__}, Python {platform.python_version()}"
     machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} core(s), shared with other work"
     lines = [shlex.join(["python", "bench/recipes.py", name]), f"{datetime.now(UTC):%Y-%m-%d}, {machine}, {versions}", shown]
     print("\n".join(lines))
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / name
-        report, took = fitted(name, out)
+        out = made or Path(folder) / name
+        report, took = told(made, seconds) if made else fitted(name, out)
         accuracy = {
             "recipe": name,
             "seed": 0,
@@ -225,7 +234,7 @@ def compared(name: str, out: Path, lines: list[str]) -> list[str]:
             {
                 **value,
                 "ours minus peer": round(found.difference.value, 4),
-                "p": round(found.p_value, 4),
+                "p": float(f"{found.p_value:.2g}"),
                 "ours is": found.verdict,
             },
         )
@@ -242,6 +251,16 @@ def published(name: str, ours: float, lines: list[str]) -> list[str]:
     return [f"{peer} (published)" for peer, value in known.items() if value > ours]
 
 
+def main() -> None:
+    """Run the named recipes, or all."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else None)
+    parser.add_argument("names", nargs="*", metavar="NAME", default=sorted(path.stem for path in RECIPES.glob("*.yaml")))
+    parser.add_argument("--made", type=Path, help="folder of an artifact that the recipe made before")
+    parser.add_argument("--processor-seconds", type=float, help="what its fit took, as the system told it")
+    given = parser.parse_args()
+    for name in given.names:
+        run(name, given.made, given.processor_seconds)
+
+
 if __name__ == "__main__":
-    for wanted in sys.argv[1:] or sorted(path.stem for path in RECIPES.glob("*.yaml")):
-        run(wanted)
+    main()

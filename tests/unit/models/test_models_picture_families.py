@@ -118,9 +118,10 @@ def test_every_cut_gives_the_whole_or_says_why_not(name, folders):
             continue
         made = halves(backbone, cut)
         with without_gradients(backbone):
-            hidden = made.prefix({"pixel_values": pictures()}, mask)
-            both = made.suffix({HIDDEN: hidden}, mask).pooled_BD
-            whole = backbone({"pixel_values": pictures()}, mask).pooled_BD
+            given = {"pixel_values": pictures().contiguous(memory_format=torch.channels_last)}  # as `Image.ready` gives them
+            hidden = made.prefix(given, mask)
+            both = made.suffix({HIDDEN: hidden.contiguous()}, mask).pooled_BD  # as it comes back from where it was kept
+            whole = backbone(given, mask).pooled_BD
         assert hidden.shape[:2] == (3, 1)
         assert torch.equal(both, whole)
 
