@@ -278,7 +278,7 @@ class LateHead(nn.Module):
 
     def forward(self, features: Features) -> torch.Tensor:
         """Return the output (B, ...)."""
-        *vectors, there_BP = torch.split(features.pooled_BD, [*self.widths, len(self.widths)], dim=1)  # type: ignore[no-untyped-call]
+        *vectors, there_BP = torch.split(features.pooled_BD, [*self.widths, len(self.widths)], dim=1)
         outputs = []
         for head, x_BD in zip(self.heads, vectors, strict=True):
             own = Features(sequence_BTD=x_BD.unsqueeze(1), mask_BT=features.mask_BT[:, :1], pooled_BD=x_BD)
