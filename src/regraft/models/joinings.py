@@ -188,7 +188,7 @@ class EarlyJoining(Joining):
 
     def joined(self, found: Sequence[Features], there_BP: torch.Tensor) -> torch.Tensor:
         """Return the vector that gathered each row (B, W)."""
-        rows = len(there_BP)
+        rows = there_BP.shape[0]
         tokens = [self.whole_W.expand(rows, 1, -1)]
         masks = [there_BP.new_ones((rows, 1))]
         for place, (features, norm, map_) in enumerate(zip(found, self.norms, self.maps, strict=True)):
