@@ -196,16 +196,8 @@ def judge(
         kind, targets_N = kind_of(task.answers, task.names), plan.targets["test"]
         without = _without_parts(door, plan)
         if without:
-            lacking = ablation(
-                fitted.probabilities_NC,
-                without,
-                targets_N,
-                task.names,
-                task.metrics,
-                answers=task.answers,
-                options=options,
-                seed=seed,
-            )
+            whole_NC = fitted.probabilities_NC
+            lacking = ablation(whole_NC, without, targets_N, kind, task.metrics, options=options, seed=seed)
         targets_N, probabilities_NC = kind.checked(targets_N, fitted.probabilities_NC)
         judgement = kind.judge(task.metrics, targets_N, probabilities_NC, options=options, seed=seed)
     return Report(

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from regraft.evaluation.answer_kind import kind_of
+from regraft.evaluation.answer_kind import AnswerKind
 from regraft.evaluation.ladder import Contender, Step
 from regraft.evaluation.options import JudgeOptions
-from regraft.types import Array, FloatArray, Label
+from regraft.types import Array, FloatArray
 
 
 def ablation(
     whole: FloatArray,
     without: Sequence[Contender],
     targets_N: Array,
-    labels: Sequence[Label],
+    kind: AnswerKind,
     metrics: Sequence[str],
     *,
-    answers: str = "classes",
     options: JudgeOptions | None = None,
     seed: int = 0,
 ) -> tuple[Step, ...]:
@@ -27,9 +26,8 @@ def ablation(
         whole: What the model gives with all parts.
         without: What it gives without each of them.
         targets_N: What is true; for classes the index of each row.
-        labels: Names of the columns: the classes.
+        kind: Kind of the answers.
         metrics: Registered names of the metrics.
-        answers: Registered name of the kind of answers.
         options: Resamples and confidence.
         seed: Seeds the resamples.
 
@@ -39,7 +37,7 @@ def ablation(
     Raises:
         DataError: There are no rows, or arrays do not fit each other.
     """
-    options, kind = options or JudgeOptions(), kind_of(answers, labels)
+    options = options or JudgeOptions()
     targets_N, whole = kind.checked(targets_N, whole)
     steps = []
     for contender in without:

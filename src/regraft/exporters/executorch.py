@@ -61,7 +61,11 @@ class ExecutorchExporter(Exporter):
         except ModuleNotFoundError as error:
             return list(missing_extra(error, f"'{self.name}' (exporters)", "executorch").problems)
         where, problems = str(source.artifact.path), []
-        if source.modality.longest is None:
+        if source.modality.part_names:
+            what = "a program of ExecuTorch takes rows of one length, and the parts of these rows have lengths of their own"
+            got = f"the parts {', '.join(source.modality.part_names)}"
+            problems.append(Problem(what=what, where=where, got=got, expected="rows of one part", fix=_OTHER_FORMATS))
+        elif source.modality.longest is None:
             what = "a program of ExecuTorch needs a greatest length of rows, and this artifact has none"
             fix = "fit it with --set modality.max_length=512, or " + _OTHER_FORMATS
             problems.append(Problem(what=what, where=where, got="no limit", expected="a limit", fix=fix))
@@ -111,13 +115,10 @@ def _program(graph: Graph, source: Source, rows: int) -> bytes:
     import torch
 
     from regraft.exporters.graph import example_batch
-    from regraft.models.backbones import BATCH, LENGTH
+    from regraft.models.backbones import BATCH
 
     called = {name for axes in graph.axes.values() for name in axes.values()}
-    # Parts of a row have lengths of their own.
-    most = {f"{part.key}__{LENGTH}": part.modality.longest for part in getattr(source.modality, "parts", ())}
-    most[BATCH] = rows
-    sizes = {name: torch.export.Dim(name, min=1, max=most.get(name, source.modality.longest)) for name in called}
+    sizes = {name: torch.export.Dim(name, min=1, max=rows if name == BATCH else source.modality.longest) for name in called}
     shapes = {name: {axis: sizes[called] for axis, called in graph.axes[name].items()} for name in graph.names}
     example = graph.arguments(example_batch(source.modality))
     with _quiet():

@@ -74,6 +74,10 @@ class FusedRows:
         """Return the same rows with other values for the parts: what was made of them further up the network."""
         return FusedRows(self._fusion, parts, self.places_PN)
 
+    def drawn(self, rng: np.random.Generator) -> FusedRows:
+        """Return the rows as one epoch of training sees them: each part varied as it would be alone."""
+        return self.with_parts([part.drawn(rng) for part in self.parts])
+
     def batch(self, rows: Array, targets: Array | None = None) -> Batch:
         """Return the rows with these positions as one batch.
 

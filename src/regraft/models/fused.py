@@ -176,7 +176,8 @@ class Fused(nn.Module):
             found.append(_picked(part, own, own_mask_BT, there_B) if picks else _filled(part, own, own_mask_BT, there_B))
             there.append(there_B)
         pooled_BW = self.pooling(found, torch.stack(there, dim=1))
-        mask_B1 = torch.ones((len(pooled_BW), 1), dtype=torch.bool, device=pooled_BW.device)
+        # The shape, not `len`: a graph that is captured would hold the number of rows fast.
+        mask_B1 = torch.ones((pooled_BW.shape[0], 1), dtype=torch.bool, device=pooled_BW.device)
         return Features(sequence_BTD=pooled_BW.unsqueeze(1), mask_BT=mask_B1, pooled_BD=pooled_BW)
 
     def head(self, task: HeadMaker, dropout: float, seed: int = 0) -> nn.Module:

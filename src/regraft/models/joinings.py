@@ -188,7 +188,7 @@ class EarlyJoining(Joining):
 
     def joined(self, found: Sequence[Features], there_BP: torch.Tensor) -> torch.Tensor:
         """Return the vector that gathered each row (B, W)."""
-        rows = len(there_BP)
+        rows = there_BP.shape[0]
         tokens = [self.whole_W.expand(rows, 1, -1)]
         masks = [there_BP.new_ones((rows, 1))]
         for place, (features, norm, map_) in enumerate(zip(found, self.norms, self.maps, strict=True)):
@@ -278,7 +278,7 @@ class LateHead(nn.Module):
 
     def forward(self, features: Features) -> torch.Tensor:
         """Return the output (B, ...)."""
-        *vectors, there_BP = torch.split(features.pooled_BD, [*self.widths, len(self.widths)], dim=1)  # type: ignore[no-untyped-call]
+        *vectors, there_BP = torch.split(features.pooled_BD, [*self.widths, len(self.widths)], dim=1)
         outputs = []
         for head, x_BD in zip(self.heads, vectors, strict=True):
             own = Features(sequence_BTD=x_BD.unsqueeze(1), mask_BT=features.mask_BT[:, :1], pooled_BD=x_BD)

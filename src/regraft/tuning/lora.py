@@ -64,7 +64,7 @@ class Lora(Tuning):
         from regraft.models.transform import apply
 
         first = list(itertools.islice(batches, 1))
-        if not linear_layers(net, first):
+        if _LINEAR not in net.backbone.provides or not linear_layers(net, first):
             raise OptionsError(_nothing_to_adapt(net))
         apply(net, "lora", self.options, first, seed)
 
@@ -80,7 +80,7 @@ def _nothing_to_adapt(net: Headed) -> Problem:
     return Problem(
         what="the layers of the base have no linear layers that adapters could stand beside",
         where="tuning",
-        got=f"a base of the architecture '{net.backbone.body.config.model_type}'",
+        got=f"a base that provides {', '.join(sorted(net.backbone.provides))}",
         expected="a base with linear layers, such as a transformer",
         fix=f"choose another tuning ({', '.join(able)}) or another base",
     )
