@@ -68,6 +68,16 @@ def check_modality_encodes_each_row_by_itself(name):
     assert modality.encode([]) == []
 
 
+def check_modality_encodes_what_it_can_and_says_why_not(name):
+    raws, modality = rendered(name)
+    strange = [None, object()]
+    tried = modality.attempt([*strange[:1], *raws, *strange[1:]])
+    assert [tried[0], tried[-1]] == [modality.problem(raw) for raw in strange]
+    for left, right in zip(tried[1:-1], modality.encode(raws), strict=True):
+        assert same(left, right)
+    assert modality.attempt(strange[:1]) == [modality.problem(None)]
+
+
 def check_modality_pads_and_masks(name):
     raws, modality = rendered(name)
     encoded = modality.encode(raws)
@@ -100,6 +110,7 @@ MODALITY_CHECKS = (
     check_modality_example_is_a_function_of_its_seed,
     check_modality_says_why_it_cannot_read,
     check_modality_encodes_each_row_by_itself,
+    check_modality_encodes_what_it_can_and_says_why_not,
     check_modality_pads_and_masks,
 )
 

@@ -29,6 +29,7 @@ PIXELS = "pixel_values"
 _SIDE = 32
 _SMALL = {1: 88, 3: 48}  # sides of a picture whose bytes are fewer than 10,000
 _LOOKED_AT = 100
+_NO_SPAN_12 = np.zeros((1, 2), dtype=np.int32)
 
 
 @options
@@ -102,6 +103,16 @@ class Image(Modality):
         """Encode pictures that have no `problem`, in order; a picture covers itself, (0, 1)."""
         span_12 = np.array([[0, int(spans)]], dtype=np.int32)
         return [Encoded(inputs={PIXELS: self._pixels(raw)[None]}, spans_T2=span_12) for raw in raws]
+
+    def attempt(self, raws: Sequence[Any]) -> list[Encoded | str]:
+        """Encode pictures, each decoded once; in the place of one that cannot be stands why."""
+        return list(map(self._attempt, raws))
+
+    def _attempt(self, raw: Any) -> Encoded | str:
+        try:
+            return Encoded(inputs={PIXELS: self._pixels(raw)[None]}, spans_T2=_NO_SPAN_12)
+        except ValueError as error:
+            return str(error)
 
     def ready(self, inputs: dict[str, Array]) -> dict[str, Array]:
         """Return bytes (B, 1, H, W, C) as numbers (B, C, H, W), float32."""

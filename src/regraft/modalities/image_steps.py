@@ -132,7 +132,7 @@ class Steps:
 def _resized(picture: Image, size: tuple[int, int], resample: int) -> Image:
     from PIL.Image import Resampling
 
-    return picture.resize(size, resample=Resampling(resample))
+    return picture if picture.size == size else picture.resize(size, resample=Resampling(resample))
 
 
 def steps_of(processor: Mapping[str, JSON], channels: int) -> Steps:

@@ -86,6 +86,18 @@ class Modality(ABC):
             spans: Whether the raw interval of each position is wanted; without, all of them are (0, 0) and encoding is faster.
         """
 
+    def attempt(self, raws: Sequence[Any]) -> list[Encoded | str]:
+        """Encode what can be encoded, in order, without spans; in the place of the rest stands its `problem`.
+
+        A modality whose `problem` is as much work as encoding does both at once here.
+
+        Args:
+            raws: Any values.
+        """
+        said = [self.problem(raw) for raw in raws]
+        encoded = iter(self.encode([raw for raw, why in zip(raws, said, strict=True) if not why], spans=False))
+        return [why or next(encoded) for why in said]
+
     def rows(
         self, chunks: Callable[[], Iterable[Sequence[Any]]], store: Callable[[Modality], EncodedStore | None]
     ) -> SplitRows:

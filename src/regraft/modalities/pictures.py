@@ -87,8 +87,7 @@ def unreadable(raw: Any) -> str:
         # A JPEG is decoded whole but small: what is cut off or broken shows, at a quarter of the time.
         picture.draft(None, (_DRAFT, _DRAFT))
         _decode(picture)
-        if picture.mode in _FLOATS:
-            raise ValueError("the picture holds floating-point numbers; 8 or 16 bits a channel are expected")
+        _whole_numbers(picture)
     except ValueError as error:
         return str(error)
     return ""
@@ -108,6 +107,7 @@ def pixels(raw: Any, channels: int) -> Image:
 
     picture = open_picture(raw)
     _decode(picture)
+    _whole_numbers(picture)
     if picture.mode in _DEPTH_16:
         values = np.clip(np.asarray(picture).astype(np.int64), 0, 65535)
         picture = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
@@ -119,7 +119,8 @@ def pixels(raw: Any, channels: int) -> Image:
         above = picture.convert("RGBA")
         picture = Image.new("RGB", above.size, (255, 255, 255))
         picture.paste(above, mask=above.getchannel("A"))
-    return picture.convert("RGB" if channels > 1 else "L")
+    mode = "RGB" if channels > 1 else "L"
+    return picture if picture.mode == mode and picture is not raw else picture.convert(mode)
 
 
 def open_picture(raw: Any) -> Image:
@@ -238,6 +239,11 @@ def _within(picture: Image) -> Image:
     if not width or not height:
         raise ValueError("the picture has no pixels")
     return picture
+
+
+def _whole_numbers(picture: Image) -> None:
+    if picture.mode in _FLOATS:
+        raise ValueError("the picture holds floating-point numbers; 8 or 16 bits a channel are expected")
 
 
 def _decode(picture: Image) -> None:

@@ -31,7 +31,7 @@ from regraft.serving.runtime import Runtime
 from regraft.tasks import TASKS, Task
 from regraft.training.cost import Answered
 from regraft.training.options import MachineOptions
-from regraft.types import Array, Batch, FloatArray, Prediction
+from regraft.types import Array, Batch, Encoded, FloatArray, Prediction
 from regraft.version import __version__
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class Predictor:
             UsageError: `rows` is a single row.
         """
         rows = self._listed(rows, batch_size)
-        raws, problems = self.raws(rows)
+        raws, problems = self.raws(rows) if strict else self.taken(rows)
         if strict and problems:
             raise DataError(shortened(problems))
         predictions: list[Prediction] = []
@@ -169,11 +169,15 @@ class Predictor:
             DataError: Rows cannot be answered; lists them.
         """
         begin, answered = time.perf_counter(), answered if answered is not None else Answered()
-        raws, problems = self.raws(self._listed(rows, batch_size))
-        if problems:
-            raise DataError(shortened(problems))
-        starts = range(0, len(raws), WINDOW_ROWS)
-        windows = [self._forward(raws[start : start + WINDOW_ROWS], batch_size, answered)[0] for start in starts]
+        rows = self._listed(rows, batch_size)
+        raws, problems = self.taken(rows)
+        windows = []
+        for start in range(0, len(raws), WINDOW_ROWS):
+            encoded = [] if problems else self._encoded(raws[start : start + WINDOW_ROWS], answered)
+            whole = [row for row in encoded if not isinstance(row, str)]
+            if problems or len(whole) < len(encoded):
+                raise DataError(shortened(self.raws(rows)[1]))
+            windows.append(self._forward(whole, batch_size, answered)[0])
         outputs = np.concatenate(windows) if windows else np.empty((0, 0), dtype=np.float32)
         answered.seconds += time.perf_counter() - begin
         return outputs
@@ -243,18 +247,22 @@ class Predictor:
 
     def raws(self, rows: Sequence[Any]) -> tuple[list[Any], dict[int, Problem]]:
         """Return the raw value of each row, and what is wrong with those that cannot be answered."""
-        raws: list[Any] = []
-        problems: dict[int, Problem] = {}
-        for index, row in enumerate(rows):
-            raws.append(self._raw(row))
-            missing = [name for name in self.columns if name not in row] if isinstance(row, Mapping) else []
-            if missing:
-                problems[index] = _lacking(missing, [str(name) for name in row], f"row {index + 1}")
-            elif reason := self.modality.problem(raws[-1]):
+        raws, problems = self.taken(rows)
+        for index, raw in enumerate(raws):
+            if index not in problems and (reason := self.modality.problem(raw)):
                 # Of several columns, the reason says in which.
                 where = f"row {index + 1}" + ("" if self.modality.columns else f", column '{self.column}'")
                 problems[index] = Problem(what=reason, where=where, fix="correct or remove the row")
         return raws, problems
+
+    def taken(self, rows: Sequence[Any]) -> tuple[list[Any], dict[int, Problem]]:
+        """Return the raw value of each row, and which rows lack a column; the values themselves are not looked at."""
+        problems: dict[int, Problem] = {}
+        for index, row in enumerate(rows):
+            missing = [name for name in self.columns if name not in row] if isinstance(row, Mapping) else []
+            if missing:
+                problems[index] = _lacking(missing, [str(name) for name in row], f"row {index + 1}")
+        return [self._raw(row) for row in rows], problems
 
     def _raw(self, row: Any) -> Any:
         if not isinstance(row, Mapping):
@@ -264,20 +272,31 @@ class Predictor:
         return row.get(self.column)
 
     def window(self, raws: Sequence[Any], bad: Mapping[int, Problem], batch_size: int) -> list[Prediction]:
-        """Answer the rows of one window; those in `bad` say why in their place."""
-        good = [index for index in range(len(raws)) if index not in bad]
+        """Answer the rows of one window; those in `bad`, and those that cannot be encoded, say why in their place."""
         predictions = [Prediction(value=None, error=one_line(bad[i]) if i in bad else "") for i in range(len(raws))]
+        answered = Answered()
+        known = [index for index in range(len(raws)) if index not in bad]
+        good: dict[int, Encoded] = {}
+        for index, row in zip(known, self._encoded([raws[index] for index in known], answered), strict=True):
+            if isinstance(row, str):
+                predictions[index] = Prediction(value=None, error=row)
+            else:
+                good[index] = row
         if good:
-            outputs, dropped = self._forward([raws[index] for index in good], batch_size, Answered())
+            outputs, dropped = self._forward([*good.values()], batch_size, answered)
             for index, prediction, lost in zip(good, self.task.decode(outputs), dropped, strict=True):
                 predictions[index] = replace(prediction, dropped=lost) if lost else prediction
         return predictions
 
-    def _forward(self, raws: Sequence[Any], batch_size: int, answered: Answered) -> tuple[FloatArray, list[int]]:
-        """Return the outputs of good rows of one window, in row order, and how many positions of each were cut off."""
+    def _encoded(self, raws: Sequence[Any], answered: Answered) -> list[Encoded | str]:
+        """Return the rows of one window encoded, or why they cannot be."""
         begin = time.perf_counter()
-        encoded = self.modality.encode(raws, spans=False)
+        encoded = self.modality.attempt(raws) if len(raws) else []
         answered.encode_seconds += time.perf_counter() - begin
+        return encoded
+
+    def _forward(self, encoded: Sequence[Encoded], batch_size: int, answered: Answered) -> tuple[FloatArray, list[int]]:
+        """Return the outputs of rows of one window, in row order, and how many positions of each were cut off."""
         order = np.argsort([row.length for row in encoded], kind="stable")
         result: FloatArray | None = None
         lengths = np.array([row.length for row in encoded])[order]

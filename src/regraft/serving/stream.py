@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _ARROW_TYPES = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 _PREFIX = "regraft_"
+Look = Callable[[Sequence[Any]], tuple[list[Any], dict[int, Problem]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,19 +213,25 @@ def _later(origins: list[tuple[int, str, int]], size: int) -> list[tuple[int, st
 
 
 def _answer(predictor: Predictor, window: Window, batch_size: int) -> list[Prediction]:
-    raws, problems = _raws(predictor, window)
+    raws, problems = _raws(predictor, window, predictor.taken)  # what cannot be encoded says so when it is
     return predictor.window(raws, {**problems, **window.bad}, batch_size)
 
 
-def _raws(predictor: Predictor, window: Window) -> tuple[list[Any], dict[int, Problem]]:
-    """Return the raw values of a window of the user's own data, files that they name read, and what is wrong with some."""
+def _raws(predictor: Predictor, window: Window, looked_at: Look) -> tuple[list[Any], dict[int, Problem]]:
+    """Return the raw values of a window of the user's own data, files that they name read, and what is wrong with some.
+
+    Args:
+        predictor: Answers.
+        window: The rows.
+        looked_at: `predictor.raws`, or `predictor.taken`.
+    """
     values = predictor.values(window.rows)
     unopened: dict[int, str] = {}
     for start, end, folder in window.stretches():
         found, wrong = predictor.modality.brought(values[start:end], folder)
         values[start:end] = found
         unopened |= {start + i: why for i, why in wrong.items()}
-    raws, problems = predictor.raws(values if predictor.modality.columns else [{predictor.column: value} for value in values])
+    raws, problems = looked_at(values if predictor.modality.columns else [{predictor.column: value} for value in values])
     return raws, {**problems, **{i: Problem(what=why, fix="correct or remove the row") for i, why in unopened.items()}}
 
 
@@ -263,7 +270,7 @@ def _check_rows(predictor: Predictor, source: RowSource) -> None:
     done = count = 0
     in_column = "" if predictor.modality.columns else f", column '{predictor.column}'"
     for window in windows(source.chunks(WINDOW_ROWS)):
-        _, problems = _raws(predictor, window)
+        _, problems = _raws(predictor, window, predictor.raws)
         for index, problem in {**problems, **window.bad}.items():
             place = problem.where if index in window.bad else window.place(index) + in_column
             count += 1

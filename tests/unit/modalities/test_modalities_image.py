@@ -199,7 +199,20 @@ def test_every_way_to_give_a_picture_gives_the_same():
     ],
 )
 def test_what_is_no_picture_says_so(raw, says):
-    assert says in Image({}, ImageOptions()).problem(raw)
+    image = Image({}, ImageOptions())
+    assert says in image.problem(raw)
+    assert image.attempt([raw]) == [image.problem(raw)]
+
+
+def test_a_picture_is_decoded_once_for_an_answer(monkeypatch):
+    decoded = []
+    decode = pictures._decode
+    monkeypatch.setattr(pictures, "_decode", lambda picture: decoded.append(picture.size) or decode(picture))
+    floats = bytes_of(Pillow.new("F", (4, 4)), "TIFF")
+    good, bad = Image({}, ImageOptions(size=8)).attempt([bytes_of(rgb(FOLDER / "coffee.png").resize((12, 8))), floats])
+    assert decoded == [(12, 8), (4, 4)]
+    assert good.inputs["pixel_values"].shape == (1, 8, 8, 3)
+    assert bad == pictures.unreadable(floats) == "the picture holds floating-point numbers; 8 or 16 bits a channel are expected"
 
 
 def test_a_picture_that_is_cut_off_is_found_in_every_format():
