@@ -26,8 +26,9 @@ pytestmark = pytest.mark.slow
 
 ROWS = 1000
 QUIET = {"threads": 1, "cache": {"disk_mb": 0}}
-POOLINGS = {"transformers": "hub-head"}
-"""Formats with one head of their own ask for the pooling that it reads; all others take the mean."""
+HUB_HEAD, ADAPTED = "hub-head", "adapted"
+SOURCES = {"transformers": HUB_HEAD, "peft": ADAPTED}
+"""Formats with one head of their own ask for the pooling that it reads, adapters for a base in a folder; others take the mean."""
 
 
 @pytest.fixture(scope="module")
@@ -47,22 +48,26 @@ def texts(mails: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Return what fits the sample with a pooling, once."""
+    """Return what fits the sample with a pooling, or adapters on what came out of that, once."""
     folder = tmp_path_factory.mktemp("fitted")
     made: dict[str, Artifact] = {}
 
-    def run(pooling: str) -> Artifact:
-        if pooling not in made:
-            made[pooling] = rg.fit(
+    def run(kind: str) -> Artifact:
+        if kind not in made:
+            base = {"name": "transformer", "width": 32, "heads": 2, "layers": 2, "pooling": kind}
+            if kind == ADAPTED:
+                base = {"name": "hub", "source": str(run(HUB_HEAD).path / "backbone"), "pooling": HUB_HEAD}
+            made[kind] = rg.fit(
                 "spam",
                 target="label",
-                out=folder / pooling,
-                base={"name": "transformer", "width": 32, "heads": 2, "layers": 2, "pooling": pooling},
+                out=folder / kind,
+                base=base,
+                tuning="lora" if kind == ADAPTED else "full",
                 train={"epochs": 1, "learning_rate": 0.003},
                 judge={"resamples": 200},
                 machine=QUIET,
             )
-        return made[pooling]
+        return made[kind]
 
     return run
 
@@ -102,7 +107,7 @@ def test_the_source_answers_the_same_bits_through_every_door(fitted: Any, mails:
 
 @pytest.mark.parametrize("name", EXPORTERS.names())
 def test_a_thousand_real_rows_are_answered_alike(name: str, fitted: Any, mails: Path, texts: list[str], tmp_path: Path):
-    artifact = fitted(POOLINGS.get(name, "mean"))
+    artifact = fitted(SOURCES.get(name, "mean"))
     try:
         made = rg.export(artifact, format=name, out=tmp_path / name, rows=mails, machine={"threads": 1})
     except UsageError as error:

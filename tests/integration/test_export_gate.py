@@ -250,7 +250,7 @@ def test_an_export_is_never_written_over_or_into_its_source(bert: Artifact, home
     for out, text in (("model", "over its source"), ("model/twin", "into its source"), ("x/../model", "over its source")):
         code, _, stderr = call("export", home / "model", "--format", "twin", "--out", home / out)
         assert code == 2
-        assert f"the export would be written {text}" in stderr
+        assert f"the result would be written {text}" in stderr
         assert "choose another --out" in stderr
     (home / "link").symlink_to(home / "model")
     code, _, stderr = call("export", home / "link", "--format", "twin", "--out", home / "model")
