@@ -48,19 +48,15 @@ HERE = Path(__file__).resolve().parent
 RECIPES = HERE.parent / "recipes"
 STAGES = ("train", "features of the base", "compute what is frozen", "tokenise", "read")
 ROCKET = {
-    "acsf1": 0.886,
     "arrow-head": 0.8143,
     "gun-point": 1.0,
     "italy-power-demand": 0.9696,
-    "osu-leaf": 0.9409,
     "pickup-gesture": 0.83,
 }
 NEAREST_BY_DTW = {
-    "acsf1": 0.64,
     "arrow-head": 0.7029,
     "gun-point": 0.9067,
     "italy-power-demand": 0.9504,
-    "osu-leaf": 0.5909,
     "pickup-gesture": 0.66,
 }
 
@@ -188,7 +184,12 @@ def run(name: str, made: Path | None, seconds: float | None) -> None:
     shown = f"regraft fit --config recipes/{name}.yaml --out {name}"
     versions = f"regraft {regraft.__version__}, Python {platform.python_version()}"
     machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} core(s), shared with other work"
-    lines = [shlex.join(["python", "bench/recipes.py", name]), f"{datetime.now(UTC):%Y-%m-%d}, {machine}, {versions}", shown]
+    before = ["--made", made.name, "--processor-seconds", f"{seconds:g}"] if made and seconds else []
+    lines = [
+        shlex.join(["python", "bench/recipes.py", *before, name]),
+        f"{datetime.now(UTC):%Y-%m-%d}, {machine}, {versions}",
+        shown,
+    ]
     print("\n".join(lines))
     with tempfile.TemporaryDirectory() as folder:
         out = made or Path(folder) / name
