@@ -15,7 +15,17 @@ from pathlib import Path
 
 ONE_FORM = ("startup", "demo", "step_profile")
 LONG = {"spill": ("spill.py",), "spill_minilm": ("spill.py", "--minilm")}
-TWO_FORMS = ("start", "predict_memory", "loop_overhead", "predict", "predict_int8", "fit_full", "fit_frozen", "fit_memory")
+TWO_FORMS = (
+    "start",
+    "predict_memory",
+    "loop_overhead",
+    "predict",
+    "predict_pictures",
+    "predict_int8",
+    "fit_full",
+    "fit_frozen",
+    "fit_memory",
+)
 
 
 def main() -> int:

@@ -13,19 +13,20 @@ import numpy as np
 from speak import Watch, read_rows, serve
 
 PACKAGES = ("onnxruntime", "openvino", "tokenizers", "numpy")
-Engine = Callable[[Any, Any], Any]
+Engine = Callable[..., Any]
 _STATE: dict[str, Any] = {}
 
 
 def onnxruntime_engine(model: str) -> Engine:
-    """Open a model with ONNX Runtime, all graph optimisations on."""
+    """Open a model with ONNX Runtime, all graph optimisations on; its inputs are given in its own order."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return lambda ids, mask: session.run(["logits"], {"input_ids": ids, "attention_mask": mask})[0]
+    names = [entry.name for entry in session.get_inputs()]
+    return lambda *inputs: session.run(["logits"], dict(zip(names, inputs, strict=True)))[0]
 
 
 def openvino_engine(model: str) -> Engine:
@@ -34,7 +35,7 @@ def openvino_engine(model: str) -> Engine:
 
     hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
     request = openvino.Core().compile_model(model, "CPU", hints).create_infer_request()
-    return lambda ids, mask: next(iter(request.infer({"input_ids": ids, "attention_mask": mask}).values())).copy()
+    return lambda *inputs: next(iter(request.infer(list(inputs)).values())).copy()
 
 
 ENGINES = {"onnxruntime": onnxruntime_engine, "openvino": openvino_engine}

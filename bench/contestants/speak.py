@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gc
 import json
@@ -70,6 +71,12 @@ def read_rows(path: str) -> tuple[list[str], list[str]]:
     """Return texts and labels of a file of JSON lines."""
     rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
     return [row["text"] for row in rows], [row["label"] for row in rows]
+
+
+def read_pictures(path: str) -> tuple[list[bytes], list[str]]:
+    """Return pictures, each the bytes of a PNG file, and labels of a file of JSON lines."""
+    rows = [json.loads(line) for line in Path(path).read_text(encoding="ascii").splitlines()]
+    return [base64.b64decode(row["image"]) for row in rows], [row["label"] for row in rows]
 
 
 def peak_memory_mb() -> float:
