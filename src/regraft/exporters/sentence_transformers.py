@@ -51,6 +51,8 @@ class SentenceTransformersExporter(Exporter):
         """Return why that library has no pooling or no network that gives these vectors."""
         backbone = source.network().backbone
         problems = tokenizer_problems(source)
+        if source.modality.part_names:
+            return problems  # there is not one pooling
         if backbone.pooling_name not in _MODES:
             what = "sentence-transformers has no pooling that gives the vectors of this network"
             fix = "fit it again with one of them: regraft fit ... --set base.pooling=mean"

@@ -50,6 +50,8 @@ class TransformersExporter(Exporter):
         """Return why the hub has no class that answers as this network, or the hub's tools cannot read its inputs."""
         from regraft.models.hub_classifier import mapping_problems
 
+        if source.modality.part_names:
+            return tokenizer_problems(source)  # there is not one body that could be mapped
         labels = dict.fromkeys(source.task.names, 1)
         problems = [*tokenizer_problems(source), *mapping_problems(source.network()), *config_problems(labels, "the labels")]
         if not source.task.hub_problem:
