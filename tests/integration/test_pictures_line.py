@@ -136,3 +136,18 @@ def test_what_is_frozen_is_computed_once(tuning, folder: Path, tmp_path: Path):
         found[name] = fitted.weights_digest
         assert any("rows are there" in note for note in notes) == (name == "cached")
     assert found["cached"] == found["again"], "the same weights, whether the frozen part is kept or not"
+
+
+def test_what_varies_is_not_kept(folder: Path, tmp_path: Path):
+    notes: list[str] = []
+    machine = {"threads": 1, "device": "cpu", "cache": {"folder": str(tmp_path / "cache")}}
+    options = {
+        "target": "label",
+        "tuning": "head",
+        "train": {"epochs": 1},
+        **SMALL,
+        "machine": machine,
+        "modality": {"shift": 2},
+    }
+    rg.fit(folder, out=tmp_path / "model", listen=lambda e: notes.append(str(e.to_json())), **options)
+    assert any("training rows are varied each time" in note for note in notes)
