@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 MODEL_FILE = "model.onnx"
 _OLDEST, _NEWEST = 18, 23
 _CALIBRATION_ROWS = 128
-_NEAR_IN_8_BITS = 0.25  # of outputs for rows that are nobody's: far from any weight that is wrong
+_NEAR_IN_8_BITS = 0.25  # for rows that are nobody's, of the largest output of the user's: far from any weight that is wrong
 _LARGEST_IN_ONE_FILE = 1_900_000_000  # a protocol buffer ends at 2 GB
 _OPERATOR = re.compile(r"No ONNX function found for <(?:OpOverload\(op='|built-in function )([^'>]+)")
 
@@ -124,7 +124,7 @@ class OnnxExporter(Exporter):
         if not is_reduced(model.operators):
             return problems or shape_faults(source, path, _answering(path))
         problems += [_not_the_weight(name, steps, path) for name, steps in reduced_faults(found, expected)]
-        return problems or shape_faults(source, path, _answering(path), _NEAR_IN_8_BITS)
+        return problems or shape_faults(source, path, _answering(path), _NEAR_IN_8_BITS * _size(graph, source))
 
 
 def _not_the_weight(name: str, steps: float, path: Path) -> Problem:
@@ -160,6 +160,18 @@ def _in_8_bits(graph: Graph, source: Source, path: Path, *, external: bool) -> i
         file.unlink()
     onnx.save_model(model, str(path), save_as_external_data=external, location=f"{MODEL_FILE}.data")
     return left
+
+
+def _size(graph: Graph, source: Source) -> float:
+    """Return the largest output that calibration rows have: a row that is nobody's may have small ones, and the same errors."""
+    import torch
+
+    largest = 1.0
+    with torch.inference_mode():
+        for row in source.modality.encode(source.calibration, spans=False):
+            batch = Batch(*source.modality.collate([row]))
+            largest = max(largest, float(graph(*graph.arguments(batch)).abs().max()))
+    return largest
 
 
 def graph_for_onnx(source: Source) -> Graph:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from export_making import make_source
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -197,6 +198,28 @@ def test_a_whole_network_in_8_bits(tmp_path):
     found, true = session.run(["logits"], feeds)[0], answers_of(source.network(), batch)
     assert (found.argmax(1) == true.argmax(1)).mean() > 0.9
     assert 0 < np.abs(found - true).mean() < 2 * LIMIT * true.std()
+
+
+def test_rows_that_are_nobodys_may_move_by_a_share_of_what_the_users_rows_have(monkeypatch, tmp_path):
+    """A network that is sure of the user's rows and of nothing else: its errors are those of large numbers."""
+    from export_making import batch_of, make_rows
+
+    from regraft.exporters import onnx as exporter_file
+    from regraft.exporters.graph import answers_of
+
+    rows = make_rows(20, seed=5)
+    source = make_source("mlp", "mean")
+    source = type(source)(**{**vars(source), "calibration": rows})
+    with torch.no_grad():
+        source.network().head.linear.weight *= 50
+    alone = max(float(np.abs(answers_of(source.network(), batch_of(source, [row]))).max()) for row in rows)
+    assert alone > 2
+    given = []
+    monkeypatch.setattr(exporter_file, "shape_faults", lambda source, path, answer, tolerance: given.append(tolerance) or [])
+    exporter = OnnxExporter(OnnxOptions(precision="int8"))
+    exporter.write(source, tmp_path)
+    assert exporter.faults(source, tmp_path) == []
+    assert given == [pytest.approx(0.25 * alone, rel=1e-4)]
 
 
 def test_other_operators_of_the_same_domain_are_refused(tmp_path):
