@@ -15,6 +15,7 @@ RENDERERS: "Registry[type[Renderer]]" = Registry(
         "audio": "regraft.rendering.sounds:SoundRenderer",
         "series": "regraft.rendering.series:SeriesRenderer",
         "table": "regraft.rendering.tables:TableRenderer",
+        "text-pair": "regraft.rendering.tables:TableRenderer",
     },
     extra="plots",
 )

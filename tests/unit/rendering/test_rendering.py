@@ -30,6 +30,7 @@ RAWS = {
     "image": pictures.png(Image.fromarray(np.arange(28 * 28, dtype=np.uint16).reshape(28, 28).astype(np.uint8))),
     "audio": recordings.wav_bytes(WAVE, 8000),
     "series": [[float(i), None if i % 5 == 0 else float(i * i)] for i in range(30)],
+    "text-pair": {"question": HOSTILE * 3, "passage": f"{HOSTILE} and what it says about much more than fits a line"},
     "table": {HOSTILE: HOSTILE, "age": 39, "gap": None, **{f"column {i}": i / 7 for i in range(20)}},
 }
 
