@@ -21,7 +21,6 @@ from regraft import answering
 from regraft.families import FAMILIES
 from regraft.models import BASES
 from regraft.options import build
-from regraft.recipe import with_recipe
 from regraft.registry import require
 from regraft.training.stages import Listener, Stages, ignore
 from regraft.training.threads import with_threads
@@ -64,6 +63,7 @@ def fit(data: Any = None, /, *, config: str | Path | None = None, listen: Listen
     require("torch", "transformers", needed_by="fitting", extra="train")
     from regraft import fitting
     from regraft.artifact.store import check_out, write_artifact
+    from regraft.recipe import with_recipe
 
     data, options, recipe = with_recipe(config, data, options)
     data, options = fitting.joined_splits(data, options)
