@@ -9,6 +9,7 @@ The folder holds what learnt: A and B, the head, the layer of the pooling that i
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,9 @@ def open_adapted(base: Path, folder: Path) -> Any:
         raise BaseError(problems)
     kept = read_adapter(folder)
     config = make_config(values, str(folder / CONFIG_FILE))
-    with quietly(), torch.random.fork_rng(devices=[]):
+    with quietly(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # PEFT asks the hub's models for a property that the hub has renamed since.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         model, info = class_of(config).from_pretrained(
             str(base),
             config=config,
