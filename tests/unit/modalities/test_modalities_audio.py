@@ -282,7 +282,7 @@ def test_paths_are_opened_in_the_users_own_data_alone(tmp_path):
         assert Audio.opened(Audio.located(raw, tmp_path)) == content
     assert Audio.unreadable(content) == ""
     assert Audio.unreadable(b"") == "there is no recording: 0 bytes"
-    found, wrong = Audio.brought(["a.wav", None, "b.wav"], tmp_path)
+    found, wrong = Audio(AudioOptions(), WAVE).brought(["a.wav", None, "b.wav"], tmp_path)
     assert found[0] == content
     assert wrong[2].startswith("there is no file 'b.wav' in ")
 

@@ -54,6 +54,8 @@ class Numbers(Modality):
 
 
 class TinyBackbone(nn.Module):
+    convex = True
+
     def __init__(self, width=8, dropout=0.0):
         super().__init__()
         self.width = width
