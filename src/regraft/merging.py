@@ -26,8 +26,9 @@ from regraft.verbs import MergeOptions
 if TYPE_CHECKING:
     from regraft.models.net import Headed
 
-TOLERANCE = 1e-6
-"""How far a probability may move; and an output, relative to the row's largest one above 1."""
+TOLERANCE = 1e-5
+"""How far a probability may move; and an output, relative to the row's largest one above 1. Sums of float32 in another order
+alone move them by more than 1e-6."""
 
 
 @dataclass(frozen=True, kw_only=True)
