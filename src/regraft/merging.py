@@ -9,7 +9,7 @@ import dataclasses
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from regraft.artifact.store import CARD, GOLDEN, REPORT, Artifact, write_json
 from regraft.errors import GateError, Problem, UsageError
 from regraft.exporting import ancestor, apart
 from regraft.serving.predictor import Predictor
+from regraft.training.options import MachineOptions
 from regraft.training.stages import Stages
 from regraft.training.threads import default_threads
 from regraft.verbs import MergeOptions
@@ -26,9 +27,9 @@ from regraft.verbs import MergeOptions
 if TYPE_CHECKING:
     from regraft.models.net import Headed
 
-TOLERANCE = 1e-5
-"""How far a probability may move; and an output, relative to the row's largest one above 1. Sums of float32 in another order
-alone move them by more than 1e-6."""
+TOLERANCE = 1e-6
+"""How far a probability may move; and an output, relative to the row's largest one above 1. Both networks are computed in
+float64: in float32 sums in another order alone move them by more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,7 @@ def hold_against(predictor: Predictor, merged: Predictor, stages: Stages) -> Non
     rows = predictor.goldens().rows
     if not rows:
         return
-    (was, before), (now, after) = (each.answers(rows) for each in (predictor, merged))
+    (was, before), (now, after) = (_exact(each).answers(rows) for each in (predictor, merged))
     old, new = (np.asarray(each, dtype=np.float64).reshape(len(rows), -1) for each in (was, now))
     scale_N = np.maximum(1.0, np.abs(old).max(axis=1))
     far_N = np.abs(old - new).max(axis=1) / scale_N
@@ -136,3 +137,26 @@ def gate(staged: Path, made: Plan) -> None:
     from regraft.serving.replay import replay_in_fresh_process
 
     replay_in_fresh_process(staged, threads=made.wanted.machine.threads or default_threads())
+
+
+def _exact(predictor: Predictor) -> Predictor:
+    """Return a predictor that computes the same network in float64."""
+    import copy
+
+    import torch
+
+    from regraft.serving.runtime_torch import TorchRuntime
+
+    runtime = predictor.runtime
+    if not isinstance(runtime, TorchRuntime):
+        raise TypeError(f"a network in torch is expected, got {type(runtime).__name__}")
+    net = copy.deepcopy(runtime.net).double()
+
+    def widened(module: torch.nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        inputs, mask_BT = given
+        return {name: x.double() if x.is_floating_point() else x for name, x in inputs.items()}, mask_BT
+
+    net.register_forward_pre_hook(widened)
+    return Predictor(
+        predictor.modality, predictor.task, TorchRuntime(net, MachineOptions(threads=runtime.threads)), column=predictor.column
+    )
