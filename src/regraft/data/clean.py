@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 
 from regraft.data.options import DataOptions
 from regraft.data.reader import Chunk
 from regraft.data.rows import RowSource
 from regraft.data.store import RowStore, StoreWriter
-from regraft.data.targets import is_missing
+from regraft.data.targets import Cells, is_missing
 from regraft.errors import DataError, Problem
 from regraft.types import Ledger
 
@@ -65,6 +67,7 @@ def store_rows(
     options: DataOptions,
     ledger: Ledger,
     sight: Sight | None = None,
+    parts: Sequence[str] = (),
 ) -> RowStore:
     """Stream the usable rows of a source into a store.
 
@@ -75,16 +78,15 @@ def store_rows(
         options: For the budget of lost rows.
         ledger: Receives what was lost.
         sight: Looks at every value of the input column; values are taken as they are if not given.
+        parts: Columns that the target column is made of, where there are several targets.
 
     Raises:
         DataError: More rows are lost than `options.lost_share` allows, none is left, or the target is an object or a list of
             anything but texts.
     """
-    target_type = source.schema.field(columns[1]).type
-    if pa.types.is_nested(target_type) and not _holds_texts(target_type):
-        where = f"{source.name}, column '{columns[1]}'"
-        fix = "make a column that holds one value a row, or a list of texts"
-        raise DataError(Problem(what="the target is not a single value", where=where, got=str(target_type), fix=fix))
+    problems = _nested_targets(source, columns[1], parts)
+    if problems:
+        raise DataError(problems)
     losses, total = _Losses(), 0
     writer = StoreWriter(*place, source.schema, columns)
     with writer:
@@ -93,7 +95,36 @@ def store_rows(
             _keep(chunk, columns, writer, losses, sight)
     _check_budget(source.name, losses, total, options, columns)
     ledger.include(losses.ledger)
-    return writer.finish()
+    store = writer.finish()
+    _count_lacking(store, parts, ledger)
+    return store
+
+
+def _nested_targets(source: RowSource, target: str, parts: Sequence[str]) -> list[Problem]:
+    kind = source.schema.field(target).type
+    found = {name: kind.field(name).type for name in parts} or {target: kind}
+    fix = "make a column that holds one value a row, or a list of texts"
+    return [
+        Problem(what="the target is not a single value", where=f"{source.name}, column '{name}'", got=str(one), fix=fix)
+        for name, one in found.items()
+        if pa.types.is_nested(one) and not _holds_texts(one)
+    ]
+
+
+def _count_lacking(store: RowStore, parts: Sequence[str], ledger: Ledger) -> None:
+    """Count the rows that lack some of several targets: they are kept, and say nothing about those."""
+    for name in parts:
+        lacking_C = np.array([value[name] is None for value in store.targets])
+        rows = np.flatnonzero(lacking_C[store.codes_N])
+        if len(rows):
+            ledger.add(lacking_reason(name), len(rows))
+            for row in rows[:3]:
+                ledger.add(lacking_reason(name), 0, store.place(int(row)))
+
+
+def lacking_reason(name: str) -> str:
+    """Return the ledger's reason for rows that have another target but not this one."""
+    return f"rows without the target '{name}' (others of the row are used)"
 
 
 def _holds_texts(kind: pa.DataType) -> bool:
@@ -104,7 +135,8 @@ def _holds_texts(kind: pa.DataType) -> bool:
 def _keep(chunk: Chunk, columns: tuple[str, str], writer: StoreWriter, losses: _Losses, sight: Sight | None = None) -> None:
     names = chunk.rows.schema.names
     inputs: list[Any] = chunk.rows.column(names.index(columns[0])).to_pylist()
-    targets: list[Any] = chunk.rows.column(names.index(columns[1])).to_pylist()
+    given: list[Any] = chunk.rows.column(names.index(columns[1])).to_pylist()
+    targets = [Cells.of(value) if value.__class__ is dict else value for value in given]
     if sight is not None:
         chunk, inputs = _looked_at(chunk, columns[0], inputs, sight)
     kept = []

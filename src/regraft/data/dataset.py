@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,10 +19,11 @@ from regraft.data.gathering import Gather, Surveyed, gather
 from regraft.data.options import DataOptions
 from regraft.data.roles import InputColumn, Recogniser, find_input, require_column
 from regraft.data.rows import RowSource, open_rows, open_splits
+from regraft.data.several_targets import gathered_targets, several_strata, with_every_class
 from regraft.data.split import Split
 from regraft.data.splits import number_strata, split_rows
 from regraft.data.store import RowStore
-from regraft.data.targets import as_kind, as_number, target_kind
+from regraft.data.targets import Cells, Kind, as_kind, as_number, kinds_of
 from regraft.errors import DataError, Problem, did_you_mean
 from regraft.options import JSON
 from regraft.types import Array, Ledger
@@ -43,8 +44,8 @@ class Dataset:
         splits: "train", "valid", "test" -> rows; a split without rows is left out.
         input_column: The column that is read.
         input_modality: Registered name of the modality that reads it.
-        target_column: The column that is predicted.
-        target_kind: What the targets are: "str", "int", "bool", "float" or "other".
+        target_column: The column that is predicted; of several targets what they are called as one.
+        target_kind: What the targets are: "str", "int", "bool", "float" or "other"; of several targets column -> what it is.
         notes: Sentences that say how files were read, what was inferred and how rows were split.
         ledger: What was lost, and what is odd but bearable.
         folder: The private folder.
@@ -56,7 +57,7 @@ class Dataset:
     input_column: str
     input_modality: str
     target_column: str
-    target_kind: str
+    target_kind: Kind
     notes: tuple[str, ...]
     ledger: Ledger
     folder: Path
@@ -126,7 +127,7 @@ class Seen:
 def load_dataset(
     data: object,
     *,
-    target: str,
+    target: str | Sequence[str],
     inputs: Mapping[str, str | Recogniser | Seen | Gather],
     valid: object = None,
     test: object = None,
@@ -140,7 +141,7 @@ def load_dataset(
 
     Args:
         data: A file, a folder, the name of a sample, or an object (see `open_rows` and `open_splits`).
-        target: Column to predict.
+        target: Column to predict; or several, whose values are then one mapping a row, in which some may be missing.
         inputs: Modality -> the column it reads, or a function that recognises a column by its values; with how its values are
             looked at where they name files. Or several columns to read together.
         valid: Validation rows, if they stand apart.
@@ -163,6 +164,10 @@ def load_dataset(
     """
     options = options or DataOptions()
     tables = _open_all(data, {"valid": valid, "test": test}, options)
+    parts: tuple[str, ...] = ()
+    if not isinstance(target, str):
+        parts = tuple(target)
+        tables, target = gathered_targets(tables, parts, inputs)
     found, tables, surveyed = _find_roles(tables, target, inputs)
     asked = inputs[found.modality]
     sight = surveyed.sight if surveyed else asked.sight if isinstance(asked, Seen) else None
@@ -170,9 +175,9 @@ def load_dataset(
     try:
         ledger = Ledger()
         columns = (found.name, target)
-        stores = {n: store_rows(table, columns, (folder, n), options, ledger, sight) for n, table in tables.items()}
+        stores = {n: store_rows(table, columns, (folder, n), options, ledger, sight, parts) for n, table in tables.items()}
         train = stores["train"]
-        kind, kind_note = target_kind(train.targets, tables["train"].typed)
+        kind, kind_notes = kinds_of(train.targets, tables["train"].typed)
         where = f"{tables['train'].name}, column '{target}'"
         drawn, note = _draw(train, kind, [name for name in _HELD_OUT if name not in stores], options, seed, where)
         splits = {name: Split(name, stores[name], np.arange(len(stores[name])), kind) for name in stores if name != "train"}
@@ -181,7 +186,7 @@ def load_dataset(
         count_conflicts(train, [as_kind(value, kind) for value in train.targets], ledger)
         count_shared({name: splits[name] for name in stores if name in splits}, ledger)
         about = surveyed.notes if surveyed else (found.note,)
-        notes = (*_notes(tables), *about, *filter(None, (kind_note, note)))
+        notes = (*_notes(tables), *about, *kind_notes, *filter(None, [note]))
         return Dataset(
             splits=splits,
             input_column=found.name,
@@ -282,7 +287,7 @@ def _find_column(
 
 
 def _draw(
-    train: RowStore, kind: str, missing: list[str], options: DataOptions, seed: int, where: str
+    train: RowStore, kind: Kind, missing: list[str], options: DataOptions, seed: int, where: str
 ) -> tuple[dict[str, Array], str]:
     """Draw the splits that are not given from the training rows; `where` is what messages call these."""
     every = {"valid": options.valid_share, "test": options.test_share}
@@ -293,8 +298,18 @@ def _draw(
         raise DataError(Problem(what="no share is left for training", where="data", got=got, expected="less than 1", fix=fix))
     if not shares:
         return {"train": np.arange(len(train))}, ""
-    strata_N, how = _strata(train, kind)
+    values = [as_kind(value, kind) for value in train.targets]
+    several = isinstance(values[0], Cells)
+    if several:
+        strata_N, how = (
+            several_strata(values, train.codes_N, _strata_of),
+            "the same share of every frequent mix of targets in each",
+        )
+    else:
+        strata_N, how, _ = _strata(values, train.codes_N)
     drawn = split_rows(train.keys_N, strata_N, shares, seed)
+    if several:
+        drawn = with_every_class(drawn, values, train.codes_N, train.keys_N, _strata_of)
     empty = [name for name, rows in drawn.items() if not len(rows)]
     if empty:
         raise DataError(
@@ -310,21 +325,26 @@ def _draw(
     return drawn, f"split with seed {seed}, {how}, identical inputs together: {counts} rows"
 
 
-def _strata(train: RowStore, kind: str) -> tuple[Array, str]:
-    values = [as_kind(value, kind) for value in train.targets]
-    if len(values) > max(_MANY_NUMBERS, 0.1 * len(train)):
+def _strata_of(values: Sequence[Any], codes_N: Array) -> tuple[Array, bool]:
+    strata_N, _, classes = _strata(values, codes_N)
+    return strata_N, classes
+
+
+def _strata(values: Sequence[Any], codes_N: Array) -> tuple[Array, str, bool]:
+    """Return the stratum of each row, how it was found, and whether each different value has its own."""
+    if len(values) > max(_MANY_NUMBERS, 0.1 * len(codes_N)):
         numbers = [float(value) if isinstance(value, bool) else as_number(value) for value in values]
-        found = np.array([np.nan if number is None else number for number in numbers])[train.codes_N]
+        found = np.array([np.nan if number is None else number for number in numbers])[codes_N]
         sound_N = np.isfinite(found)
-        if 2 * np.count_nonzero(sound_N) > len(train):  # what is none of the numbers is for the task to name
-            strata_N = np.full(len(train), -1)
+        if 2 * np.count_nonzero(sound_N) > len(codes_N):  # what is none of the numbers is for the task to name
+            strata_N = np.full(len(codes_N), -1)
             strata_N[sound_N] = number_strata(found[sound_N])
-            return strata_N, "the same range of the target in each"
+            return strata_N, "the same range of the target in each", False
     numbered: dict[Any, int] = {}
     class_of_code = np.array([numbered.setdefault(value, len(numbered)) for value in values])
-    classes_N: Array = class_of_code[train.codes_N]
+    classes_N: Array = class_of_code[codes_N]
     if all(isinstance(value, tuple) for value in values):
         rows_of_class = np.bincount(classes_N)
         classes_N = np.where(rows_of_class[classes_N] < _FEW_ROWS, -1, classes_N)
-        return classes_N, "the same share of every frequent set of labels in each"
-    return classes_N, "the same share of every target in each"
+        return classes_N, "the same share of every frequent set of labels in each", False
+    return classes_N, "the same share of every target in each", True

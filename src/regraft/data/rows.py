@@ -41,7 +41,7 @@ class RowSource:
         self.notes = [*notes, *_part_notes(parts)]
         self._parts = parts
         self._plain = self.schema = _joined_schema(parts)
-        self._gathered: tuple[str, tuple[str, ...]] | None = None
+        self._gathered: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @property
     def columns(self) -> list[str]:
@@ -67,9 +67,14 @@ class RowSource:
             columns: Those that it takes the place of.
         """
         made = copy.copy(self)
-        made._gathered = (into, tuple(columns))
-        made.schema = gathered_rows(pa.RecordBatch.from_pylist([], schema=self._plain), *made._gathered).schema
+        made._gathered = (*self._gathered, (into, tuple(columns)))
+        made.schema = made._together(pa.RecordBatch.from_pylist([], schema=self._plain)).schema
         return made
+
+    def _together(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        for into, columns in self._gathered:
+            rows = gathered_rows(rows, into, columns)
+        return rows
 
     def is_part(self, path: Path) -> bool:
         """Return whether a file is one of those that the rows come from."""
@@ -87,7 +92,7 @@ class RowSource:
             for chunk in part.chunks(chunk_rows):
                 rows = plain_rows(chunk.rows, self._plain)
                 yield Chunk(
-                    rows=gathered_rows(rows, *self._gathered) if self._gathered else rows,
+                    rows=self._together(rows),
                     first_row=chunk.first_row,
                     bad=chunk.bad,
                     source=chunk.source,

@@ -10,7 +10,7 @@ import numpy as np
 
 from regraft.data.fingerprint import sum_digests, value_digest
 from regraft.data.store import RowStore, joined_digest
-from regraft.data.targets import as_kind
+from regraft.data.targets import Kind, as_kind
 from regraft.errors import DataError, Problem, did_you_mean
 from regraft.types import Array
 
@@ -24,10 +24,10 @@ class Split:
         name: "train", "valid" or "test".
         store: The rows.
         rows_N: Positions in the store, ascending.
-        kind: What the targets are read as, one of `targets.TARGET_KINDS`.
+        kind: What the targets are read as (`targets.Kind`).
     """
 
-    def __init__(self, name: str, store: RowStore, rows_N: Array, kind: str) -> None:
+    def __init__(self, name: str, store: RowStore, rows_N: Array, kind: Kind) -> None:
         self.name = name
         self._store = store
         self._rows_N = rows_N

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _INT = re.compile(r"0|-?[1-9][0-9]{0,18}")
@@ -13,6 +13,49 @@ _BOOL = {"true": True, "false": False}
 
 TARGET_KINDS = ("str", "int", "bool", "float", "other")
 """What targets can be: the names of the Python types, and "other" for what is none of them."""
+
+
+class Cells(dict[str, Any]):
+    """Several targets of one row, column to value, None where one is missing; as unchangeable as its values, and hashable."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(self.items()))
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Cells:
+        """Return values with None for what is missing, and lists as what can be hashed."""
+        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return cls({name: None if is_missing(value) else value for name, value in plain.items()})
+
+
+Kind = str | Mapping[str, str]
+"""What targets are: one of `TARGET_KINDS`, or column -> one of them where a target is several values."""
+
+
+def kinds_of(values: Sequence[Any], typed: bool) -> tuple[Kind, list[str]]:
+    """Return what the targets are, and the sentences that say so; of several targets those of each by its column.
+
+    Args:
+        values: The different values, none missing; or `Cells` with a value each.
+        typed: As for `target_kind`.
+    """
+    if not values or not isinstance(values[0], Cells):
+        kind, note = target_kind(values, typed)
+        return kind, [note] if note else []
+    found = {name: target_kind([cells[name] for cells in values if cells[name] is not None], typed) for name in values[0]}
+    return {name: kind for name, (kind, _) in found.items()}, [f"{name}: {note}" for name, (_, note) in found.items() if note]
+
+
+def kind_of_answer(value: Any) -> Kind:
+    """Return the kind of targets that an answer is one of.
+
+    Example:
+        >>> kind_of_answer(3), kind_of_answer({"kind": "a", "price": 2.5})
+        ('int', {'kind': 'str', 'price': 'float'})
+    """
+    if isinstance(value, Mapping):
+        return {name: type(part).__name__ for name, part in value.items()}
+    return type(value).__name__
 
 
 def target_kind(values: Sequence[Any], typed: bool) -> tuple[str, str]:
@@ -39,18 +82,20 @@ def target_kind(values: Sequence[Any], typed: bool) -> tuple[str, str]:
     return (names.pop() if len(names) == 1 and names <= set(TARGET_KINDS) else "other"), ""
 
 
-def as_kind(value: Any, kind: str) -> Any:
+def as_kind(value: Any, kind: Kind) -> Any:
     """Return a target in the kind of the training targets where it can be read so, and as it is where not.
 
     Args:
         value: A target, not missing.
-        kind: One of `TARGET_KINDS`.
+        kind: One of `TARGET_KINDS`; for several targets those of each.
 
     Example:
         >>> as_kind("7", "int"), as_kind("seven", "int"), as_kind(7, "str"), as_kind("True", "bool")
         (7, 'seven', '7', True)
     """
-    return _AS.get(kind, _as_is)(value)
+    if isinstance(kind, str):
+        return _AS.get(kind, _as_is)(value)
+    return Cells({name: None if part is None else as_kind(part, kind[name]) for name, part in value.items()})
 
 
 def as_number(value: Any) -> float | None:
@@ -75,9 +120,11 @@ def as_number(value: Any) -> float | None:
 
 
 def is_missing(value: Any) -> bool:
-    """Return whether a value is none: null, an empty or blank text, or not a number."""
+    """Return whether a value is none: null, an empty or blank text, or not a number; of several values whether all are."""
     if value is None:
         return True
+    if isinstance(value, Cells):
+        return all(map(is_missing, value.values()))
     if isinstance(value, str):
         return not value.strip()
     return isinstance(value, float) and math.isnan(value)
