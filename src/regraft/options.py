@@ -200,6 +200,9 @@ def json_schema(cls: type[object]) -> dict[str, JSON]:
 def _with_default_names(cls: type[object], values: Mapping[str, JSON]) -> dict[str, JSON]:
     """Put the default's name into picks that are given by their options alone (`modality: {max_length: 256}`)."""
     filled = respelt(cls, values)
+    spelt_out = getattr(cls, "spelt_out", None)
+    if spelt_out is not None:
+        filled = spelt_out(filled)
     mappings = [name for name, given in filled.items() if isinstance(given, Mapping)]
     if not mappings:
         return filled
@@ -439,6 +442,7 @@ class OptionHelp:
         flag: Its own command-line flag ("--epochs"), or empty: then `--set path=value`.
         required: Whether there is no default.
         short: Another spelling of the path ("text" for "columns.text"), or empty.
+        repeated: What a value of a flag that may stand several times looks like, or empty.
     """
 
     path: str
@@ -448,6 +452,7 @@ class OptionHelp:
     flag: str
     required: bool
     short: str = ""
+    repeated: str = ""
 
 
 def describe(cls: type[object], prefix: str = "") -> Iterator[OptionHelp]:
@@ -477,6 +482,7 @@ def describe(cls: type[object], prefix: str = "") -> Iterator[OptionHelp]:
             help=" ".join(help_texts.get(item.name, "").split()),
             flag=str(_schema_extra(marked[item.name]).get("flag", "")),
             required=required,
+            repeated=str(_schema_extra(marked[item.name]).get("repeated", "")),
         )
 
 

@@ -55,6 +55,8 @@ class Batch:
         targets: What the task wants for each row (B, ...), or nothing at prediction time.
         queries: What is known at prediction time beside the inputs (spans, horizon, candidate answers); never a target.
         rows_B: Position of each row in the data it came from.
+        scales: Of several targets, what the loss of each is multiplied by (`Task.scales`); it depends on all rows of an update,
+            of which these may be a part.
     """
 
     inputs: Mapping[str, Array]
@@ -62,6 +64,7 @@ class Batch:
     targets: Array | None = None
     queries: Mapping[str, Any] = field(default_factory=dict)
     rows_B: Array | None = None
+    scales: Array | None = None
 
     @property
     def size(self) -> int:
@@ -111,6 +114,8 @@ class Prediction:
         error: Why there is no answer; then `value` is None.
         dropped: Positions of the input that were cut off.
         quantiles: Level ("0.1") -> the number below which the true one lies with that probability; empty where a task has none.
+        parts: Target -> its answer, where there are several targets; then `value` maps target to value, and the other fields
+            hold those of all targets, names as "TARGET.NAME".
     """
 
     value: Any
@@ -119,6 +124,7 @@ class Prediction:
     error: str = ""
     dropped: int = 0
     quantiles: Mapping[str, float] = field(default_factory=dict)
+    parts: Mapping[str, Prediction] = field(default_factory=dict)
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -135,7 +141,10 @@ class Prediction:
         """Return the answer as people and programs receive it over HTTP and in JSON lines."""
         if self.error:
             return {"prediction": None, "error": self.error}
-        told = {"probabilities": dict(self.probabilities), "quantiles": dict(self.quantiles)}
+        told: dict[str, Any] = {"probabilities": dict(self.probabilities), "quantiles": dict(self.quantiles)}
+        if self.parts:
+            inside = {name: part.to_json() for name, part in self.parts.items()}
+            told = {what: {name: one[what] for name, one in inside.items() if what in one} for what in told}
         return {"prediction": self.value, **{name: numbers for name, numbers in told.items() if numbers}}
 
 

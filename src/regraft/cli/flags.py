@@ -30,7 +30,7 @@ def with_options(cls: type[object], *, config: bool = False) -> Callable[[F], F]
     def decorate(function: F) -> F:
         def command(**given: Any) -> Any:
             layers = [_checked_assignment(text, rows) for text in given.pop("assignments")]
-            layers += [_nested(row.path, given.pop(_variable(row))) for row in flagged]
+            layers += [_nested(row.path, _given(row, given.pop(_variable(row)))) for row in flagged]
             return function(values=merge(respelt(cls, layer) for layer in layers), **given)
 
         command.__name__, command.__doc__ = function.__name__, function.__doc__
@@ -64,7 +64,16 @@ def _click_option(row: OptionHelp) -> Callable[[F], F]:
     help_text = row.help + (f" [default: {row.default}]" if row.default and row.type != "bool" else "")
     if row.type == "bool":
         return click.option(row.flag, _variable(row), is_flag=True, default=None, help=help_text)
-    return click.option(row.flag, _variable(row), default=None, metavar=row.type.upper(), help=help_text)
+    metavar = row.repeated or row.type.upper()
+    many = bool(row.repeated)
+    return click.option(row.flag, _variable(row), default=None, metavar=metavar, help=help_text, multiple=many)
+
+
+def _given(row: OptionHelp, value: Any) -> Any:
+    """Return the value of a flag; of one that may stand several times the only one, or the list of them."""
+    if not row.repeated:
+        return value
+    return None if not value else value[0] if len(value) == 1 else list(value)
 
 
 def _variable(row: OptionHelp) -> str:

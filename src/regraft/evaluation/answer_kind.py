@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from regraft.evaluation.options import JudgeOptions
 from regraft.evaluation.rung import Rung
 from regraft.registry import Registry
 from regraft.types import Array, FloatArray, Label
+
+if TYPE_CHECKING:
+    from regraft.tasks.task import Task
 
 
 class AnswerKind(ABC):
@@ -42,6 +45,15 @@ class AnswerKind(ABC):
 
     def __init__(self, columns: Sequence[Label] = ()) -> None:
         self.columns = tuple(columns)
+
+    @classmethod
+    def of(cls, task: Task) -> Self:
+        """Return the kind for the answers of a task."""
+        return cls(task.names)
+
+    @abstractmethod
+    def costs(self, targets_N: Array, outputs_NC: FloatArray) -> FloatArray:
+        """Return how bad each row's output is (N,), 0 at best, by a measure that is smallest on average for honest outputs."""
 
     @abstractmethod
     def checked(self, targets_N: Array, outputs_NC: FloatArray, who: str = "the model") -> tuple[Array, FloatArray]:
@@ -143,8 +155,7 @@ class AnswerKind(ABC):
         Raises:
             OptionsError: A metric is not registered, or is none of such answers.
         """
-        columns = tuple(map(str, self.columns))
-        return {name: cls(columns, self.tally) for name, cls in _fitting(METRICS, names, self.name).items()}
+        return {name: cls.of(self) for name, cls in _fitting(METRICS, names, self.name).items()}
 
     def rungs(self, names: Sequence[str] | None) -> dict[str, type[Rung]]:
         """Return the baselines by their canonical names; every one that gives such answers if none are named.
@@ -153,6 +164,11 @@ class AnswerKind(ABC):
             OptionsError: A rung is not registered, or gives other answers.
         """
         return _fitting(RUNGS, fitting_names(RUNGS, self.name) if names is None else names, self.name)
+
+
+def kind_for(task: Task) -> AnswerKind:
+    """Return the kind of answers that a task gives, knowing its columns."""
+    return ANSWERS.get(task.answers).of(task)
 
 
 def kind_of(name: str, columns: Sequence[Label] = ()) -> AnswerKind:

@@ -16,6 +16,7 @@ from regraft.evaluation.compare import Comparison, compare_right
 from regraft.evaluation.intervals import interval_of_counts, measure_by_rows, resample_counts
 from regraft.evaluation.judge import Judgement, confusion, notes_of, per_class
 from regraft.evaluation.measure import CountMeasure, Counts, Tally, count, decide
+from regraft.evaluation.metrics import LogLoss
 from regraft.evaluation.options import JudgeOptions
 from regraft.evaluation.paired import Quantity, compare_sums, mean_of_rows
 from regraft.evaluation.rows import checked
@@ -32,6 +33,10 @@ class Classes(AnswerKind):
     def decide(self, outputs_NC: FloatArray) -> Array:
         """Return the class that each row is given (N,)."""
         return decide(outputs_NC)
+
+    def costs(self, targets_N: Array, outputs_NC: FloatArray) -> FloatArray:
+        """Return -log of the probability given to the true class (N,)."""
+        return LogLoss().losses(targets_N, outputs_NC)
 
     def checked(self, targets_N: Array, outputs_NC: FloatArray, who: str = "the model") -> tuple[Array, FloatArray]:
         """Return targets as int64 and probabilities as float64; see `AnswerKind.checked`."""

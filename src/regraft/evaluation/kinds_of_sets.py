@@ -15,7 +15,7 @@ from regraft.evaluation.answer_kind import AnswerKind
 from regraft.evaluation.compare import Comparison
 from regraft.evaluation.intervals import resample_weights
 from regraft.evaluation.judge import Judgement, per_class
-from regraft.evaluation.label_sets import count_sets
+from regraft.evaluation.label_sets import BinaryLogLoss, count_sets
 from regraft.evaluation.measure import Counts, Tally
 from regraft.evaluation.options import JudgeOptions
 from regraft.evaluation.paired import Quantity, compare_sums
@@ -29,6 +29,10 @@ class LabelSets(AnswerKind):
 
     name: ClassVar[str] = "label-sets"
     constant_name: ClassVar[str] = "label-shares"
+
+    def costs(self, targets_N: Array, outputs_NC: FloatArray) -> FloatArray:
+        """Return the mean over labels of -log of the probability given to what is true (N,)."""
+        return BinaryLogLoss().losses(targets_N, outputs_NC)
 
     def checked(self, targets_N: Array, outputs_NC: FloatArray, who: str = "the model") -> tuple[Array, FloatArray]:
         """Return targets as int64 and probabilities as float64; see `AnswerKind.checked`."""

@@ -89,12 +89,14 @@ class Contender:
         probabilities_NC: What it gives for the judged rows, as `Task.probabilities` returns it: classes in label order.
         seconds: What it took to fit, or to answer where nothing was fitted.
         note: How it was learnt.
+        constant: Whether it gives every row the same, and is called as its kind of answers calls that.
     """
 
     name: str
     probabilities_NC: FloatArray
     seconds: float = 0.0
     note: str = ""
+    constant: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 import numpy as np
 
 from regraft.types import Array, FloatArray, Label
+
+if TYPE_CHECKING:
+    from regraft.evaluation.answer_kind import AnswerKind
 
 Tally = Callable[[Array, FloatArray, Array | None], "Counts"]
 """Counts right, true and predicted rows of each class: targets, outputs and, if any, weights (N, R) of the rows."""
@@ -40,6 +43,11 @@ class Measure(ABC):
     def __init__(self, columns: Sequence[str] = (), tally: Tally | None = None) -> None:
         self.columns = tuple(columns)
         self.tally: Tally = tally or count_classes
+
+    @classmethod
+    def of(cls, kind: AnswerKind) -> Self:
+        """Return the metric for answers of a kind, with the names of their columns."""
+        return cls(tuple(map(str, kind.columns)), kind.tally)
 
     @abstractmethod
     def values(self, targets_N: Array, outputs_NC: FloatArray, weights_NR: Array | None = None) -> FloatArray:

@@ -146,7 +146,7 @@ class Classification(Task):
             DataError: A value is none of the labels.
         """
         plain_values = [plain(value) for value in values]
-        kind = type(self.labels[0])
+        kind = type(self.labels[0]) if self.labels else str
         found = [self._index.get(value, -1) if type(value) is kind else -1 for value in plain_values]
         if -1 in found:
             rows = [row for row, index in enumerate(found) if index < 0]
@@ -185,6 +185,10 @@ class Classification(Task):
         total = functional.cross_entropy(output, targets, weight=weights, label_smoothing=smoothing, reduction="sum")
         weight = output.new_tensor(float(len(targets))) if weights is None else weights[targets].sum()
         return Loss(total=total, weight=weight)
+
+    def weight(self, targets: Array) -> float:
+        """Return the sum of the weights of the classes of rows with these targets (B,)."""
+        return float(len(targets)) if self._weights_C is None else float(self._weights_C[targets].sum())
 
     def probabilities(self, output: FloatArray) -> FloatArray:
         """Return the softmax (B, C) of logits (B, C), float64, shifted by the largest logit so that nothing overflows."""

@@ -69,6 +69,11 @@ class Ordinal(Task):
         """Names of the ranks, the lowest first."""
         return self._names
 
+    @property
+    def widths(self) -> tuple[int, int]:
+        """One logit less than ranks; and the ranks."""
+        return len(self.labels) - 1, len(self.labels)
+
     def learn(self, values: Sequence[Any], ledger: Ledger) -> None:
         """Take in the labels of the training rows and their order.
 

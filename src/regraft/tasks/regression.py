@@ -84,6 +84,11 @@ class Regression(Task):
         """One name a quantile."""
         return tuple(f"quantile.{name}" for name in self.names)
 
+    @property
+    def likelihood_factor(self) -> float:
+        """One half for squared errors, of which a Gaussian's log-likelihood holds half; else 1."""
+        return 0.5 if not self.levels and self.options.loss != "absolute" else 1.0
+
     def learn(self, values: Sequence[Any], ledger: Ledger) -> None:
         """Take in mean and standard deviation of the training targets.
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+
+import numpy as np
 
 from regraft.options import JSON
 from regraft.types import Array, FloatArray, Ledger, Prediction
@@ -24,6 +27,45 @@ class Loss(NamedTuple):
 
     total: torch.Tensor
     weight: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Part:
+    """One target: its task, and which columns are its own in the arrays of a task that has several targets.
+
+    Args:
+        name: Its column; empty where it is the only target.
+        task: What is predicted there.
+        targets: Its columns of the targets; None where all of them, of any shape, are its own.
+        outputs: Its columns of the outputs of the heads.
+        judged: Its columns of what is judged (`Task.probabilities`).
+    """
+
+    name: str
+    task: Task
+    targets: slice | None = None
+    outputs: slice = field(default_factory=lambda: slice(None))
+    judged: slice = field(default_factory=lambda: slice(None))
+
+    def rows(self, targets: Array) -> Array:
+        """Return the positions of the rows that have this target."""
+        if self.targets is None:
+            return np.arange(len(targets))
+        return np.flatnonzero(~np.isnan(targets[:, self.targets]).any(axis=1))
+
+    def own(self, targets: Array, rows: Array | None = None) -> Array:
+        """Return the targets of rows that have this target, as its own task gives them.
+
+        Args:
+            targets: Those of all targets.
+            rows: Which rows; all that have it if not given.
+        """
+        rows = self.rows(targets) if rows is None else rows
+        if self.targets is None:
+            return targets[rows]
+        like = self.task.targets([])
+        found: Array = targets[rows, self.targets].astype(like.dtype).reshape(len(rows), *like.shape[1:])
+        return found
 
 
 def decided(probabilities: Mapping[str, float], near: float) -> bool:
@@ -54,6 +96,10 @@ class Task(ABC):
     """Registered names of the metrics to report, the most important first."""
     validation_metric: str
     """Registered name of the metric that early stopping watches by default."""
+    several: ClassVar[bool] = False
+    """Whether a target is a mapping from column to value: then its `parts` say what is predicted in each column."""
+    example_options: ClassVar[Mapping[str, JSON]] = {}
+    """Options under which `example` can be learnt, where the defaults are not enough."""
     hub_problem: ClassVar[str] = ""
     """What the hub's classes for sequences call this task (`problem_type`); empty where none of them does it."""
 
@@ -64,6 +110,27 @@ class Task(ABC):
     def names(self) -> tuple[str, ...]:
         """Names of the columns of `probabilities`, in order; empty where a task has none."""
         return ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that are read together as one target, a mapping from column to value; empty where it is one column."""
+        return ()
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The targets, each with its own task; a task of one target is its own only part."""
+        return (Part("", self),)
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Numbers a row that the head gives, and columns of `probabilities`."""
+        columns = len(self.names) or 1
+        return columns, columns
+
+    @property
+    def likelihood_factor(self) -> float:
+        """What the loss is multiplied by to be, up to a constant and a variance of 1, a negative logarithm of a likelihood."""
+        return 1.0
 
     @property
     def fewest_rows(self) -> int:
@@ -117,6 +184,18 @@ class Task(ABC):
     @abstractmethod
     def loss(self, output: torch.Tensor, targets: torch.Tensor) -> Loss:
         """Return the loss of a batch."""
+
+    def scaled_loss(self, output: torch.Tensor, targets: torch.Tensor, scales: Array | None) -> Loss:
+        """Return the loss of rows that may be a part of an update, for all of which `scales` are."""
+        return self.loss(output, targets)
+
+    def weight(self, targets: Array) -> float:
+        """Return the weight of the loss of rows with these targets, as `loss` gives it."""
+        return float(len(targets))
+
+    def scales(self, targets: Array) -> Array | None:
+        """Return what `scaled_loss` must know of all rows of an update, whose targets these are; None where nothing."""
+        return None
 
     @abstractmethod
     def probabilities(self, output: FloatArray) -> FloatArray:
