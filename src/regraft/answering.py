@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regraft.data.targets import as_kind, is_missing
+from regraft.data.clean import lacking_reason
 from regraft.errors import DataError, MissingExtraError, Problem, did_you_mean
 from regraft.options import JSON
 from regraft.registry import Registry
+from regraft.serving.truths import Truths
 from regraft.training.cost import Answered, cost_of
 from regraft.training.stages import Stages
 from regraft.types import Array, FloatArray, Ledger
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from regraft.evaluation.report import Report
     from regraft.models import BaseCard
     from regraft.serving.predictor import Predictor
+    from regraft.tasks.task import Part
 
 _CHUNK_ROWS = 1024
 _SHOWN = 20
@@ -105,10 +107,10 @@ def labelled(predictors: Sequence[Predictor], data: Any, wanted: AnswerOptions, 
         DataError: A column is missing, a label is unknown, too many rows cannot be used, or there are none.
     """
     rows = source(data, wanted, stages)
-    target = _target_column(predictors, rows)
+    truths = _truths(predictors, rows, stages)
     _check_columns(predictors, rows)
     orders = _column_orders(predictors)
-    reading = _Reading(rows, target, predictors, Ledger())
+    reading = _Reading(rows, truths, predictors, Ledger())
     kept: list[Array] = []
     answers: list[list[FloatArray]] = [[] for _ in predictors]
     answered = [Answered() for _ in predictors]
@@ -142,18 +144,17 @@ def _tell_apart(answered: Sequence[Answered], stages: Stages) -> None:
 class _Reading:
     """Rows of a source as targets and raw values; what cannot be used is counted, unknown labels are collected."""
 
-    def __init__(self, rows: RowSource, target: str, predictors: Sequence[Predictor], ledger: Ledger) -> None:
-        self.rows, self.target, self.predictors, self.ledger = rows, target, predictors, ledger
+    def __init__(self, rows: RowSource, truths: Truths, predictors: Sequence[Predictor], ledger: Ledger) -> None:
+        self.rows, self.truths, self.predictors, self.ledger = rows, truths, predictors, ledger
         self.task = predictors[0].task
         self.inputs = {predictor.columns: predictor for predictor in predictors}
-        self.kind = type(predictors[0].example().value).__name__
         self.read = self.used = 0
         self.unknown: dict[str, list[str]] = {}
 
     def chunks(self) -> Iterator[tuple[Array, dict[tuple[str, ...], list[Any]]]]:
         """Yield targets (B,) and, for all columns that are read together, the raw values of the same rows."""
         for chunk in self.rows.chunks(_CHUNK_ROWS):
-            truth = chunk.rows.column(self.target).to_pylist()
+            truth = self.truths.of(chunk.rows)
             raws = {}
             for columns, predictor in self.inputs.items():  # what cannot be read stays, and is a problem
                 raws[columns], _ = predictor.modality.brought(predictor.values(chunk.rows), chunk.folder)
@@ -161,20 +162,25 @@ class _Reading:
             self.read += chunk.rows.num_rows
             self.used += len(good)
             if good and not self.unknown:
-                values = [as_kind(truth[row], self.kind) for row in good]
-                yield self.task.targets(values), {columns: [found[row] for row in good] for columns, found in raws.items()}
+                yield (
+                    self.task.targets([truth[row] for row in good]),
+                    {columns: [found[row] for row in good] for columns, found in raws.items()},
+                )
 
     def _usable(self, chunk: Chunk, value: Any, raws: Mapping[tuple[str, ...], list[Any]], row: int) -> bool:
         place = f"{chunk.source or self.rows.name}, row {chunk.first_row + row}"
         if row in chunk.bad:
             self.ledger.add("rows that cannot be read", where=place)
-        elif is_missing(value):
+        elif value is None:
             self.ledger.add("rows without a label", where=place)
         elif any(predictor.modality.problem(raws[columns][row]) for columns, predictor in self.inputs.items()):
             self.ledger.add("rows without an input", where=place)
-        elif problem := self.task.target_problem(as_kind(value, self.kind)):
+        elif problem := self.task.target_problem(value):
             self.unknown.setdefault(problem, []).append(place)
         else:
+            for name in self.truths.columns if self.truths.together else ():
+                if value[name] is None:
+                    self.ledger.add(lacking_reason(name), where=place)
             return True
         return False
 
@@ -205,12 +211,9 @@ class _Reading:
 
 def evaluation(predictor: Predictor, answered: Labelled, wanted: AnswerOptions, stages: Stages) -> Report:
     """Return the report on one predictor, held against the best answer that is the same for all of these rows."""
-    from regraft.evaluation.answer_kind import kind_of
-    from regraft.evaluation.ladder import Contender
+    from regraft.evaluation.by_target import constant_contender
 
-    kind = kind_of(predictor.task.answers, predictor.task.names)
-    same_NC = np.tile(kind.constant(answered.targets), (len(answered.targets), 1))
-    constant = Contender(name=kind.constant_name, probabilities_NC=same_NC)
+    constant = constant_contender(predictor.task, answered.targets)
     return _report("evaluate", [constant, _contender(predictor, answered, 0)], [predictor], answered, wanted, stages)
 
 
@@ -231,21 +234,23 @@ def _report(
     wanted: AnswerOptions,
     stages: Stages,
 ) -> Report:
-    from regraft.evaluation.answer_kind import kind_of
-    from regraft.evaluation.ladder import climb
+    from regraft.evaluation.by_target import climbed, reported
     from regraft.evaluation.report import Report
 
     task, options, seed = predictors[0].task, wanted.judge, wanted.seed
     with stages("judge"):
-        ladder = climb(contenders, answered.targets, task.names, task.metrics, answers=task.answers, options=options, seed=seed)
-        kind = kind_of(task.answers, task.names)
-        targets_N, judged_NC = kind.checked(answered.targets, contenders[-1].probabilities_NC)
-        judgement = kind.judge(task.metrics, targets_N, judged_NC, options=options, seed=seed)
+        found = reported(
+            task,
+            answered.targets,
+            contenders[-1].probabilities_NC,
+            lambda part: climbed(part, contenders, answered.targets, options, seed),
+            options,
+            seed,
+        )
     artifact = predictors[-1].artifact
     return Report(
         kind=verb,
-        judgement=judgement,
-        ladder=ladder,
+        **found,
         ledger=answered.ledger,
         seconds=stages.total,
         seconds_by_stage=stages.seconds,
@@ -272,14 +277,19 @@ def _contender(predictor: Predictor, answered: Labelled, place: int) -> Contende
     return Contender(name=name, probabilities_NC=answered.probabilities[place], seconds=answered.answered[place].seconds)
 
 
-def _target_column(predictors: Sequence[Predictor], rows: RowSource) -> str:
-    names = [predictor.artifact.manifest.target.column for predictor in predictors if predictor.artifact]
-    for name in names:
-        if name in rows.columns:
-            return name
-    wanted = " or ".join(f"'{name}'" for name in dict.fromkeys(names)) or "a target column"
-    fix = did_you_mean(names[0], rows.columns) if names else "judge an artifact"
-    raise DataError(Problem(what=f"there is no column {wanted} to judge against", where=rows.name, fix=fix))
+def _truths(predictors: Sequence[Predictor], rows: RowSource, stages: Stages) -> Truths:
+    """Return what reads the targets: of the first predictor whose column the data have; its kinds are those of the first."""
+    found = [Truths(predictor, rows.columns) for predictor in predictors]
+    chosen = next((truths for truths in found if truths.columns), None)
+    if chosen is None:
+        names = list(dict.fromkeys(name for truths in found for name in truths.wanted if name))
+        wanted = " or ".join(f"'{name}'" for name in names) or "a target column"
+        fix = did_you_mean(names[0], rows.columns) if names else "judge an artifact"
+        raise DataError(Problem(what=f"there is no column {wanted} to judge against", where=rows.name, fix=fix))
+    if chosen.together:
+        stages.notes([f"there is no column '{name}': this target is not judged" for name in chosen.absent])
+    chosen.kind = found[0].kind
+    return chosen
 
 
 def _check_columns(predictors: Sequence[Predictor], rows: RowSource) -> None:
@@ -294,23 +304,39 @@ def _check_columns(predictors: Sequence[Predictor], rows: RowSource) -> None:
 
 def _column_orders(predictors: Sequence[Predictor]) -> list[list[int] | None]:
     """Return for each predictor the places of the first one's columns (labels, levels) among its own; nothing if alike."""
-    from regraft.evaluation.answer_kind import kind_of
-
     first = predictors[0].task
     orders: list[list[int] | None] = []
     for predictor in predictors:
-        task = predictor.task
-        fix = "compare artifacts that predict the same target"
-        if task.answers != first.answers:
-            got = f"{task.answers.replace('-', ' ')} against {first.answers.replace('-', ' ')}"
-            raise DataError(Problem(what="the artifacts do not give the same kind of answers", got=got, fix=fix))
-        ordered = kind_of(task.answers).ordered
-        if (task.names != first.names) if ordered else (sorted(task.names) != sorted(first.names)):
-            got = f"{', '.join(task.names[:10])} against {', '.join(first.names[:10])}"
-            what = "the artifacts do not know the same labels" + (" in the same order" if ordered else "")
-            raise DataError(Problem(what=what, got=got, fix=fix))
-        orders.append(None if task.names == first.names else [task.names.index(name) for name in first.names])
+        own = {part.name: part for part in predictor.task.parts}
+        _same_targets(list(own), [part.name for part in first.parts])
+        found = [place for part in first.parts for place in _places(own[part.name], part)]
+        orders.append(None if found == sorted(found) else found)
     return orders
+
+
+def _same_targets(own: Sequence[str], first: Sequence[str]) -> None:
+    if sorted(own) != sorted(first):
+        got = " against ".join(", ".join(names) if any(names) else "one target" for names in (own, first))
+        fix = "compare artifacts that predict the same targets"
+        raise DataError(Problem(what="the artifacts do not predict the same targets", got=got, fix=fix))
+
+
+def _places(own: Part, first: Part) -> list[int]:
+    """Return where the columns of a target of the first predictor stand among those of another one."""
+    from regraft.evaluation.answer_kind import kind_of
+
+    task, wanted, of = own.task, first.task, f" for '{first.name}'" if first.name else ""
+    fix = "compare artifacts that predict the same target"
+    if task.answers != wanted.answers:
+        got = f"{task.answers.replace('-', ' ')} against {wanted.answers.replace('-', ' ')}"
+        raise DataError(Problem(what=f"the artifacts do not give the same kind of answers{of}", got=got, fix=fix))
+    ordered = kind_of(task.answers).ordered
+    if (task.names != wanted.names) if ordered else (sorted(task.names) != sorted(wanted.names)):
+        got = f"{', '.join(task.names[:10])} against {', '.join(wanted.names[:10])}"
+        what = f"the artifacts do not know the same labels{of}" + (" in the same order" if ordered else "")
+        raise DataError(Problem(what=what, got=got, fix=fix))
+    start = own.judged.start or 0
+    return [start + task.names.index(name) for name in wanted.names] or [start]
 
 
 def base_card(name: str) -> BaseCard | None:

@@ -37,11 +37,12 @@ from regraft.verbs import FitOptions
 
 if TYPE_CHECKING:
     from regraft.artifact.manifest import ManifestBody
-    from regraft.evaluation.ladder import Contender, Step
+    from regraft.evaluation.ladder import Contender
     from regraft.evaluation.report import Report
     from regraft.models.base import Base
     from regraft.models.net import Headed
     from regraft.serving.predictor import Predictor
+    from regraft.tasks.task import Part
 
 _GOLDEN_POOL = 4096
 _FEW = 4
@@ -56,8 +57,6 @@ def open_base(wanted: FitOptions, stages: Stages) -> tuple[Base, FitOptions]:
         OptionsError: It does not read what was asked for.
         UnknownNameError: The validation metric is not registered.
     """
-    if wanted.train.metric is not None:
-        METRICS.target(wanted.train.metric)
     _check_judging(wanted)
     cls, options = wanted.base.resolve(BASES)
     base = cls(wanted.base.name, options)
@@ -68,11 +67,13 @@ def open_base(wanted: FitOptions, stages: Stages) -> tuple[Base, FitOptions]:
 
 def _check_judging(wanted: FitOptions) -> None:
     """Refuse metrics and baselines that are for other answers than the task gives."""
-    from regraft.evaluation.answer_kind import kind_of
+    from regraft.evaluation.answer_kind import kind_for
 
     cls, options = wanted.task.resolve(TASKS)
     task = cls(options)
-    kind = kind_of(task.answers, task.names)
+    if wanted.train.metric is not None and not task.several:
+        METRICS.target(wanted.train.metric)
+    kind = kind_for(task)
     if wanted.train.metric is not None:
         (measure,) = kind.measures([wanted.train.metric]).values()
         if measure.higher_is_better is None:
@@ -172,38 +173,34 @@ def judge(
 ) -> Report:
     """Hold the fitted network against the baselines on the test rows, through the door that serves it later."""
     from regraft.evaluation.ablation import ablation
-    from regraft.evaluation.answer_kind import kind_of
-    from regraft.evaluation.ladder import Contender, LadderRows, build_ladder
-    from regraft.evaluation.report import Report
+    from regraft.evaluation.answer_kind import kind_for
+    from regraft.evaluation.by_target import judgement_of, ladder_of, own_contender, reported
+    from regraft.evaluation.ladder import Contender
+    from regraft.evaluation.report import Report, TargetReport
 
     wanted, task = plan.wanted, plan.task
     options, seed = wanted.judge, wanted.seed
-    lacking: tuple[Step, ...] = ()
     door, answered = predictor(net, plan), Answered()
     with stages("answer the test rows", len(plan.rows["test"])):
         parts = [door.probabilities(chunk, answered=answered) for chunk in raws(plan.dataset, "test")]
     with stages("judge"):
         fitted = Contender(name="fitted", probabilities_NC=np.concatenate(parts), seconds=stages.seconds.get("train", 0.0))
-        rows = LadderRows(
-            train=before["train"],
-            valid=before["valid"],
-            test=before["test"],
-            labels=task.names,
-            answers=task.answers,
-            train_targets=plan.targets["train"],
-        )
-        ladder = build_ladder(rows, fitted, task.metrics, options=options, seed=seed)
-        kind, targets_N = kind_of(task.answers, task.names), plan.targets["test"]
-        without = _without_parts(door, plan)
-        if without:
-            whole_NC = fitted.probabilities_NC
-            lacking = ablation(whole_NC, without, targets_N, kind, task.metrics, options=options, seed=seed)
-        targets_N, probabilities_NC = kind.checked(targets_N, fitted.probabilities_NC)
-        judgement = kind.judge(task.metrics, targets_N, probabilities_NC, options=options, seed=seed)
+        targets, without = plan.targets["test"], _without_parts(door, plan)
+
+        def one(part: Part) -> TargetReport:
+            ladder = ladder_of(part, before, plan.targets["train"], fitted, options, seed)
+            judgement = judgement_of(part, targets, fitted.probabilities_NC, options, seed)
+            rows, kind, lacking = part.rows(targets), kind_for(part.task), ()
+            if without:
+                own = [own_contender(part, contender, rows) for contender in (fitted, *without)]
+                truth = part.own(targets, rows)
+                lacking = ablation(own[0].probabilities_NC, own[1:], truth, kind, part.task.metrics, options=options, seed=seed)
+            return TargetReport(judgement=judgement, ladder=ladder, ablation=lacking)
+
+        found = reported(task, targets, fitted.probabilities_NC, one, options, seed)
     return Report(
         kind="fit",
-        judgement=judgement,
-        ladder=ladder,
+        **found,
         ledger=plan.dataset.ledger,
         fingerprint=plan.dataset.fingerprint,
         seconds=stages.total,
@@ -211,7 +208,6 @@ def judge(
         notes=(*plan.dataset.notes, *plan.modality.notes),
         cost=cost_of(door.runtime.use(), stages.seconds, training=trained, answering=door.runtime.passes(answered)).to_json(),
         about=_about(plan, recipe),
-        ablation=lacking,
     )
 
 
@@ -267,7 +263,7 @@ def fill(folder: Path, net: Headed, plan: Plan, report: Report) -> ManifestBody:
                 folder=BACKBONE_FOLDER,
             ),
         ),
-        target=TargetEntry(column=wanted.target),
+        target=TargetEntry(column=", ".join(wanted.targets)),
         base=plan.base.origin(),
         network=NetworkEntry(
             backbone=net.backbone.spec(), head=HeadEntry(width=net.backbone.width, dropout=wanted.train.dropout)
@@ -289,13 +285,13 @@ def fill(folder: Path, net: Headed, plan: Plan, report: Report) -> ManifestBody:
 def _golden_rows(plan: Plan) -> list[Any]:
     """Return raw values of test rows, spread over targets and lengths."""
     from regraft.artifact.golden import choose
-    from regraft.evaluation.answer_kind import kind_of
+    from regraft.evaluation.answer_kind import kind_for
 
     split = plan.dataset.split("test")
     # Enough to choose from; a test split of millions is not read whole for sixteen rows, nor thousands of photographs.
     count = min(len(split), _GOLDEN_POOL // (1024 // plan.modality.chunk_rows))
     values = list(itertools.islice(itertools.chain.from_iterable(raws(plan.dataset, "test")), count))
-    labels = kind_of(plan.task.answers, plan.task.names).group_names(plan.targets["test"][:count])
+    labels = kind_for(plan.task).group_names(plan.targets["test"][:count])
     return [values[i] for i in choose(values, labels, plan.rows["test"].lengths[:count].tolist(), seed=plan.wanted.seed)]
 
 
@@ -306,9 +302,13 @@ def command_line(data: str, asked: Mapping[str, Any]) -> str:
         >>> command_line("mails.csv", {"target": "label", "seed": 0, "train": {"epochs": 5}})
         'regraft fit mails.csv --target label --set train.epochs=5 --out ARTIFACT'
     """
-    parts = ["regraft", "fit", data, "--target", str(asked["target"])]
+    target = asked["target"]
+    said = [target] if isinstance(target, str) else [f"{column}={task}" for column, task in target.items()]
+    parts = ["regraft", "fit", data, *(word for one in said for word in ("--target", one))]
+    known = {_READ_BY_BASE, *([] if isinstance(target, str) else [("task", "name")])}
+    known |= set() if isinstance(target, str) else {("task", "targets", column, "name") for column in target}
     for path, value in changed(asked):
-        if path not in {("target",), _READ_BY_BASE}:
+        if path[0] != "target" and path not in known:
             text = json.dumps(value) if not isinstance(value, str) else value
             parts += ["--set", f"{'.'.join(path)}={text}"]
     return shlex.join([*parts, "--out", "ARTIFACT"])

@@ -61,13 +61,13 @@ def _setting(plan: Plan, stages: Stages) -> Setting:
 
 def features_before(net: Headed, learner: Learner, plan: Plan, stages: Stages) -> dict[str, Rows]:
     """Return what the baselines learn from and are tested on: pooled features of the base as it is, and targets."""
-    from regraft.evaluation.answer_kind import kind_of
+    from regraft.evaluation.answer_kind import kind_for
     from regraft.models.forward import pooled
     from regraft.models.transform import folded
     from regraft.training.frozen_parts import kept_pooled
 
     index = {name: np.arange(len(plan.rows[name])) for name in SPLITS}
-    groups_N = kind_of(plan.task.answers, plan.task.names).groups(plan.targets["train"])
+    groups_N = kind_for(plan.task).groups(plan.targets["train"])
     index["train"] = stratified(groups_N, plan.wanted.judge.probe_rows, plan.wanted.seed)
     found: dict[str, Rows] = {}
     untuned = folded(net)  # what a transform added changes nothing yet, but what is kept is kept under the name of all weights
@@ -160,14 +160,14 @@ def _whole(event: Event, net: Headed) -> Event:
 
 def _validation(net: Headed, learner: Learner, plan: Plan) -> Validation | None:
     """Return how the network is judged while it learns, or nothing where there are no validation rows."""
-    from regraft.evaluation.answer_kind import kind_of
+    from regraft.evaluation.answer_kind import kind_for
     from regraft.models.forward import outputs
     from regraft.training.loop import Validation
 
     if not len(plan.rows["valid"]):
         return None
     names = list(dict.fromkeys([plan.wanted.train.metric or plan.task.validation_metric, plan.task.metrics[0]]))
-    measures = kind_of(plan.task.answers, plan.task.names).measures(names)
+    measures = kind_for(plan.task).measures(names)
     names = list(measures)
 
     def run() -> dict[str, float]:

@@ -131,7 +131,7 @@ def _looked_at(data: Any, wanted: FitOptions, whole: str, stages: Stages) -> lis
     tables = open_splits(data, wanted.data)
     source = tables.get("train") or next(iter(tables.values()))
     sample, there = sample_rows(source), source.columns
-    columns = _split(wanted.columns.get(whole, "")) or [name for name in there if name != wanted.target]
+    columns = _split(wanted.columns.get(whole, "")) or [name for name in there if name not in wanted.targets]
     missing = [name for name in columns if name not in there]
     if missing:
         got = ", ".join(map(repr, there[:20]))

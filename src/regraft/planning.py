@@ -20,6 +20,7 @@ from regraft.modalities.digests import modality_digest
 from regraft.modalities.encoded import SplitRows
 from regraft.modalities.encoded_store import EncodedStore
 from regraft.tasks import TASKS
+from regraft.tasks.multi_target import addressed
 from regraft.training.stages import Stages
 from regraft.training.threads import available_cores, crowding, default_threads
 from regraft.types import Array
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from regraft.data.clean import Sight
     from regraft.modalities.modality import Modality
     from regraft.models.base import Base
-    from regraft.tasks.task import Task
+    from regraft.tasks.task import Part, Task
 
 SPLITS = ("train", "valid", "test")
 _SHOWN = 20
@@ -82,7 +83,7 @@ def read(data: Any, wanted: FitOptions, stages: Stages) -> Dataset:
     with stages("read"):
         dataset = load_dataset(
             data,
-            target=wanted.target,
+            target=wanted.target if isinstance(wanted.target, str) else list(wanted.target),
             inputs={modality: together or _single(column, kind)},
             valid=wanted.valid,
             test=wanted.test,
@@ -109,9 +110,10 @@ def plan(data: Any, dataset: Dataset, base: Base, wanted: FitOptions, stages: St
     try:
         task.learn(dataset.targets("train"), ledger)
     except DataError as error:
-        # The task knows values only; the user looks for a file and a column.
-        place = f"{name}, column '{wanted.target}'"
-        raise DataError([dataclasses.replace(problem, where=place) for problem in error.problems]) from None
+        # The task knows values only, or which of several columns; the user looks for a file and a column.
+        place = "" if task.several else f"column '{wanted.target}'"
+        problems = [dataclasses.replace(problem, where=f"{name}, {place or problem.where}") for problem in error.problems]
+        raise DataError(problems) from None
     check_targets(task, dataset)
     with stages("tokenise", sum(len(dataset.split(split)) for split in dataset.names)):
         kind, told = MODALITIES.get(wanted.modality.name), {**wanted.modality.options, **dataset.settled}
@@ -155,31 +157,46 @@ def check_targets(task: Task, dataset: Dataset) -> None:
     Raises:
         DataError: One problem for each different cause, with the places of the first rows.
     """
-    problems = [*_unknown_targets(task, dataset), *_rare_targets(task, dataset)]
+    problems = _unknown_targets(task, dataset)
+    for part in task.parts:
+        split = {name: _having(part, dataset.targets(name)) for name in dataset.names}
+        problems += [addressed(problem, part.name) if part.name else problem for problem in _rare_targets(part, dataset, split)]
+        if not split.get("test"):
+            what = f"no test row has the target '{part.name}', so that it could not be judged"
+            fix = f"give test rows that have it (--test), or leave out --target {part.name}"
+            problems.append(Problem(what=what, where=f"column '{part.name}'", fix=fix))
     if problems:
         raise DataError(problems)
 
 
-def _rare_targets(task: Task, dataset: Dataset) -> list[Problem]:
+def _having(part: Part, values: Sequence[Any]) -> dict[int, Any]:
+    """Return the value of one target in the rows that have it, by the number of the row."""
+    if not part.name:
+        return dict(enumerate(values))
+    return {row: value[part.name] for row, value in enumerate(values) if value[part.name] is not None}
+
+
+def _rare_targets(part: Part, dataset: Dataset, split: Mapping[str, Mapping[int, Any]]) -> list[Problem]:
+    task = part.task
     fewest = task.fewest_rows
     if fewest < 2:
         return []
-    counts = Counter(value for name in dataset.names for value in dataset.targets(name))
+    counts = Counter(value for rows in split.values() for value in rows.values())
     rare = {value: n for value, n in counts.items() if n < fewest and not task.target_problem(value)}
     if not rare:
         return []
     places: dict[Any, str] = {}
-    for name in dataset.names:
-        split = dataset.split(name)
-        for row, value in enumerate(split.targets()):
+    for name, rows in split.items():
+        for row, value in rows.items():
             if value in rare:
-                places.setdefault(value, split.place(row))
+                places.setdefault(value, dataset.split(name).place(row))
+    column = part.name or dataset.target_column
     several = f"{len(rare):,} classes have" if len(rare) > 1 else "a class has"
     shown = ", ".join(f"{value!r} in {n} row{'s' if n > 1 else ''}" for value, n in list(rare.items())[:_SHOWN])
     return [
         Problem(
             what=f"{several} fewer than {fewest} rows: too few to learn from some and be judged on others",
-            where=", ".join(f"{places[value]}, column '{dataset.target_column}'" for value in list(rare)[:3]),
+            where=", ".join(f"{places[value]}, column '{column}'" for value in list(rare)[:3]),
             got=shown + (f" and {len(rare) - _SHOWN:,} more" if len(rare) > _SHOWN else ""),
             expected=f"at least {fewest} rows of every class",
             fix="add rows of it, join it with another class, take the rows out, or allow it with --set task.min_rows=1"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from regraft.data.rows import open_rows
-from regraft.data.targets import as_kind, is_missing
 from regraft.errors import DataError, Problem, UsageError, did_you_mean
 from regraft.options import JSON
+from regraft.serving.truths import Truths
 from regraft.training.stages import Stages
 from regraft.verbs import ExportOptions
 
@@ -104,14 +103,12 @@ def _sample(predictor: Predictor, wanted: ExportOptions, stages: Stages, more: i
 def _labelled(predictor: Predictor, rows: Any) -> Iterator[tuple[Any, JSON]]:
     """Yield raw values that can be answered with their labels in the type the artifact knows, None where there is none."""
     modality = predictor.modality
-    target = predictor.artifact.manifest.target.column if predictor.artifact is not None else ""
-    kind = type(predictor.example().value).__name__
+    truths = Truths(predictor, rows.columns)
     for chunk in rows.chunks(modality.chunk_rows):
         raws, _ = modality.brought(predictor.values(chunk.rows), chunk.folder)
-        labels = chunk.rows.column(target).to_pylist() if target in rows.columns else itertools.repeat(None)
-        for raw, label in zip(raws, labels, strict=False):
+        for raw, label in zip(raws, truths.of(chunk.rows), strict=True):
             if not modality.problem(raw):
-                yield raw, None if is_missing(label) else as_kind(label, kind)
+                yield raw, label
 
 
 def drawn_rows(rows: Iterable[Any], count: int, seed: int) -> list[Any]:

@@ -6,12 +6,14 @@ reached with `--set path=value`.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 from regraft.data.options import DataOptions
 from regraft.evaluation.options import JudgeOptions
-from regraft.options import Among, Before, Field, PathText, Pick, joined_names, options
+from regraft.options import JSON, Among, Before, Field, PathText, Pick, joined_names, options
 from regraft.training.options import ComputeOptions, MachineOptions, TrainOptions
 
 
@@ -19,8 +21,8 @@ from regraft.training.options import ComputeOptions, MachineOptions, TrainOption
 class FitOptions:
     """How a base becomes an artifact."""
 
-    target: Annotated[str, Field(json_schema_extra={"flag": "--target"})]
-    """Column to predict."""
+    target: Annotated[str | dict[str, str], Field(json_schema_extra={"flag": "--target", "repeated": "COLUMN[=TASK]"})]
+    """Column to predict; with several, each as COLUMN=TASK, a head for each over one backbone."""
 
     out: Annotated[PathText, Field(json_schema_extra={"flag": "--out"})]
     """Directory the artifact is written to; it appears whole or not at all, and takes the place of an older artifact."""
@@ -67,6 +69,19 @@ class FitOptions:
 
     machine: ComputeOptions = Field(default_factory=ComputeOptions)
     """What of the machine is used, and how its arithmetic is done."""
+
+    @classmethod
+    def spelt_out(cls, values: Mapping[str, JSON]) -> dict[str, JSON]:
+        """Return values in which several targets stand in the task."""
+        from regraft.tasks.short_form import spelt_out
+
+        usual = next(item.default for item in dataclasses.fields(cls) if item.name == "task")
+        return spelt_out(values, usual.name)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Columns to predict."""
+        return (self.target,) if isinstance(self.target, str) else tuple(self.target)
 
 
 @options

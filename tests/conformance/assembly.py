@@ -116,7 +116,7 @@ def task_example(name: str, n: int = 96, seed: int = 0) -> tuple[Any, np.ndarray
     """Return a task that has learnt its own example, with signal and values."""
     cls = TASKS.get(name)
     signal, values = cls.example(n, seed)
-    task = cls(cls.Options())
+    task = cls(build(cls.Options, cls.example_options))
     task.learn(values, Ledger())
     return task, signal, values
 

@@ -11,7 +11,7 @@ from assembly import assemble, check_error, check_options_class, fit, flat, scra
 
 from regraft.errors import DataError, RegraftError
 from regraft.evaluation import ANSWERS, METRICS
-from regraft.evaluation.answer_kind import fitting_names, kind_of
+from regraft.evaluation.answer_kind import fitting_names, kind_for
 from regraft.evaluation.options import JudgeOptions
 from regraft.modalities import MODALITIES
 from regraft.models.fused import load_backbone
@@ -63,7 +63,7 @@ def check_state_survives_json(name):
     again = type(task).restore(options, json.loads(json.dumps(task.state(), allow_nan=False)))
     assert again.state() == task.state()
     assert again.names == task.names
-    assert np.array_equal(again.targets(values), task.targets(values))
+    assert np.array_equal(again.targets(values), task.targets(values), equal_nan=True)
     head, same = (made.head(WIDTH, 0.0, seed=4).eval() for made in (task, again))
     with torch.no_grad():
         outputs = [made(features(5, 3)).numpy() for made in (head, same)]
@@ -111,7 +111,7 @@ def check_answers_agree_with_what_is_judged(name):
     task, _, values = task_example(name)
     numbers = 3 * task.head(WIDTH, 0.0, seed=0)(features(24, 3)).detach().numpy()
     predictions, judged = task.decode(numbers), task.probabilities(numbers)
-    kind = kind_of(task.answers, task.names)
+    kind = kind_for(task)
     for prediction in predictions:
         assert tuple(prediction.numbers) == task.answer_columns
         assert not task.target_problem(json.loads(json.dumps(prediction.value))), "an answer can be a target"
@@ -135,8 +135,10 @@ def check_losses_of_parts_add_up(name):
     task, _, values = task_example(name)
     output = task.head(WIDTH, 0.0, seed=0)(features(12, 4)).detach().double()
     targets = torch.from_numpy(task.targets(values[:12]))
-    whole = task.loss(output, targets)
-    parts = [task.loss(output[cut], targets[cut]) for cut in (slice(0, 1), slice(1, 6), slice(6, 12))]
+    whole, scales = task.loss(output, targets), task.scales(targets.numpy())
+    cuts = (slice(0, 1), slice(1, 6), slice(6, 12))
+    parts = [task.scaled_loss(output[cut], targets[cut], scales) for cut in cuts]
+    assert float(task.weight(targets.numpy())) == pytest.approx(float(whole.weight), rel=1e-6)
     assert sum(float(part.total) for part in parts) == pytest.approx(float(whole.total), rel=1e-6)
     assert sum(float(part.weight) for part in parts) == pytest.approx(float(whole.weight), rel=1e-6)
 
@@ -240,7 +242,7 @@ def check_it_beats_the_trivial_baseline(name):
     blind = mean_loss(made.task, constant_output(made, len(values)), values)
     assert learnt < 0.8 * blind, f"loss {learnt:.3f}, of the best constant answer {blind:.3f}"
     task = made.task
-    kind = kind_of(task.answers, task.names)
+    kind = kind_for(task)
     constant = np.tile(kind.constant(task.targets(made.values)), (len(values), 1))
     targets, judged = kind.checked(task.targets(values), task.probabilities(output))
     verdict = kind.compare(targets, (constant, judged), ("constant", "learnt"), options=JudgeOptions(resamples=500))

@@ -8,6 +8,7 @@ from typing import Any
 
 from regraft.artifact.manifest import ManifestBody
 from regraft.evaluation import METRICS
+from regraft.evaluation.judge import metric_name
 from regraft.evaluation.measure import shown
 from regraft.options import JSON
 from regraft.training.cost import sentences
@@ -41,10 +42,19 @@ def _what(body: ManifestBody) -> str:
     inputs = ", ".join(f"{names} ({modality})" for names, modality in read)
     labels = body.task.state.get("labels")
     named = f" Answers: {_listed([str(label) for label in labels])}." if isinstance(labels, Sequence) else ""
+    for target, state in (body.task.state.get("targets") or {}).items():
+        known = state.get("labels")
+        told = f" ({_listed([str(label) for label in known])})" if isinstance(known, Sequence) else ""
+        named += f" `{target}`: {body.task.options['targets'][target]['name']}{told}."
     return f"A model for {body.task.name}: reads {inputs}, predicts `{body.target.column}`.{named}"
 
 
 def _evidence(report: Mapping[str, JSON]) -> str:
+    targets = report.get("targets") or {}
+    if targets:
+        found = [f"### {name}\n\n{_evidence(one)}" for name, one in targets.items() if isinstance(one, Mapping)]
+        weakest = f"The weakest verdict of the targets: **{report.get('verdict')}**."
+        return "\n\n".join([weakest, *found])
     parts = []
     verdict = report.get("verdict")
     if verdict:
@@ -63,7 +73,7 @@ def _evidence(report: Mapping[str, JSON]) -> str:
 def _metric(name: str, value: Any) -> str:
     if not isinstance(value, Mapping) or value.get("value") is None:
         return "-"
-    name = name.replace("_", "-")
+    name = metric_name(name)[1]
     in_units = name in METRICS and METRICS.get(name).in_units
     if value.get("low") is None or value.get("high") is None:
         return shown(value["value"], in_units=in_units)

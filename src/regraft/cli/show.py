@@ -10,6 +10,7 @@ from rich.console import Console
 
 from regraft.cli.console import results
 from regraft.evaluation import METRICS, render
+from regraft.evaluation.judge import metric_name
 from regraft.evaluation.measure import shown
 from regraft.recipe import changed
 
@@ -42,13 +43,8 @@ def _show_cost(report: Report, console: Console) -> None:
 def show_fit(artifact: Artifact, report: Report, seconds: float, console: Console | None) -> None:
     """Show what `fit` made: verdict, ladder, where it is, what to do next."""
     console = console or results()
-    if report.ladder:
-        console.print(render.verdict_panel(report.ladder.verdict))
-        console.print(render.ladder_table(report.ladder))
-    if report.ablation:
-        console.print(render.ablation_table(report.ablation))
-    for table in render.tables(report.judgement):
-        console.print(table)
+    for drawn in render.found(report):
+        console.print(drawn)
     _show_ledger(report, console)
     _show_cost(report, console)
     console.print(
@@ -67,9 +63,8 @@ def show_report(report: Report, console: Console | None) -> None:
 def show_comparison(report: Report, console: Console | None) -> None:
     """Show the verdict and both artifacts side by side, and what their answers cost."""
     console = console or results()
-    if report.ladder:
-        console.print(render.verdict_panel(report.ladder.verdict))
-        console.print(render.ladder_table(report.ladder))
+    for drawn in render.ladders(report):
+        console.print(drawn)
     _show_ledger(report, console)
     _show_cost(report, console)
 
@@ -85,7 +80,7 @@ def show_prediction_summary(summary: StreamSummary, console: Console) -> None:
 
 
 def _interval(name: str, metric: dict[str, Any]) -> str:
-    in_units = METRICS.get(name.replace("_", "-")).in_units
+    in_units = METRICS.get(metric_name(name)[1]).in_units
     ends = ("?" if metric[end] is None else shown(metric[end], in_units=in_units, digits=4) for end in ("value", "low", "high"))
     return "{} [{}, {}]".format(*ends)
 
@@ -96,6 +91,11 @@ def _ancestor(entry: dict[str, Any]) -> str:
 
 def _itself(facts: dict[str, Any]) -> str:
     return f"{facts['verb']}{' ' + facts['export']['format'] if facts['export'] else ''} ({facts['digest'][:12]}, this one)"
+
+
+def _labels(state: dict[str, Any]) -> str:
+    labels = state.get("labels", [])
+    return f": {', '.join(str(label) for label in labels)}" if labels else ""
 
 
 def _columns(entry: dict[str, Any]) -> str:
@@ -119,15 +119,21 @@ def show_export(facts: dict[str, Any], console: Console | None) -> None:
 def show_inspection(facts: dict[str, Any], console: Console | None) -> None:
     """Show what is in an artifact."""
     console = console or results()
-    labels = facts["task"]["state"].get("labels", [])
-    named = f": {', '.join(str(label) for label in labels)}" if labels else ""
+    task = facts["task"]
+    named = _labels(task["state"])
+    targets = task["state"].get("targets", {})
+    heads = [
+        (f"head {number}", f"{name}: {task['options']['targets'][name]['name']}{_labels(state)}")
+        for number, (name, state) in enumerate(targets.items(), start=1)
+    ]
     rows = [
         ("artifact", facts["path"]),
         ("digest", facts["digest"]),
         ("weights", facts["weights_digest"]),
         ("made", f"{facts['created']} with regraft {facts['versions'].get('regraft', '?')}, format {facts['format']}"),
         ("lineage", " -> ".join([facts["base"].get("name", "?"), *map(_ancestor, facts["lineage"]), _itself(facts)])),
-        ("task", f"{facts['task']['name']}{named}"),
+        ("task", f"{task['name']}{named}"),
+        *heads,
         ("reads", ", ".join(f"{_columns(entry)} ({entry['modality']})" for entry in facts["inputs"])),
         ("predicts", facts["target"]["column"]),
         ("base", " ".join(str(facts["base"].get(key, "")) for key in ("name", "source", "revision", "licence")).strip()),

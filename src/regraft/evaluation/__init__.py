@@ -17,6 +17,7 @@ ANSWERS: "Registry[type[AnswerKind]]" = Registry(
         "label-sets": "regraft.evaluation.kinds_of_sets:LabelSets",
         "numbers": "regraft.evaluation.kinds_of_numbers:Numbers",
         "quantiles": "regraft.evaluation.kinds_of_numbers:Quantiles",
+        "targets": "regraft.evaluation.kinds_of_targets:Targets",
     },
 )
 
@@ -41,6 +42,7 @@ METRICS: "Registry[type[Measure]]" = Registry(
         "binary-log-loss": "regraft.evaluation.label_sets:BinaryLogLoss",
         "rank-mae": "regraft.evaluation.ranks:RankMae",
         "quadratic-kappa": "regraft.evaluation.ranks:QuadraticKappa",
+        "relative-loss": "regraft.evaluation.kinds_of_targets:RelativeLoss",
     },
 )
 

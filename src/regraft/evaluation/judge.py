@@ -207,8 +207,20 @@ def confusion(labels: Sequence[Label], targets_N: Array, predicted_N: Array) -> 
 
 
 def json_name(name: str) -> str:
-    """Return a metric's name as JSON and scripts spell it: "macro-f1" becomes "macro_f1"."""
-    return name.replace("-", "_")
+    """Return a metric's name as JSON and scripts spell it: "macro-f1" becomes "macro_f1"; a target before it stays as it is."""
+    target, sign, metric = name.rpartition(".")
+    return target + sign + metric.replace("-", "_")
+
+
+def metric_name(name: str) -> tuple[str, str]:
+    """Return the target, or an empty text, and the registered name of a metric that JSON spells so.
+
+    Example:
+        >>> metric_name("macro_f1"), metric_name("due_date.macro_f1")
+        (('', 'macro-f1'), ('due_date', 'macro-f1'))
+    """
+    target, _, metric = name.rpartition(".")
+    return target, metric.replace("_", "-")
 
 
 def metric_json(metric: Metric) -> dict[str, float | int | None]:
@@ -229,4 +241,4 @@ def metrics_json(metrics: Mapping[str, Metric]) -> dict[str, dict[str, float | i
 
 def metrics_from_json(values: Mapping[str, Any]) -> dict[str, Metric]:
     """Return the metrics that `metrics_json` wrote, by their registered names."""
-    return {name.replace("_", "-"): metric_from_json(metric) for name, metric in values.items()}
+    return {".".join(filter(None, metric_name(name))): metric_from_json(metric) for name, metric in values.items()}

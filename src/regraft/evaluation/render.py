@@ -16,10 +16,10 @@ from rich.text import Text
 
 from regraft.evaluation import METRICS
 from regraft.evaluation.compare import Comparison
-from regraft.evaluation.judge import ClassRow, Confusion, Judgement
+from regraft.evaluation.judge import ClassRow, Confusion, Judgement, metric_name
 from regraft.evaluation.ladder import Ladder, Step
 from regraft.evaluation.measure import shown
-from regraft.evaluation.report import Report
+from regraft.evaluation.report import Report, TargetReport
 from regraft.training.cost import sentences
 from regraft.types import Label, Metric
 
@@ -37,17 +37,39 @@ _BLOCKS = " ▏▎▍▌▋▊▉█"
 def draw(report: Report) -> Group:
     """Return everything a person wants to see of a report, the verdict first."""
     parts: list[RenderableType] = []
-    if report.ladder:
-        parts += [verdict_panel(report.ladder.verdict), ladder_table(report.ladder)]
-    parts += [ablation_table(report.ablation)] if report.ablation else []
-    parts += [
-        *tables(report.judgement),
-    ]
+    parts += found(report)
     parts += [Text(f"note: {_clean(note)}", style="dim") for note in dict.fromkeys([*report.judgement.notes, *report.notes])]
     parts += [Text(line, style="dim") for line in cost_lines(report)]
     lost = report.ledger.to_json()
     parts += [Text(ledger_line(why, loss), style="yellow") for why, loss in lost.items()]
     return Group(*(line for part in parts for line in ((part,) if isinstance(part, Text | Panel) else (part, Text("")))))
+
+
+def found(report: Report) -> list[RenderableType]:
+    """Return verdict, ladder and tables of a report; of several targets one after the other, then what is said of all."""
+    drawn: list[RenderableType] = []
+    for name, one in report.targets.items():
+        drawn += [Text(f"target {_clean(name)}", style="bold"), *_of_target(one)]
+    if report.targets:
+        return [*drawn, Text("all targets", style="bold"), metrics_table(report.judgement.metrics, report.judgement.confidence)]
+    return _of_target(report)
+
+
+def _of_target(report: Report | TargetReport) -> list[RenderableType]:
+    drawn: list[RenderableType] = []
+    if report.ladder:
+        drawn += [verdict_panel(report.ladder.verdict), ladder_table(report.ladder)]
+    drawn += [ablation_table(report.ablation)] if report.ablation else []
+    return [*drawn, *tables(report.judgement)]
+
+
+def ladders(report: Report) -> list[RenderableType]:
+    """Return verdict and ladder of a report, of each target where there are several."""
+    drawn: list[RenderableType] = []
+    for name, one in (report.targets or {"": report}).items():
+        drawn += [Text(f"target {_clean(name)}", style="bold")] if name else []
+        drawn += [verdict_panel(one.ladder.verdict), ladder_table(one.ladder)] if one.ladder else []
+    return drawn
 
 
 def tables(judgement: Judgement) -> list[Table]:
@@ -142,7 +164,7 @@ def metrics_table(metrics: Mapping[str, Metric], confidence: float = 0.95) -> Ta
     """Return one line a metric with its interval and whether more or less of it is better."""
     table = _table("metric", "value", f"{100 * confidence:g} % interval", "rows", "")
     for name, metric in metrics.items():
-        direction = _DIRECTIONS[METRICS.get(name).higher_is_better]
+        direction = _DIRECTIONS[METRICS.get(metric_name(name)[1]).higher_is_better]
         ends = f"[{_number(name, metric.low)}, {_number(name, metric.high)}]"
         table.add_row(name, _number(name, metric.value), ends, f"{metric.n:,}", Text(direction, style="dim"))
     return table
@@ -237,7 +259,7 @@ def _brief(metric: Metric) -> str:
 
 
 def _number(name: str, value: float) -> str:
-    return "?" if math.isnan(value) else shown(value, in_units=METRICS.get(name).in_units)
+    return "?" if math.isnan(value) else shown(value, in_units=METRICS.get(metric_name(name)[1]).in_units)
 
 
 def _p(p_value: float) -> str:

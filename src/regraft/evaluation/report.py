@@ -16,6 +16,9 @@ As JSON (strict: None where a number is undefined, with a note saying why):
                       wrong, "quantity" names the metric that the difference is of, and nearer_a, nearer_b count rows
     ablation          only where a row has several parts: [{name: "without PART", metrics, seconds, note, against_previous}],
                       the same model on the same rows as if that part were missing in all, against the model with all parts
+    targets           only where there are several: target -> {n, metrics, per_class, confusion, ladder, verdict,
+                      verdict_detail, ablation, notes}, as above, on the rows that have it; then "metrics" holds those of
+                      all of them as TARGET.METRIC, and relative_loss, "ladder" is empty, "verdict" the weakest of theirs
     ledger            reason -> {count, examples}
     fingerprint       of the data, as the data room gives it
     seconds           in all
@@ -28,6 +31,7 @@ As JSON (strict: None where a number is undefined, with a note saying why):
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +43,49 @@ from regraft.evaluation.ladder import Ladder, Step
 from regraft.evaluation.options import JudgeOptions
 from regraft.options import JSON
 from regraft.types import Ledger
+
+_WEAKEST_FIRST = ("worse", "no evidence", "better")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetReport:
+    """What was found of one target.
+
+    Args:
+        judgement: Metrics, classes and confusion.
+        ladder: What it was held against, if anything.
+        ablation: Of rows with several parts, what the model is without each of them.
+    """
+
+    judgement: Judgement
+    ladder: Ladder | None = None
+    ablation: Sequence[Step] = ()
+
+    @property
+    def verdict(self) -> str | None:
+        """The verdict in one word, or nothing if nothing was compared."""
+        return self.ladder.verdict.verdict if self.ladder else None
+
+    def to_json(self) -> dict[str, JSON]:
+        """Return it as one JSON object; the form is described at the top of this file."""
+        judged = self.judgement.to_json()
+        return {
+            "n": judged["n"],
+            "metrics": judged["metrics"],
+            "per_class": judged["per_class"],
+            "confusion": judged["confusion"],
+            "ladder": [step.to_json() for step in self.ladder.steps] if self.ladder else [],
+            "verdict": self.verdict,
+            "verdict_detail": self.ladder.verdict.to_json() if self.ladder else None,
+            **({"ablation": [step.to_json() for step in self.ablation]} if self.ablation else {}),
+            "notes": judged["notes"],
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, JSON], confidence: float) -> TargetReport:
+        """Return what `to_json` wrote."""
+        judgement = dataclasses.replace(_judgement(values, confidence), notes=tuple(values["notes"]))
+        return cls(judgement=judgement, ladder=_ladder(values), ablation=_ablation(values))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +104,7 @@ class Report:
         notes: Sentences a reader must know, beside those of the judgement.
         about: What was judged, JSON values by name.
         ablation: Of rows with several parts, what the model is without each of them.
+        targets: Where there are several targets, what was found of each.
     """
 
     kind: str
@@ -70,11 +118,14 @@ class Report:
     notes: Sequence[str] = ()
     about: Mapping[str, JSON] = field(default_factory=dict)
     ablation: Sequence[Step] = ()
+    targets: Mapping[str, TargetReport] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str | None:
-        """The verdict in one word, or nothing if nothing was compared."""
-        return self.ladder.verdict.verdict if self.ladder else None
+        """The verdict in one word, of several targets the weakest; nothing if nothing was compared."""
+        found = [one.verdict for one in self.targets.values()] or [self.ladder.verdict.verdict if self.ladder else None]
+        known = [verdict for verdict in found if verdict is not None]
+        return min(known, key=_WEAKEST_FIRST.index) if known else None
 
     def to_json(self) -> dict[str, JSON]:
         """Return the report as one JSON object without NaN or infinity."""
@@ -90,6 +141,7 @@ class Report:
             "verdict": self.verdict,
             "verdict_detail": self.ladder.verdict.to_json() if self.ladder else None,
             **({"ablation": [step.to_json() for step in self.ablation]} if self.ablation else {}),
+            **({"targets": {name: one.to_json() for name, one in self.targets.items()}} if self.targets else {}),
             "ledger": self.ledger.to_json(),
             "fingerprint": self.fingerprint,
             "seconds": self.seconds,
@@ -121,22 +173,11 @@ class Report:
 
     @classmethod
     def _read(cls, values: Mapping[str, JSON]) -> Report:
-        judgement = Judgement(
-            n=values["n"],
-            metrics=metrics_from_json(values["metrics"]),
-            per_class=tuple(ClassRow.from_json(row) for row in values["per_class"]),
-            confusion=Confusion.from_json(values["confusion"]) if values["confusion"] is not None else None,
-            confidence=values["confidence"],
-        )
-        ladder = None
-        if values["ladder"]:
-            steps = tuple(Step.from_json(step) for step in values["ladder"])
-            ladder = Ladder(steps=steps, verdict=Comparison.from_json(values["verdict_detail"]))
         losses = values["ledger"].items()
         return cls(
             kind=values["kind"],
-            judgement=judgement,
-            ladder=ladder,
+            judgement=_judgement(values, values["confidence"]),
+            ladder=_ladder(values),
             ledger=Ledger({why: loss["count"] for why, loss in losses}, {why: list(loss["examples"]) for why, loss in losses}),
             fingerprint=values["fingerprint"],
             seconds=values["seconds"],
@@ -144,8 +185,32 @@ class Report:
             cost=dict(values.get("cost", {})),
             notes=tuple(values["notes"]),
             about=values["about"],
-            ablation=tuple(Step.from_json(step) for step in values.get("ablation", ())),
+            ablation=_ablation(values),
+            targets={
+                name: TargetReport.from_json(one, values["confidence"]) for name, one in values.get("targets", {}).items()
+            },
         )
+
+
+def _judgement(values: Mapping[str, JSON], confidence: float) -> Judgement:
+    return Judgement(
+        n=values["n"],
+        metrics=metrics_from_json(values["metrics"]),
+        per_class=tuple(ClassRow.from_json(row) for row in values["per_class"]),
+        confusion=Confusion.from_json(values["confusion"]) if values["confusion"] is not None else None,
+        confidence=confidence,
+    )
+
+
+def _ladder(values: Mapping[str, JSON]) -> Ladder | None:
+    if not values["ladder"]:
+        return None
+    steps = tuple(Step.from_json(step) for step in values["ladder"])
+    return Ladder(steps=steps, verdict=Comparison.from_json(values["verdict_detail"]))
+
+
+def _ablation(values: Mapping[str, JSON]) -> tuple[Step, ...]:
+    return tuple(Step.from_json(step) for step in values.get("ablation", ()))
 
 
 def _strict(value: JSON) -> JSON:
@@ -157,4 +222,4 @@ def _strict(value: JSON) -> JSON:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-__all__ = ["JudgeOptions", "Judgement", "Report", "judge"]
+__all__ = ["JudgeOptions", "Judgement", "Report", "TargetReport", "judge"]

@@ -93,7 +93,10 @@ def _outputs(source: Source) -> list[dict[str, JSON]]:
     """Return the columns of an answer: those that `regraft predict` writes."""
     golden = source.artifact.json(GOLDEN)["rows"] if GOLDEN in source.manifest.files else []
     value = golden[0]["value"] if golden else ""
-    columns = [("prediction", _type(value)), *((name, "double") for name in source.task.answer_columns)]
+    answers = [("prediction", _type(value))]
+    if source.task.columns:
+        answers = [(f"prediction.{name}", _type((value or {}).get(name, ""))) for name in source.task.columns]
+    columns = [*answers, *((name, "double") for name in source.task.answer_columns)]
     return [{"type": kind, "name": name, "required": False} for name, kind in (*columns, ("error", "string"))]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -31,3 +33,27 @@ class LinearHead(nn.Module):
         """Return the output (B, outputs)."""
         output: torch.Tensor = self.linear(self.dropout(features.pooled_BD))
         return output
+
+
+class HeadsOfTargets(nn.Module):
+    """The heads of several targets over the same features, their outputs side by side.
+
+    Where the weights of their losses are learnt, the logarithms of the variances that they follow from are weights of the head
+    (Kendall, Gal & Cipolla 2018, arXiv:1705.07115, section 3.2), which in training stand after the outputs.
+
+    Args:
+        heads: One a target.
+        learns_weights: Whether the weights of their losses are learnt.
+    """
+
+    def __init__(self, heads: Sequence[nn.Module], *, learns_weights: bool = False) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(heads)
+        self.log_variances_K = nn.Parameter(torch.zeros(len(heads))) if learns_weights else None
+
+    def forward(self, features: Features) -> torch.Tensor:
+        """Return the outputs (B, C); in training with learnt weights (B, C + K)."""
+        outputs = [head(features) for head in self.heads]
+        if self.training and self.log_variances_K is not None:
+            outputs.append(self.log_variances_K.to(outputs[0]).expand(len(outputs[0]), -1))
+        return torch.cat(outputs, dim=1)

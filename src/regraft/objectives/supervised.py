@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -69,7 +70,9 @@ class Supervised(Objective):
             if len(rows_B) > micro_batch_size:
                 rows_B = rows_B[np.argsort(self._rows.lengths[rows_B], kind="stable")]
             cuts = range(0, len(rows_B), micro_batch_size)
-            yield [rows.batch(rows_B[cut : cut + micro_batch_size], self._targets) for cut in cuts]
+            made = [rows.batch(rows_B[cut : cut + micro_batch_size], self._targets) for cut in cuts]
+            scales = self._task.scales(self._targets[rows_B])
+            yield made if scales is None else [replace(batch, scales=scales) for batch in made]
 
     def rows_per_epoch(self) -> int:
         """Return the number of training rows."""
@@ -85,4 +88,4 @@ class Supervised(Objective):
 
         output = net(*net.tensors(batch))
         targets = torch.from_numpy(np.asarray(batch.targets)).to(output.device)
-        return self._task.loss(output, targets), {}
+        return self._task.scaled_loss(output, targets, batch.scales), {}

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from regraft import answering
 from regraft.data.reader import row_place
-from regraft.data.targets import as_kind, is_missing
 from regraft.errors import DataError, OptionsError, Problem, did_you_mean
 from regraft.rendering.renderer import Shown, named
 from regraft.sampling import drawn_rows
+from regraft.serving.truths import Truths
 from regraft.types import Prediction
 
 if TYPE_CHECKING:
@@ -79,14 +79,13 @@ def drawn(predictor: Predictor, data: Any, count: int, wanted: AnswerOptions, st
         why = wrong.get(0) or predictor.modality.problem(raw)
         if row.bad or why:
             bad[place] = row.bad or Problem(what=why, where=row_place(rows.name, row.number), fix="correct or remove the row")
-    kind = type(predictor.example().value).__name__
     predictions = predictor.window(raws, bad, wanted.batch_size)
     return [
         Shown(
             row=row.number,
             raw=None if place in bad else raws[place],
             prediction=predictions[place],
-            truth=None if is_missing(row.target) else named(as_kind(row.target, kind)),
+            truth=None if row.target is None else named(row.target),
         )
         for place, row in enumerate(kept)
     ]
@@ -100,11 +99,11 @@ def title(predictor: Predictor, data: Any) -> str:
 
 
 def _rows(predictor: Predictor, rows: Any) -> Iterator[_Row]:
-    target = predictor.artifact.manifest.target.column if predictor.artifact is not None else ""
+    truths = Truths(predictor, rows.columns)
     number = 0
     for chunk in rows.chunks(predictor.modality.chunk_rows):
         values = predictor.values(chunk.rows)
-        targets = chunk.rows.column(target).to_pylist() if target in rows.columns else [None] * len(values)
+        targets = truths.of(chunk.rows)
         for place, (value, label) in enumerate(zip(values, targets, strict=True)):
             number += 1
             yield _Row(value, label, chunk.folder, number, chunk.bad.get(place))

@@ -113,7 +113,7 @@ def caption(shown: Shown) -> Caption:
     if found.quantiles:
         title += " [" + ", ".join(named(number) for number in found.quantiles.values()) + "]"
     truth = None if shown.truth is None else plain(shown.truth)
-    exact = isinstance(found.value, float)  # a number is never quite right
+    exact = isinstance(found.value, float | Mapping)  # a number is never quite right; of several targets, some may be
     right = None if truth is None or exact else truth == named(found.value)
     best = sorted(found.probabilities.items(), key=lambda item: -item[1])[:BARS]
     bars = tuple((plain(name), float(share)) for name, share in best)
@@ -124,6 +124,8 @@ def named(value: Any) -> str:
     """Return an answer, or what it should have been, as text."""
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return "; ".join(f"{plain(str(name))} {named(one)}" for name, one in value.items() if one is not None)
     if isinstance(value, list | tuple):
         return ", ".join(sorted(plain(str(item)) for item in value)) or "none"
     return plain(str(value))

@@ -39,9 +39,16 @@ class PredictRequest(BaseModel):
 class Answer(BaseModel):
     """One answer, or why there is none."""
 
-    prediction: Any = Field(default=None, description="The answer; for classification the label.")
-    probabilities: dict[str, float] | None = Field(default=None, description="Label -> probability.")
-    quantiles: dict[str, float] | None = Field(default=None, description="Level -> number, where a task gives quantiles.")
+    prediction: Any = Field(
+        default=None,
+        description="The answer; for classification the label; of several targets an object from target to answer.",
+    )
+    probabilities: dict[str, float | dict[str, float]] | None = Field(
+        default=None, description="Label -> probability; of several targets target -> label -> probability."
+    )
+    quantiles: dict[str, float | dict[str, float]] | None = Field(
+        default=None, description="Level -> number, where a task gives quantiles; of several targets target -> level -> number."
+    )
     error: str | None = Field(default=None, description="Why there is no answer.")
 
 

@@ -37,7 +37,7 @@ class MlflowModel:
 
         Returns:
             Columns `prediction`, `probability.LABEL` for each label (`quantile.LEVEL` for each level), and `error`, which says
-            why a row has no answer.
+            why a row has no answer; of several targets `prediction.TARGET`, `probability.TARGET.LABEL` and so on.
 
         Raises:
             UsageError: There are parameters.
@@ -50,7 +50,10 @@ class MlflowModel:
             got, fix = ", ".join(params), "leave them out"
             raise UsageError(Problem(what="the model takes no parameters", where="params", got=got, fix=fix))
         answers = self.predictor.predict(model_input)
-        columns: dict[str, list[Any]] = {"prediction": [answer.value for answer in answers]}
+        targets = self.predictor.task.columns
+        columns: dict[str, list[Any]] = {"prediction": [answer.value for answer in answers]} if not targets else {}
+        for name in targets:
+            columns[f"prediction.{name}"] = [None if answer.error else answer.value[name] for answer in answers]
         numbers = [answer.numbers for answer in answers]
         for name in self.predictor.task.answer_columns:
             columns[name] = [found.get(name) for found in numbers]

@@ -2,6 +2,8 @@
 
     row, <the columns of the input>, prediction, probability.<label> ... or quantile.<level> ..., error
 
+Of several targets, prediction.<target> for each, and probability.<target>.<label> ..., quantile.<target>.<level> ...
+
 A name that the input has already is written with `regraft_` before ours, and the summary says so.
 """
 
@@ -98,19 +100,23 @@ class AnswerColumns:
     def __init__(self, inputs: pa.Schema, example: Prediction) -> None:
         self.inputs = inputs
         self._numbers = tuple(example.numbers)
-        labels = isinstance(example.value, list) and bool(example.probabilities)
-        self._plain = labels or type(example.value) in _ARROW_TYPES
-        value_type = pa.list_(pa.string()) if labels else _ARROW_TYPES.get(type(example.value), pa.string())
-        row, prediction, *numbers, error = self.names()
-        ours = [pa.field(prediction, value_type)]
-        ours += [pa.field(name, pa.float64()) for name in numbers]
+        self._targets = tuple(example.parts)
+        self._types = [_value_type(one) for one in (example.parts.values() or [example])]
+        row, *given, error = self.names()
+        types = [*(kind or pa.string() for kind in self._types), *(pa.float64() for _ in self._numbers)]
+        ours = [pa.field(name, kind) for name, kind in zip(given, types, strict=True)]
         self.schema = pa.schema([pa.field(row, pa.int64()), *inputs, *ours, pa.field(error, pa.string())])
 
+    @property
+    def _wanted(self) -> list[str]:
+        answers = [f"prediction.{name}" for name in self._targets] or ["prediction"]
+        return ["row", *answers, *self._numbers, "error"]
+
     def names(self) -> list[str]:
-        """Return the names of our columns: row, prediction, one for each number beside the answer, error."""
+        """Return the names of our columns: row, prediction (one a target), one for each number beside the answer, error."""
         taken = set(self.inputs.names)
         names = []
-        for name in ("row", "prediction", *self._numbers, "error"):
+        for name in self._wanted:
             free = name
             while free in taken:
                 free = _PREFIX + free
@@ -120,14 +126,14 @@ class AnswerColumns:
 
     def notes(self) -> list[str]:
         """Return a sentence for each of our columns that had to take another name."""
-        wanted = ["row", "prediction", *self._numbers, "error"]
-        pairs = zip(wanted, self.names(), strict=True)
+        pairs = zip(self._wanted, self.names(), strict=True)
         return [f"the data have a column '{want}' already: ours is called '{name}'" for want, name in pairs if want != name]
 
     def batch(self, first_row: int, rows: pa.RecordBatch, predictions: list[Prediction]) -> pa.RecordBatch:
         """Return the output for consecutive rows."""
-        values = [self._value(prediction) for prediction in predictions]
-        columns: list[Any] = [range(first_row, first_row + len(predictions)), *rows.columns, values]
+        columns: list[Any] = [range(first_row, first_row + len(predictions)), *rows.columns]
+        for place, kind in enumerate(self._types):
+            columns.append([_written(self._answer(prediction, place), kind) for prediction in predictions])
         numbers = [prediction.numbers for prediction in predictions]
         columns += [[found.get(name) for found in numbers] for name in self._numbers]
         columns.append([prediction.error or None for prediction in predictions])
@@ -137,10 +143,21 @@ class AnswerColumns:
         ]
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
-    def _value(self, prediction: Prediction) -> Any:
-        if self._plain or prediction.value is None:
+    def _answer(self, prediction: Prediction, place: int) -> Any:
+        if not self._targets or prediction.value is None:
             return prediction.value
-        return json.dumps(prediction.value, ensure_ascii=False)
+        return prediction.value[self._targets[place]]
+
+
+def _value_type(example: Prediction) -> pa.DataType | None:
+    """Return the type of a column of answers; nothing where they are written as JSON."""
+    if isinstance(example.value, list) and example.probabilities:
+        return pa.list_(pa.string())
+    return _ARROW_TYPES.get(type(example.value))
+
+
+def _written(value: Any, kind: pa.DataType | None) -> Any:
+    return value if kind is not None or value is None else json.dumps(value, ensure_ascii=False)
 
 
 def predict_stream(
