@@ -93,7 +93,7 @@ def _apart(entry: str) -> tuple[str, str]:
     if not sign or not column:
         return entry, ""
     if own in TASKS:
-        return column, own
+        return column, TASKS.canonical(own)
     if nearest(own, TASKS.names()):
         raise OptionsError(dataclasses.replace(TASKS.unknown(own), where=f"--target {entry}"))
     return entry, ""

@@ -7,6 +7,7 @@ import pytest
 
 from regraft.errors import DataError
 from regraft.objectives.supervised import Supervised, SupervisedOptions
+from regraft.tasks.regression import Regression, RegressionOptions
 from regraft.types import Batch
 
 
@@ -29,7 +30,7 @@ class Rows:
 
 
 def attached(lengths) -> Supervised:
-    return Supervised(SupervisedOptions()).attach(Rows(lengths), np.arange(len(lengths)) * 10, task=None)
+    return Supervised(SupervisedOptions()).attach(Rows(lengths), np.arange(len(lengths)) * 10, Regression(RegressionOptions()))
 
 
 def epoch(objective, batch_size, micro, seed=0):
@@ -78,7 +79,7 @@ def test_splitting_a_batch_changes_neither_its_rows_nor_its_targets_and_saves_pa
 )
 def test_rows_without_their_targets_are_refused(lengths, targets, got):
     with pytest.raises(DataError) as caught:
-        Supervised(SupervisedOptions()).attach(Rows(lengths), targets, task=None)
+        Supervised(SupervisedOptions()).attach(Rows(lengths), targets, Regression(RegressionOptions()))
     assert "supervised learning needs training rows, each with its target" in str(caught.value)
     assert got in str(caught.value)
     assert "value in the target column" in str(caught.value)
