@@ -42,10 +42,10 @@ def _what(body: ManifestBody) -> str:
     inputs = ", ".join(f"{names} ({modality})" for names, modality in read)
     labels = body.task.state.get("labels")
     named = f" Answers: {_listed([str(label) for label in labels])}." if isinstance(labels, Sequence) else ""
-    for target, state in (body.task.state.get("targets") or {}).items():
-        known = state.get("labels")
+    for one in body.task.state.get("targets") or []:
+        known = one["state"].get("labels")
         told = f" ({_listed([str(label) for label in known])})" if isinstance(known, Sequence) else ""
-        named += f" `{target}`: {body.task.options['targets'][target]['name']}{told}."
+        named += f" `{one['name']}`: {body.task.options['targets'][one['name']]['name']}{told}."
     return f"A model for {body.task.name}: reads {inputs}, predicts `{body.target.column}`.{named}"
 
 

@@ -121,7 +121,7 @@ def show_inspection(facts: dict[str, Any], console: Console | None) -> None:
     console = console or results()
     task = facts["task"]
     named = _labels(task["state"])
-    targets = task["state"].get("targets", {})
+    targets = {one["name"]: one["state"] for one in task["state"].get("targets", [])}
     heads = [
         (f"head {number}", f"{name}: {task['options']['targets'][name]['name']}{_labels(state)}")
         for number, (name, state) in enumerate(targets.items(), start=1)

@@ -180,14 +180,18 @@ class MultiTarget(Task):
         self._parts = None
 
     def state(self) -> dict[str, JSON]:
-        """Return what each task learnt."""
-        return {"targets": {name: task.state() for name, task in self.tasks.items()}}
+        """Return what each task learnt; a list, because where mappings are written their keys are sorted."""
+        return {"targets": [{"name": name, "state": task.state()} for name, task in self.tasks.items()]}
 
     @classmethod
     def restore(cls, options: Any, state: dict[str, JSON]) -> Self:
         """Return a task whose tasks have learnt these states."""
         made = cls(options)
-        made.tasks = {name: type(task).restore(task.options, state["targets"][name]) for name, task in made.tasks.items()}
+        said = {str(one["name"]): one["state"] for one in state["targets"]}
+        if set(said) != set(made.tasks):
+            raise ValueError(f"states of {', '.join(said)} are not those of the targets {', '.join(made.tasks)}")
+        own = {name: made.tasks[name] for name in said}
+        made.tasks = {name: type(task).restore(task.options, said[name]) for name, task in own.items()}
         return made
 
     def target_problem(self, value: object) -> str:

@@ -200,6 +200,19 @@ def test_answers_are_told_by_target():
     assert broken.error == "price: the network's output for this row is not a finite number"
 
 
+def test_the_order_of_the_targets_survives_where_keys_are_sorted():
+    values, order = rows(), ["tags", "stars", "price", "kind"]
+    task = learnt(values, {name: TASKS_OF[name] for name in order})
+    said = json.loads(json.dumps({"options": to_json(task.options), "state": task.state()}, sort_keys=True))
+    again = MultiTarget.restore(build(MultiTargetOptions, said["options"]), said["state"])
+    assert list(again.columns) == order
+    assert again.names == task.names
+    np.testing.assert_array_equal(again.targets(values), task.targets(values))
+    said["state"]["targets"].pop()
+    with pytest.raises(ValueError, match="states of tags, stars, price are not those of the targets"):
+        MultiTarget.restore(build(MultiTargetOptions, said["options"]), said["state"])
+
+
 def test_costs_are_means_over_the_targets_that_are_known():
     task = learnt(rows(), {"kind": "classification", "price": "regression"})
     assert task.cost({"kind": "a", "price": 100.0}, {"kind": "b", "price": 103.0}) == pytest.approx((1 + 3) / 2)
