@@ -172,9 +172,7 @@ def judge(
     net: Headed, plan: Plan, before: Mapping[str, Rows], trained: Passes, stages: Stages, recipe: Recipe | None = None
 ) -> Report:
     """Hold the fitted network against the baselines on the test rows, through the door that serves it later."""
-    from regraft.evaluation.ablation import ablation
-    from regraft.evaluation.answer_kind import kind_for
-    from regraft.evaluation.by_target import judgement_of, ladder_of, own_contender, reported
+    from regraft.evaluation.by_target import ablation_of, judgement_of, ladder_of, reported
     from regraft.evaluation.ladder import Contender
     from regraft.evaluation.report import Report, TargetReport
 
@@ -188,14 +186,11 @@ def judge(
         targets, without = plan.targets["test"], _without_parts(door, plan)
 
         def one(part: Part) -> TargetReport:
-            ladder = ladder_of(part, before, plan.targets["train"], fitted, options, seed)
-            judgement = judgement_of(part, targets, fitted.probabilities_NC, options, seed)
-            rows, kind, lacking = part.rows(targets), kind_for(part.task), ()
-            if without:
-                own = [own_contender(part, contender, rows) for contender in (fitted, *without)]
-                truth = part.own(targets, rows)
-                lacking = ablation(own[0].probabilities_NC, own[1:], truth, kind, part.task.metrics, options=options, seed=seed)
-            return TargetReport(judgement=judgement, ladder=ladder, ablation=lacking)
+            return TargetReport(
+                judgement=judgement_of(part, targets, fitted.probabilities_NC, options, seed),
+                ladder=ladder_of(part, before, plan.targets["train"], fitted, options, seed),
+                ablation=ablation_of(part, targets, fitted, without, options, seed),
+            )
 
         found = reported(task, targets, fitted.probabilities_NC, one, options, seed)
     return Report(
@@ -305,7 +300,7 @@ def command_line(data: str, asked: Mapping[str, Any]) -> str:
     target = asked["target"]
     said = [target] if isinstance(target, str) else [f"{column}={task}" for column, task in target.items()]
     parts = ["regraft", "fit", data, *(word for one in said for word in ("--target", one))]
-    known = {_READ_BY_BASE, *([] if isinstance(target, str) else [("task", "name")])}
+    known: set[tuple[str, ...]] = {_READ_BY_BASE, *([] if isinstance(target, str) else [("task", "name")])}
     known |= set() if isinstance(target, str) else {("task", "targets", column, "name") for column in target}
     for path, value in changed(asked):
         if path[0] != "target" and path not in known:

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from regraft.evaluation import RUNGS
+from regraft.evaluation.ablation import ablation
 from regraft.evaluation.answer_kind import fitting_names, kind_for
 from regraft.evaluation.judge import Judgement
-from regraft.evaluation.ladder import Contender, Ladder, LadderRows, build_ladder, climb
+from regraft.evaluation.ladder import Contender, Ladder, LadderRows, Step, build_ladder, climb
 from regraft.evaluation.options import JudgeOptions
 from regraft.evaluation.report import TargetReport
 from regraft.evaluation.rung import Rows
@@ -58,7 +59,7 @@ def ladder_of(
         rows = part.rows(held.targets_N)
         features_ND = held.features_ND if len(rows) == len(held) else held.features_ND[rows]
         own[split] = Rows(features_ND, part.own(held.targets_N, rows))
-    rows = LadderRows(
+    ladder_rows = LadderRows(
         train=own["train"],
         valid=own["valid"],
         test=own["test"],
@@ -67,7 +68,7 @@ def ladder_of(
         train_targets=part.own(train_targets),
     )
     contender = own_contender(part, fitted, part.rows(before["test"].targets_N))
-    return build_ladder(rows, contender, task.metrics, options=own_options(part, options), seed=seed)
+    return build_ladder(ladder_rows, contender, task.metrics, options=own_options(part, options), seed=seed)
 
 
 def judgement_of(part: Part, targets: Array, outputs_NC: FloatArray, options: JudgeOptions, seed: int) -> Judgement:
@@ -75,6 +76,18 @@ def judgement_of(part: Part, targets: Array, outputs_NC: FloatArray, options: Ju
     rows, kind = part.rows(targets), kind_for(part.task)
     targets_N, own_NC = kind.checked(part.own(targets, rows), outputs_NC[rows][:, part.judged])
     return kind.judge(part.task.metrics, targets_N, own_NC, options=options, seed=seed)
+
+
+def ablation_of(
+    part: Part, targets: Array, fitted: Contender, without: Sequence[Contender], options: JudgeOptions, seed: int
+) -> tuple[Step, ...]:
+    """Return what the fitted model is for one target without each part of a row."""
+    rows, kind = part.rows(targets), kind_for(part.task)
+    own = [own_contender(part, contender, rows) for contender in (fitted, *without)]
+    if len(own) == 1:
+        return ()
+    truth, whole_NC = part.own(targets, rows), own[0].probabilities_NC
+    return ablation(whole_NC, own[1:], truth, kind, part.task.metrics, options=options, seed=seed)
 
 
 def climbed(part: Part, contenders: Sequence[Contender], targets: Array, options: JudgeOptions, seed: int) -> TargetReport:

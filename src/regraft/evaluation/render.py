@@ -66,7 +66,8 @@ def _of_target(report: Report | TargetReport) -> list[RenderableType]:
 def ladders(report: Report) -> list[RenderableType]:
     """Return verdict and ladder of a report, of each target where there are several."""
     drawn: list[RenderableType] = []
-    for name, one in (report.targets or {"": report}).items():
+    every: Mapping[str, Report | TargetReport] = report.targets or {"": report}
+    for name, one in every.items():
         drawn += [Text(f"target {_clean(name)}", style="bold")] if name else []
         drawn += [verdict_panel(one.ladder.verdict), ladder_table(one.ladder)] if one.ladder else []
     return drawn
