@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
@@ -20,11 +20,15 @@ if TYPE_CHECKING:
 
 @options
 class SupervisedOptions:
-    """Supervised learning has nothing to choose; the task's options say how the loss is made."""
+    """Which rows are learnt from; the task's options say how the loss is made."""
+
+    sampling: Literal["every-row", "balanced"] = "every-row"
+    """What an epoch sees: every-row (each row once), or balanced (as many rows, drawn with replacement so that every class
+    comes equally often, and of several targets the rows of each; rare rows come several times, others not at all)."""
 
 
 class Supervised(Objective):
-    """Learn from rows with targets: each epoch sees every row exactly once, in a fresh random order.
+    """Learn from rows with targets: each epoch sees every row exactly once in a fresh random order, or a balanced draw.
 
     Args:
         options: An instance of `Options`.
@@ -59,11 +63,11 @@ class Supervised(Objective):
         return self
 
     def batches(self, epoch: int, batch_size: int, micro_batch_size: int, rng: np.random.Generator) -> Iterator[list[Batch]]:
-        """Yield one epoch in an order drawn from `rng`; the last batch may be short, no row is left out.
+        """Yield one epoch in an order drawn from `rng`; the last batch may be short, of every row once none is left out.
 
         Inside a batch that is split, rows are sorted by length: the update is the same, and less padding is computed.
         """
-        order_N = rng.permutation(len(self._rows))
+        order_N = self._order(rng)
         rows = self._rows.drawn(rng)
         for start in range(0, len(order_N), batch_size):
             rows_B = order_N[start : start + batch_size]
@@ -73,6 +77,14 @@ class Supervised(Objective):
             made = [rows.batch(rows_B[cut : cut + micro_batch_size], self._targets) for cut in cuts]
             scales = self._task.scales(self._targets[rows_B])
             yield made if scales is None else [replace(batch, scales=scales) for batch in made]
+
+    def _order(self, rng: np.random.Generator) -> Array:
+        """Return the positions of the rows of one epoch (N,)."""
+        rows = len(self._rows)
+        if self.options.sampling == SupervisedOptions().sampling:
+            return rng.permutation(rows)
+        chances_N = self._task.balance(self._targets)
+        return rng.choice(rows, size=rows, replace=True, p=chances_N / chances_N.sum())
 
     def rows_per_epoch(self) -> int:
         """Return the number of training rows."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from regraft.errors import DataError, OptionsError, Problem, did_you_mean
 from regraft.options import JSON, Before, Field, options
-from regraft.tasks.labels import count_labels, label_name, plain
+from regraft.tasks.labels import count_labels, label_name, one_over_count, plain
 from regraft.tasks.task import Loss, Task
 from regraft.types import Array, FloatArray, Label, Ledger, Prediction
 
@@ -189,6 +189,10 @@ class Classification(Task):
     def weight(self, targets: Array) -> float:
         """Return the sum of the weights of the classes of rows with these targets (B,)."""
         return float(len(targets)) if self._weights_C is None else float(self._weights_C[targets].sum())
+
+    def balance(self, targets: Array) -> FloatArray:
+        """Return 1 / rows of its class for each row (B,)."""
+        return one_over_count(targets)
 
     def probabilities(self, output: FloatArray) -> FloatArray:
         """Return the softmax (B, C) of logits (B, C), float64, shifted by the largest logit so that nothing overflows."""

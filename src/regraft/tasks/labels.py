@@ -10,7 +10,7 @@ import numpy as np
 
 from regraft.data.targets import as_number
 from regraft.errors import DataError, Problem
-from regraft.types import Label, Ledger
+from regraft.types import Array, FloatArray, Label, Ledger
 
 MAX_CLASSES = 10_000
 """More classes than this are taken for a column of names or numbers, not of labels."""
@@ -64,6 +64,18 @@ def count_labels(values: Sequence[object], ledger: Ledger) -> dict[Label, int]:
     for first, second in _lookalikes(counts):
         ledger.add("labels that differ only in case or spaces", 1, f"{first!r} and {second!r}")
     return counts
+
+
+def one_over_count(targets: Array) -> FloatArray:
+    """Return for each row 1 / the number of rows of its class: as many chances for every class.
+
+    Example:
+        >>> one_over_count(np.array([0, 1, 1])).tolist()
+        [1.0, 0.5, 0.5]
+    """
+    _, class_B, rows_C = np.unique(targets, return_inverse=True, return_counts=True)
+    chances: FloatArray = 1.0 / rows_C[class_B]
+    return chances
 
 
 def _hashable(value: object) -> bool:

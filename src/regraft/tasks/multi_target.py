@@ -249,6 +249,16 @@ class MultiTarget(Task):
         weights = [part.task.weight(part.own(targets)) for part in self.parts]
         return np.array([len(targets) / weight if weight > 0 else 0.0 for weight in weights])
 
+    def balance(self, targets: Array) -> FloatArray:
+        """Return chances (B,) of which every target gives as many, to the rows that have it, as its task balances them."""
+        chances = np.zeros(len(targets))
+        for part in self.parts:
+            rows = part.rows(targets)
+            if len(rows) and self.weights[part.name]:
+                own = part.task.balance(part.own(targets, rows))
+                chances[rows] += own / own.sum()
+        return chances
+
     def loss(self, output: torch.Tensor, targets: torch.Tensor) -> Loss:
         """Return the loss of rows that are a whole update; see `scaled_loss`."""
         return self.scaled_loss(output, targets, None)

@@ -11,7 +11,7 @@ import numpy as np
 from regraft.errors import DataError, OptionsError, Problem, did_you_mean
 from regraft.options import JSON, options
 from regraft.tasks.decisions import decide_rank
-from regraft.tasks.labels import count_labels, label_name, plain
+from regraft.tasks.labels import count_labels, label_name, one_over_count, plain
 from regraft.tasks.task import Loss, Task
 from regraft.types import Array, FloatArray, Label, Ledger, Prediction
 
@@ -167,6 +167,10 @@ class Ordinal(Task):
         reached = (places <= targets[:, None]).to(output)
         losses = functional.binary_cross_entropy_with_logits(output, beyond, reduction="none")
         return Loss(total=(losses * reached).sum(), weight=output.new_tensor(float(len(targets))))
+
+    def balance(self, targets: Array) -> FloatArray:
+        """Return 1 / rows of its class for each row (B,)."""
+        return one_over_count(targets)
 
     def probabilities(self, output: FloatArray) -> FloatArray:
         """Return the probability of every rank (B, K), float64; they add up to 1."""

@@ -197,6 +197,10 @@ class Task(ABC):
         """Return what `scaled_loss` must know of all rows of an update, whose targets these are; None where nothing."""
         return None
 
+    def balance(self, targets: Array) -> FloatArray:
+        """Return how often to draw each row (B,), up to a factor, so that whatever is told apart comes equally often."""
+        return np.ones(len(targets))
+
     @abstractmethod
     def probabilities(self, output: FloatArray) -> FloatArray:
         """Return what the metrics are computed on: for classes the probabilities (B, C), for numbers (B, 1) in the unit of the

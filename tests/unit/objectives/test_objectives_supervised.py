@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import chisquare
 
 from regraft.errors import DataError
 from regraft.objectives.supervised import Supervised, SupervisedOptions
+from regraft.options import build
+from regraft.tasks.classification import Classification, ClassificationOptions
+from regraft.tasks.multi_target import MultiTarget, MultiTargetOptions
 from regraft.tasks.regression import Regression, RegressionOptions
-from regraft.types import Batch
+from regraft.types import Batch, Ledger
 
 
 class Rows:
@@ -83,3 +87,37 @@ def test_rows_without_their_targets_are_refused(lengths, targets, got):
     assert "supervised learning needs training rows, each with its target" in str(caught.value)
     assert got in str(caught.value)
     assert "value in the target column" in str(caught.value)
+
+
+def several(rows):
+    """Rows of two targets: nine in ten lack the second, and of the first one class in ten is rare."""
+    task = MultiTarget(build(MultiTargetOptions, {"targets": {"kind": "classification", "price": "regression"}}))
+    values = [{"kind": "rare" if i % 10 == 3 else "often", "price": float(i) if i % 10 == 0 else None} for i in range(rows)]
+    task.learn(values, Ledger())
+    return task, task.targets(values)
+
+
+def test_a_balanced_epoch_gives_every_class_and_every_target_the_same_chance():
+    task, targets = several(400)
+    chances = task.balance(targets)
+    rare, priced = targets[:, 0] == 1, ~np.isnan(targets[:, 1])
+    kind = np.where(rare, 0.5 / rare.sum(), 0.5 / (~rare).sum())
+    np.testing.assert_allclose(chances, kind + priced / priced.sum(), rtol=1e-12)
+    objective = Supervised(build(SupervisedOptions, {"sampling": "balanced"})).attach(Rows(np.full(400, 3)), targets, task)
+    drawn = np.concatenate([batch.rows_B for steps in epoch(objective, 32, 32, seed=5) for batch in steps])
+    assert len(drawn) == 400
+    assert objective.rows_per_epoch() == 400
+    again = np.concatenate([batch.rows_B for steps in epoch(objective, 32, 32, seed=5) for batch in steps])
+    np.testing.assert_array_equal(drawn, again)
+    counts = np.bincount(np.concatenate([objective._order(np.random.default_rng(seed)) for seed in range(200)]), minlength=400)
+    expected = 200 * 400 * chances / chances.sum()
+    assert chisquare(counts, expected).pvalue > 1e-3
+
+
+def test_of_one_target_the_classes_come_equally_often():
+    task = Classification(ClassificationOptions())
+    task.learn(["a"] * 90 + ["b"] * 10, Ledger())
+    chances = task.balance(task.targets(["a"] * 90 + ["b"] * 10))
+    assert chances[:90].sum() == pytest.approx(chances[90:].sum())
+    numbers = Regression(RegressionOptions())
+    assert (numbers.balance(np.arange(5.0)) == 1).all()
