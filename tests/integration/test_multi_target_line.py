@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from line_rows import SMALL, write_csv
 from safetensors.torch import load_file
@@ -242,3 +243,15 @@ def test_an_export_answers_every_target_as_its_source(several: Artifact, fresh: 
         assert here.value["kind"] == there.value["kind"]
         assert here.value["price"] == pytest.approx(there.value["price"], rel=1e-5)
         np.testing.assert_allclose(list(here.probabilities.values()), list(there.probabilities.values()), atol=1e-5)
+    session = onnxruntime.InferenceSession(made.path / "network" / "model.onnx")
+    assert [end.name for end in session.get_outputs()] == ["logits", "logits.kind", "logits.price", "logits.tags"]
+    predictor = rg.load(made)
+    encoded = predictor.modality.encode(asked[:3])
+    inputs, mask = predictor.modality.collate(encoded)
+    feeds = {**inputs, "attention_mask": mask.astype(np.int64)}
+    whole, *parts = session.run(None, {end.name: feeds[end.name] for end in session.get_inputs()})
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
+    for part, own in zip(predictor.task.parts, parts, strict=True):
+        assert [answer.value for answer in part.task.decode(own)] == [
+            pytest.approx(answer.value[part.name]) if part.name == "price" else answer.value[part.name] for answer in theirs[:3]
+        ]

@@ -31,6 +31,7 @@ from regraft.types import Array, Batch, FloatArray
 
 if TYPE_CHECKING:
     from regraft.exporters.graph import Graph
+    from regraft.tasks.task import Part
 
 MODEL_FILE = "model.onnx"
 _OLDEST, _NEWEST = 18, 23
@@ -99,6 +100,8 @@ class OnnxExporter(Exporter):
         graph = graph_for_onnx(source)
         write_onnx(graph, source, inside / MODEL_FILE, self.options)
         facts = {"opset": self.options.opset, **graph_facts(graph, f"{NETWORK_FOLDER}/{MODEL_FILE}")}
+        if source.task.several:
+            facts["outputs"] = {part.name: _output_of(part) for part in source.task.parts}
         if self.options.precision == "int8":
             left = _in_8_bits(graph, source, inside / MODEL_FILE, external=self.options.external_data)
             note = f"{left} products with weights stay in float32: in 8 bits they move the answers most" if left else ""
@@ -216,6 +219,8 @@ def write_onnx(graph: Graph, source: Source, path: Path, options: OnnxOptions) -
     if program is None:
         raise RuntimeError("torch.onnx.export(dynamo=True) gives a program")
     _plain_model(program.model, source)
+    if source.task.several:
+        _split(program.model, source.task.parts)
     program.save(path, external_data=options.external_data or size > _LARGEST_IN_ONE_FILE)
 
 
@@ -237,6 +242,28 @@ def _plain_model(model: Any, source: Source) -> None:
     model.graph.name = source.name
     model.metadata_props.clear()
     model.metadata_props.update({"task": source.task.name, "labels": json.dumps(list(source.task.names), ensure_ascii=False)})
+
+
+def _output_of(part: Part) -> str:
+    from regraft.exporters.graph import OUTPUT
+
+    return f"{OUTPUT}.{part.name}"
+
+
+def _split(model: Any, parts: Sequence[Part]) -> None:
+    """Give a graph, beside the outputs of all heads in one, an output for each target."""
+    import onnx_ir as ir
+
+    (whole,) = model.graph.outputs
+    widths = np.array([part.outputs.stop - part.outputs.start for part in parts], dtype=np.int64)
+    sizes = ir.Value(name=f"{whole.name}.sizes", const_value=ir.tensor(widths, name=f"{whole.name}.sizes"))
+    sizes.type, sizes.shape = ir.TensorType(ir.DataType.INT64), ir.Shape([len(parts)])
+    model.graph.register_initializer(sizes)
+    node = ir.Node("", "Split", [whole, sizes], [ir.AttrInt64("axis", 1)], num_outputs=len(parts))
+    for part, width, value in zip(parts, widths.tolist(), node.outputs, strict=True):
+        value.name, value.type, value.shape = _output_of(part), whole.type, ir.Shape([whole.shape[0], width])
+        model.graph.outputs.append(value)
+    model.graph.append(node)
 
 
 def _answering(path: Path) -> Callable[[Batch], FloatArray]:

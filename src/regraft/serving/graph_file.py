@@ -23,6 +23,7 @@ class GraphFile:
         inputs: Names of the arrays of a batch that it takes.
         mask: Name of its mask, int64, 1 where a position is real; empty where it takes none.
         output: Name of its output.
+        parts: Names of further outputs that hold parts of it, for other tools: one a target, where there are several.
         convolutional: Whether it is mostly convolutions over two axes, which runtimes lay out in a way of their own.
     """
 
@@ -31,6 +32,7 @@ class GraphFile:
     mask: str
     output: str
     convolutional: bool = False
+    parts: tuple[str, ...] = ()
 
     def feeds(self, batch: Batch) -> dict[str, Array]:
         """Return what the graph is fed with for a batch."""
@@ -61,7 +63,8 @@ def graph_file(folder: Path, manifest: Manifest) -> GraphFile:
     if not contained(file) or file not in manifest.files:
         what, expected = "the exported graph is not one of the artifact's files", "a file that the manifest lists"
         raise ArtifactError(Problem(what=what, where=str(folder), got=f"'{file}'", expected=expected, fix=_FIX))
-    return GraphFile(folder / file, tuple(names), mask, output)
+    parts = facts.get("outputs", {})
+    return GraphFile(folder / file, tuple(names), mask, output, parts=tuple(map(str, parts.values())))
 
 
 def checked_onnx(folder: Path, manifest: Manifest) -> GraphFile:
@@ -73,7 +76,7 @@ def checked_onnx(folder: Path, manifest: Manifest) -> GraphFile:
     graph = graph_file(folder, manifest)
     model = read_onnx(graph.path)
     problems = onnx_problems(model, folder, manifest.files)
-    wanted = {*graph.taken, graph.output}
+    wanted = {*graph.taken, graph.output, *graph.parts}
     if strangers := wanted ^ {*model.inputs, *model.outputs}:
         what = "the ends of the exported graph have other names than the manifest says"
         got = ", ".join(sorted(strangers & {*model.inputs, *model.outputs})) or "fewer"
