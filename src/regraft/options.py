@@ -225,7 +225,8 @@ def respelt(cls: type[object], values: Mapping[str, JSON]) -> dict[str, JSON]:
         cls: An options class.
         values: As the user gave them.
     """
-    made = dict(values)
+    as_layer = getattr(cls, "as_layer", dict)
+    made: dict[str, JSON] = as_layer(values)
     for name, table in _tables(cls).items():
         given = made.get(name)
         spelt = {key.replace("-", "_"): key for key in table.names()}  # as Python writes it

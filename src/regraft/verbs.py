@@ -71,6 +71,13 @@ class FitOptions:
     """What of the machine is used, and how its arithmetic is done."""
 
     @classmethod
+    def as_layer(cls, values: Mapping[str, JSON]) -> dict[str, JSON]:
+        """Return values with targets as one list, which another layer's takes the place of whole."""
+        target = values.get("target")
+        listed = {"target": [{name: task} for name, task in target.items()]} if isinstance(target, Mapping) else {}
+        return {**values, **listed}
+
+    @classmethod
     def spelt_out(cls, values: Mapping[str, JSON]) -> dict[str, JSON]:
         """Return values in which several targets stand in the task."""
         from regraft.tasks.short_form import spelt_out

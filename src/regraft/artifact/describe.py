@@ -18,7 +18,8 @@ def describe(artifact: Artifact) -> dict[str, JSON]:
     Returns:
         path, digest, weights_digest, verb, parent, lineage, export, format, created, versions, size_bytes, task, inputs,
         target, base, network, transforms, seed, options, recipe (what the YAML file of the fit held, if there was one),
-        fingerprints, files, golden_rows, and of the report metrics, ladder, verdict, n, seconds, ledger.
+        fingerprints, files, golden_rows, and of the report metrics, ladder, verdict, n, seconds, ledger; where there are
+        several targets the verdicts of each too.
     """
     manifest = artifact.manifest
     listed = manifest.files
@@ -49,5 +50,11 @@ def describe(artifact: Artifact) -> dict[str, JSON]:
         "files": to_json(listed),
         "card": str(artifact.path / CARD) if CARD in listed else None,
         "golden_rows": len(goldens),
-        "report": {name: report[name] for name in _FROM_REPORT if name in report},
+        "report": {name: report[name] for name in _FROM_REPORT if name in report} | _of_targets(report),
     }
+
+
+def _of_targets(report: JSON) -> dict[str, JSON]:
+    """Return the verdict of each target, where there are several."""
+    targets = report.get("targets")
+    return {"verdicts": {name: one["verdict"] for name, one in targets.items()}} if targets else {}

@@ -154,5 +154,7 @@ def show_inspection(facts: dict[str, Any], console: Console | None) -> None:
                 f"{name:>20}  {_interval(name, metric)}  n = {metric['n']:,}",
                 markup=False,
             )
+    for name, verdict in report.get("verdicts", {}).items():
+        console.print(f"{f'verdict {name}':>20}  {verdict}", markup=False)
     if report.get("verdict"):
         console.print(f"{'verdict':>20}  {report['verdict']}", markup=False)

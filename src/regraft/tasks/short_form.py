@@ -66,7 +66,7 @@ def spelt_out(values: Mapping[str, Any], usual: str) -> dict[str, Any]:
 def _entries(said: Any, task: Mapping[str, Any]) -> dict[str, str] | None:
     """Return column -> name of the task, or an empty text; nothing where one column is named in the plain way."""
     if isinstance(said, Mapping):
-        return {str(column): _task_name(str(column), own) for column, own in said.items()}
+        said = [said]
     if isinstance(said, str) or said is None:
         inside = task.get(_TARGETS) if not said and _several(task.get("name")) else None
         if isinstance(inside, Mapping) and inside:
@@ -75,7 +75,7 @@ def _entries(said: Any, task: Mapping[str, Any]) -> dict[str, str] | None:
         return {column: own} if own else None
     if not isinstance(said, Sequence) or not said:
         return None
-    pairs = [_apart(entry) if isinstance(entry, str) else (str(entry), "") for entry in said]
+    pairs = [pair for entry in said for pair in _pairs(entry)]
     twice = [column for column, count in Counter(column for column, _ in pairs).items() if count > 1]
     if twice:
         problems = [
@@ -84,6 +84,12 @@ def _entries(said: Any, task: Mapping[str, Any]) -> dict[str, str] | None:
         ]
         raise OptionsError(problems)
     return dict(pairs)
+
+
+def _pairs(entry: Any) -> list[tuple[str, str]]:
+    if isinstance(entry, Mapping):
+        return [(str(column), _task_name(str(column), own)) for column, own in entry.items()]
+    return [_apart(entry) if isinstance(entry, str) else (str(entry), "")]
 
 
 def _apart(entry: str) -> tuple[str, str]:

@@ -12,6 +12,7 @@ import torch
 
 from regraft.errors import DataError, OptionsError, RegraftError
 from regraft.options import build, to_json
+from regraft.recipe import with_recipe
 from regraft.tasks import TASKS
 from regraft.tasks.multi_target import MultiTarget, MultiTargetOptions
 from regraft.types import Features, Ledger
@@ -304,6 +305,32 @@ def test_options_beside_the_targets_reach_them():
     assert wanted.task.options["weights"] == {"price": 0.5}
     both = fit_options(target=["width", "height"], task={"name": "regression", "loss": "absolute"})
     assert {pick["loss"] for pick in both.task.options["targets"].values()} == {"absolute"}
+
+
+@pytest.mark.parametrize(
+    ("given", "target"),
+    [
+        ({}, {"kind": "classification", "price": "regression"}),
+        ({"target": "kind"}, "kind"),
+        ({"target": ["kind", "size=regression"]}, {"kind": "classification", "size": "regression"}),
+        ({"target": {"size": "regression", "kind": "ordinal"}}, {"size": "regression", "kind": "ordinal"}),
+    ],
+)
+def test_what_is_given_beside_a_recipe_takes_the_place_of_all_its_targets(given, target, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("data: things.csv\ntarget: {kind: classification, price: regression}\n")
+    _, options, _ = with_recipe(path, None, {"out": "x", **given})
+    assert build(FitOptions, options).target == target
+
+
+def test_a_recipe_of_one_target_can_be_given_several_and_options_for_them(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("target: kind\ntask: {weights: {price: 0.5}, weighting: uncertainty, targets: {price: {loss: huber}}}\n")
+    with pytest.raises(OptionsError, match="there is no option 'weights'"):
+        with_recipe(path, "x.csv", {"out": "x"})
+    path.write_text("target: kind\n")
+    _, options, _ = with_recipe(path, "x.csv", {"out": "x", "target": {"kind": "classification", "price": "regression"}})
+    assert build(FitOptions, options).targets == ("kind", "price")
 
 
 def test_one_target_stays_what_it_was():
