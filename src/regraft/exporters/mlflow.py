@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -95,7 +96,8 @@ def _outputs(source: Source) -> list[dict[str, JSON]]:
     value = golden[0]["value"] if golden else ""
     answers = [("prediction", _type(value))]
     if source.task.columns:
-        answers = [(f"prediction.{name}", _type((value or {}).get(name, ""))) for name in source.task.columns]
+        by_target: Mapping[str, Any] = value if isinstance(value, dict) else {}
+        answers = [(f"prediction.{name}", _type(by_target.get(name, ""))) for name in source.task.columns]
     columns = [*answers, *((name, "double") for name in source.task.answer_columns)]
     return [{"type": kind, "name": name, "required": False} for name, kind in (*columns, ("error", "string"))]
 
