@@ -79,6 +79,11 @@ def _check_judging(wanted: FitOptions) -> None:
             what = f"the metric '{wanted.train.metric}' has no better end, so that it cannot choose the best weights"
             raise OptionsError(Problem(what=what, where="train.metric", fix=f"leave it out ({task.validation_metric} is used)"))
     kind.rungs(wanted.judge.rungs)
+    size, micro = wanted.train.batch_size, wanted.train.micro_batch_size
+    if task.paired and micro is not None and micro < size:
+        what = f"the rows of a batch are held against each other by '{task.name}', so that a batch cannot go through in pieces"
+        fix = "leave train.micro_batch_size out, or lower train.batch_size"
+        raise OptionsError(Problem(what=what, where="train.micro_batch_size", got=f"{micro} of {size} rows", fix=fix))
 
 
 def _read_by(base: Base, wanted: FitOptions) -> Pick:
@@ -191,10 +196,11 @@ def judge(
             labels=task.names,
             answers=task.answers,
             train_targets=plan.targets["train"],
+            widths=net.backbone.part_widths,
         )
         ladder = build_ladder(rows, fitted, task.metrics, options=options, seed=seed)
         kind, targets_N = kind_of(task.answers, task.names), plan.targets["test"]
-        without = _without_parts(door, plan)
+        without = [] if task.paired else _without_parts(door, plan)
         if without:
             whole_NC = fitted.probabilities_NC
             lacking = ablation(whole_NC, without, targets_N, kind, task.metrics, options=options, seed=seed)

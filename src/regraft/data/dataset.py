@@ -132,6 +132,7 @@ def load_dataset(
     test: object = None,
     seed: int = 0,
     options: DataOptions | None = None,
+    grouped: bool = False,
 ) -> Dataset:
     """Read rows, find out what their columns are for, and split them.
 
@@ -147,6 +148,7 @@ def load_dataset(
         test: Test rows, if they stand apart.
         seed: Draws the split.
         options: How to read and split.
+        grouped: Whether rows of one target are never split: the target says which rows belong together.
 
     Returns:
         The dataset; its `ledger` holds what was lost, its `notes` what was inferred.
@@ -174,7 +176,8 @@ def load_dataset(
         train = stores["train"]
         kind, kind_note = target_kind(train.targets, tables["train"].typed)
         where = f"{tables['train'].name}, column '{target}'"
-        drawn, note = _draw(train, kind, [name for name in _HELD_OUT if name not in stores], options, seed, where)
+        missing = [name for name in _HELD_OUT if name not in stores]
+        drawn, note = _draw(train, kind, missing, options, seed, where=where, grouped=grouped)
         splits = {name: Split(name, stores[name], np.arange(len(stores[name])), kind) for name in stores if name != "train"}
         splits |= {name: Split(name, train, rows, kind) for name, rows in drawn.items()}
         splits = {name: splits[name] for name in ("train", *_HELD_OUT) if name in splits and len(splits[name])}
@@ -282,7 +285,7 @@ def _find_column(
 
 
 def _draw(
-    train: RowStore, kind: str, missing: list[str], options: DataOptions, seed: int, where: str
+    train: RowStore, kind: str, missing: list[str], options: DataOptions, seed: int, *, where: str, grouped: bool
 ) -> tuple[dict[str, Array], str]:
     """Draw the splits that are not given from the training rows; `where` is what messages call these."""
     every = {"valid": options.valid_share, "test": options.test_share}
@@ -293,8 +296,13 @@ def _draw(
         raise DataError(Problem(what="no share is left for training", where="data", got=got, expected="less than 1", fix=fix))
     if not shares:
         return {"train": np.arange(len(train))}, ""
-    strata_N, how = _strata(train, kind)
-    drawn = split_rows(train.keys_N, strata_N, shares, seed)
+    keys_N, (strata_N, how) = train.keys_N, _strata(train, kind)
+    if grouped:
+        values = [as_kind(value, kind) for value in train.targets]
+        numbered = {value: number for number, value in enumerate(dict.fromkeys(values))}
+        keys_N = np.array([numbered[value] for value in values])[train.codes_N]
+        strata_N, how = np.zeros(len(keys_N), dtype=np.int64), "rows of one target together"
+    drawn = split_rows(keys_N, strata_N, shares, seed)
     empty = [name for name, rows in drawn.items() if not len(rows)]
     if empty:
         raise DataError(
@@ -307,7 +315,8 @@ def _draw(
             )
         )
     counts = ", ".join(f"{name} {len(rows):,}" for name, rows in drawn.items())
-    return drawn, f"split with seed {seed}, {how}, identical inputs together: {counts} rows"
+    same = "" if grouped else ", identical inputs together"
+    return drawn, f"split with seed {seed}, {how}{same}: {counts} rows"
 
 
 def _strata(train: RowStore, kind: str) -> tuple[Array, str]:

@@ -109,6 +109,7 @@ class LadderRows:
         class_counts_C: Rows of each class among all training rows, where `train` is a sample of them.
         answers: Registered name of the kind of answers.
         train_targets: Targets of all training rows, where `train` is a sample of them.
+        widths: How many of the features each part of a row has; empty where rows have no parts.
     """
 
     train: Rows
@@ -118,6 +119,7 @@ class LadderRows:
     class_counts_C: Array | None = None
     answers: str = "classes"
     train_targets: Array | None = None
+    widths: tuple[int, ...] = ()
 
     @property
     def kind(self) -> AnswerKind:
@@ -218,7 +220,11 @@ def _learning_rows(rows: LadderRows, options: JudgeOptions, seed: int) -> tuple[
     train = rows.train if len(chosen) == len(rows.train) else rows.train.take(chosen)
     total = len(every) if rows.class_counts_C is None else int(counts_C.sum())
     note = f"learnt from {len(train):,} of {total:,} training rows" if len(train) < total else ""
-    return RungRows(train=train, valid=rows.valid, class_counts_C=counts_C, targets=rows.train_targets, kind=kind), note
+    every_row = rows.train_targets
+    learnt = RungRows(
+        train=train, valid=rows.valid, class_counts_C=counts_C, targets=every_row, kind=kind, widths=rows.widths
+    )
+    return learnt, note
 
 
 def _check_rows(rows: LadderRows) -> None:

@@ -48,6 +48,7 @@ class RungRows:
         class_counts_C: Rows of each class among all training rows, also those that are not in `train`; empty for numbers.
         targets: Targets of all training rows, where `train` is a sample of them.
         kind: What kind of answers is wanted; None stands for classes.
+        widths: How many of the features each part of a row has; empty where rows have no parts.
     """
 
     train: Rows
@@ -55,6 +56,7 @@ class RungRows:
     class_counts_C: Array
     targets: Array | None = None
     kind: AnswerKind | None = None
+    widths: tuple[int, ...] = ()
 
     @property
     def classes(self) -> int:
