@@ -17,6 +17,7 @@ ANSWERS: "Registry[type[AnswerKind]]" = Registry(
         "label-sets": "regraft.evaluation.kinds_of_sets:LabelSets",
         "numbers": "regraft.evaluation.kinds_of_numbers:Numbers",
         "quantiles": "regraft.evaluation.kinds_of_numbers:Quantiles",
+        "pairs": "regraft.evaluation.kinds_of_pairs:Pairs",
     },
 )
 
@@ -41,6 +42,16 @@ METRICS: "Registry[type[Measure]]" = Registry(
         "binary-log-loss": "regraft.evaluation.label_sets:BinaryLogLoss",
         "rank-mae": "regraft.evaluation.ranks:RankMae",
         "quadratic-kappa": "regraft.evaluation.ranks:QuadraticKappa",
+        "recall-at-10": "regraft.evaluation.pairs:RecallAt10",
+        "recall-at-1-there": "regraft.evaluation.pairs:RecallAt1There",
+        "recall-at-5-there": "regraft.evaluation.pairs:RecallAt5There",
+        "recall-at-10-there": "regraft.evaluation.pairs:RecallAt10There",
+        "median-rank-there": "regraft.evaluation.pairs:MedianRankThere",
+        "recall-at-1-back": "regraft.evaluation.pairs:RecallAt1Back",
+        "recall-at-5-back": "regraft.evaluation.pairs:RecallAt5Back",
+        "recall-at-10-back": "regraft.evaluation.pairs:RecallAt10Back",
+        "median-rank-back": "regraft.evaluation.pairs:MedianRankBack",
+        "reciprocal-rank": "regraft.evaluation.pairs:ReciprocalRank",
     },
 )
 
@@ -57,6 +68,9 @@ RUNGS: "Registry[type[Rung]]" = Registry(
         "ridge-quantiles": "regraft.evaluation.rungs_of_numbers:RidgeQuantiles",
         "label-shares": "regraft.evaluation.rungs_of_sets:LabelShares",
         "one-vs-rest-probe": "regraft.evaluation.rungs_of_sets:OneVsRestProbe",
+        "chance": "regraft.evaluation.rungs_of_pairs:Chance",
+        "first-part-alone": "regraft.evaluation.rungs_of_pairs:FirstPartAlone",
+        "second-part-alone": "regraft.evaluation.rungs_of_pairs:SecondPartAlone",
     },
 )
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
+from torch.nn import functional
 
 from regraft.types import Features
 
@@ -31,3 +34,39 @@ class LinearHead(nn.Module):
         """Return the output (B, outputs)."""
         output: torch.Tensor = self.linear(self.dropout(features.pooled_BD))
         return output
+
+
+class Tower(nn.Module):
+    """Bring the pooled features of one part of a row into the space that all parts share: z = e^s W x / |W x|.
+
+    x are the features after layer norm and dropout. As CLIP does it (Radford et al. 2021, arXiv:2103.00020, figure 3), but that
+    each tower carries its own share s of the logarithm of the scale: the inner product of two towers' vectors is the cosine
+    times e^(s + s'), so that whoever has the vectors has the logits. CLIP's limit, a scale of 100, is kept by both halves.
+
+    Args:
+        width: Width D of the features.
+        outputs: Width W of the shared space.
+        dropout: Share of features dropped in training.
+        scale: Of the inner product of two towers, before it is learnt.
+        generator: Draws the weights; torch's current one if not given.
+    """
+
+    LARGEST = 100.0
+
+    def __init__(
+        self, width: int, outputs: int, dropout: float, scale: float, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(width, outputs, bias=False, device="meta").to_empty(device="cpu")
+        nn.init.normal_(self.linear.weight, std=width**-0.5, generator=generator)
+        self.log_scale = nn.Parameter(torch.tensor(0.5 * math.log(scale)))
+
+    def forward(self, features: Features) -> torch.Tensor:
+        """Return the vectors (B, W), all of length e^s."""
+        z_BW = functional.normalize(self.linear(self.dropout(self.norm(features.pooled_BD))), dim=-1)
+        # Beyond the limit the gradient still flows, so that the scale can come down again.
+        beyond = (self.log_scale - 0.5 * math.log(self.LARGEST)).clamp(min=0.0).detach()
+        output_BW: torch.Tensor = z_BW * (self.log_scale - beyond).exp()
+        return output_BW

@@ -10,6 +10,7 @@ TASKS: Registry[type[Task]] = Registry(
         "multi-label": "regraft.tasks.multi_label:MultiLabel",
         "ordinal": "regraft.tasks.ordinal:Ordinal",
         "regression": "regraft.tasks.regression:Regression",
+        "retrieval": "regraft.tasks.retrieval:Retrieval",
     },
     aliases={"text-classification": "classification"},
 )
