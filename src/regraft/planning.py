@@ -88,8 +88,7 @@ def read(data: Any, wanted: FitOptions, stages: Stages) -> Dataset:
             valid=wanted.valid,
             test=wanted.test,
             seed=wanted.seed,
-            options=wanted.data,
-            grouped=TASKS.get(wanted.task.name).paired,
+            options=dataclasses.replace(wanted.data, grouped=wanted.data.grouped or TASKS.get(wanted.task.name).paired),
         )
     stages.notes(dataset.notes)
     if crowded := crowding(wanted.machine.threads or default_threads(), available_cores()):

@@ -132,7 +132,6 @@ def load_dataset(
     test: object = None,
     seed: int = 0,
     options: DataOptions | None = None,
-    grouped: bool = False,
 ) -> Dataset:
     """Read rows, find out what their columns are for, and split them.
 
@@ -148,7 +147,6 @@ def load_dataset(
         test: Test rows, if they stand apart.
         seed: Draws the split.
         options: How to read and split.
-        grouped: Whether rows of one target are never split: the target says which rows belong together.
 
     Returns:
         The dataset; its `ledger` holds what was lost, its `notes` what was inferred.
@@ -177,7 +175,7 @@ def load_dataset(
         kind, kind_note = target_kind(train.targets, tables["train"].typed)
         where = f"{tables['train'].name}, column '{target}'"
         missing = [name for name in _HELD_OUT if name not in stores]
-        drawn, note = _draw(train, kind, missing, options, seed, where=where, grouped=grouped)
+        drawn, note = _draw(train, kind, missing, options, seed, where)
         splits = {name: Split(name, stores[name], np.arange(len(stores[name])), kind) for name in stores if name != "train"}
         splits |= {name: Split(name, train, rows, kind) for name, rows in drawn.items()}
         splits = {name: splits[name] for name in ("train", *_HELD_OUT) if name in splits and len(splits[name])}
@@ -285,7 +283,7 @@ def _find_column(
 
 
 def _draw(
-    train: RowStore, kind: str, missing: list[str], options: DataOptions, seed: int, *, where: str, grouped: bool
+    train: RowStore, kind: str, missing: list[str], options: DataOptions, seed: int, where: str
 ) -> tuple[dict[str, Array], str]:
     """Draw the splits that are not given from the training rows; `where` is what messages call these."""
     every = {"valid": options.valid_share, "test": options.test_share}
@@ -297,7 +295,7 @@ def _draw(
     if not shares:
         return {"train": np.arange(len(train))}, ""
     keys_N, (strata_N, how) = train.keys_N, _strata(train, kind)
-    if grouped:
+    if options.grouped:
         values = [as_kind(value, kind) for value in train.targets]
         numbered = {value: number for number, value in enumerate(dict.fromkeys(values))}
         keys_N = np.array([numbered[value] for value in values])[train.codes_N]
@@ -315,7 +313,7 @@ def _draw(
             )
         )
     counts = ", ".join(f"{name} {len(rows):,}" for name, rows in drawn.items())
-    same = "" if grouped else ", identical inputs together"
+    same = "" if options.grouped else ", identical inputs together"
     return drawn, f"split with seed {seed}, {how}{same}: {counts} rows"
 
 

@@ -221,9 +221,7 @@ def _learning_rows(rows: LadderRows, options: JudgeOptions, seed: int) -> tuple[
     total = len(every) if rows.class_counts_C is None else int(counts_C.sum())
     note = f"learnt from {len(train):,} of {total:,} training rows" if len(train) < total else ""
     every_row = rows.train_targets
-    learnt = RungRows(
-        train=train, valid=rows.valid, class_counts_C=counts_C, targets=every_row, kind=kind, widths=rows.widths
-    )
+    learnt = RungRows(train=train, valid=rows.valid, class_counts_C=counts_C, targets=every_row, kind=kind, widths=rows.widths)
     return learnt, note
 
 

@@ -34,8 +34,8 @@ class FusionBaseOptions:
     style: Literal["concat", "gated", "weighted", "early", "late", "towers"] = "concat"
     """How parts are joined: one after the other through a hidden layer; a sum with gates that see all parts; a sum with one
     weight a part; the positions of all parts through a small transformer; or a head for each part and a mixture of their
-    probabilities. `weighted` and `late` only add up what parts say. `towers` keeps parts apart, for tasks that hold them against
-    each other; such a task takes it by itself."""
+    probabilities. `weighted` and `late` only add up what parts say. `towers` keeps parts apart, for tasks that hold them
+    against each other; such a task takes it by itself."""
 
     width: Width = 128
     """Width of the joined vector (not of `late` and `towers`); an even number."""
