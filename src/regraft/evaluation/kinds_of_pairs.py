@@ -13,8 +13,8 @@ from regraft.errors import DataError, Problem
 from regraft.evaluation.answer_kind import AnswerKind
 from regraft.evaluation.compare import Comparison
 from regraft.evaluation.options import JudgeOptions
-from regraft.evaluation.pairs import RecallAt10
 from regraft.evaluation.paired import Quantity, compare_sums, mean_of_rows
+from regraft.evaluation.pairs import RecallAt10
 from regraft.evaluation.rows import broken_rows
 from regraft.types import Array, FloatArray
 

@@ -1,8 +1,9 @@
 """The metrics of retrieval: at which place what belongs to a part of a row stands among all that could.
 
 What is asked for is a thing, known by its target: it stands where the best of its rows stands, so that a picture under two
-names is looked for once. Among things with the same score every order is as likely, and expectations are taken: a network that
-gives all rows the same vector is as good as chance, whose recall at k among E things is k / E and whose median rank (E + 1) / 2.
+names is looked for once. Among things with the same score every order is as likely, and expectations are taken: a network
+that gives all rows the same vector is as good as chance, whose recall at k among E things is k / E and whose median rank is
+(E + 1) / 2.
 
 Shapes: N rows, E different things, W width of the shared space, R resamples.
 """
@@ -22,6 +23,8 @@ PAIRS = frozenset({"pairs"})
 THERE, BACK = ("there",), ("back",)
 _CHUNK_NUMBERS = 4_000_000
 _TWO = 2
+_SAME = 1e-6
+"""Cosines that are nearer to each other are the same: so far the last bits of a batch move them."""
 
 
 class Places(NamedTuple):
@@ -74,8 +77,8 @@ def places(targets_N: Array, outputs_NC: FloatArray, way: str) -> Places:
         rows = slice(start, start + step)
         scores_ME = np.maximum.reduceat(asking_NW[rows] @ sorted_WN, starts_E, axis=1)
         own_M1 = np.take_along_axis(scores_ME, thing_N[rows, None], axis=1)
-        above_N[rows] = (scores_ME > own_M1).sum(axis=1)
-        level_N[rows] = (scores_ME == own_M1).sum(axis=1) - 1
+        above_N[rows] = (scores_ME > own_M1 + _SAME).sum(axis=1)
+        level_N[rows] = (np.abs(scores_ME - own_M1) <= _SAME).sum(axis=1) - 1
     return Places(above_N, level_N, len(things_E))
 
 

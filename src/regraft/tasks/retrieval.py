@@ -38,6 +38,9 @@ class RetrievalOptions:
     width: Annotated[int, Field(ge=2, le=4096)] = 128
     """Numbers of a vector in the shared space."""
 
+    hidden: Annotated[int, Field(ge=0, le=16384)] = 0
+    """Numbers of a hidden layer in front of the shared space, in each tower; 0 for none."""
+
     temperature: Annotated[float, Field(gt=0.01, le=10.0)] = 0.07
     """What cosines are divided by at the start of training; learnt from there, and never below 0.01."""
 
@@ -163,14 +166,14 @@ class Retrieval(Task):
 
         from regraft.models.heads import Tower
 
-        scale = 1.0 / self.options.temperature
-        return Tower(width, self.options.width, dropout, scale, torch.Generator().manual_seed(seed))
+        sizes, scale = (width, self.options.hidden, self.options.width), 1.0 / self.options.temperature
+        return Tower(sizes, dropout, scale, torch.Generator().manual_seed(seed))
 
     def loss(self, output: torch.Tensor, targets: torch.Tensor) -> Loss:
         """Return the symmetric InfoNCE of a batch: each part of each row is to find the other among those of all rows.
 
-        -1/2 sum_i [sum_j p_ij log softmax_j(x_i y_j) + sum_j p_ij log softmax_j(x_j y_i)] with p_ij = 1 / |P_i| for the rows P_i
-        with the target of row i, else 0. With one row a target this is CLIP's loss (Radford et al. 2021, arXiv:2103.00020,
+        -1/2 sum_i [sum_j p_ij log softmax_j(x_i y_j) + sum_j p_ij log softmax_j(x_j y_i)] with p_ij = 1 / |P_i| for the rows
+        P_i with the target of row i, else 0. With one row a target this is CLIP's loss (Radford et al. 2021, arXiv:2103.00020,
         figure 3, there a mean over rows); with several it is the bidirectional loss of UniCL (Yang et al. 2022,
         arXiv:2204.03610, equations 3 to 5).
 
@@ -178,7 +181,7 @@ class Retrieval(Task):
             output: The vectors of both parts (B, 2 W); their inner products are the logits.
             targets: What each row is of (B,).
         """
-        first_BW, second_BW = output.float().unflatten(1, (_TWO, -1)).unbind(1)
+        first_BW, second_BW = output.float().chunk(_TWO, dim=1)
         same_BB = (targets[:, None] == targets[None]).to(first_BW.dtype)
         wanted_BB = same_BB / same_BB.sum(dim=1, keepdim=True)
         logits_BB = first_BW @ second_BW.T
@@ -196,6 +199,8 @@ class Retrieval(Task):
         Args:
             output: Of both parts (B, 2 W); zeros where a part is missing.
         """
+        if not len(output):
+            return []
         return [self._decoded(row) for row in np.asarray(output, dtype=np.float64).reshape(len(output), _TWO, -1)]
 
     def _decoded(self, vectors_2W: FloatArray) -> Prediction:
