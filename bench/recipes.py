@@ -6,7 +6,8 @@
 A recipe is fitted by `regraft fit --config recipes/NAME.yaml` in a process of its own, whose seconds by the clock, seconds of
 processor time (children counted) and peak memory are taken from the kernel. Then the peers answer the same test rows in this
 process: they learn from the rows that the recipe learns from, those for validation included where the peer has no use for them
-otherwise; differences are McNemar's on the same rows. Where nobody is measured, published figures stand with their source.
+otherwise; differences are McNemar's on the same rows. A recipe may be held against others of the house, fitted beside it. Where
+nobody is measured, published figures stand with their source.
 
 Peers. Adult: scikit-learn's `HistGradientBoostingClassifier` as it comes, with its own early stopping off and on. MNIST:
 `SVC` as it comes (RBF) on pixels. E-mails and reviews: TF-IDF of words and pairs with `LogisticRegression` as they come.
@@ -49,15 +50,18 @@ HERE = Path(__file__).resolve().parent
 RECIPES = HERE.parent / "recipes"
 STAGES = ("train", "features of the base", "compute what is frozen", "tokenise", "read")
 ROCKET = {
+    "acsf1": 0.886,
     "arrow-head": 0.8143,
     "gun-point": 1.0,
     "italy-power-demand": 0.9696,
+    "osu-leaf": 0.9409,
     "pickup-gesture": 0.83,
 }
 NEAREST_BY_DTW = {
     "arrow-head": 0.7029,
     "gun-point": 0.9067,
     "italy-power-demand": 0.9504,
+    "osu-leaf": 0.5909,
     "pickup-gesture": 0.66,
 }
 
@@ -127,6 +131,11 @@ PEERS: dict[str, dict[str, Peer]] = {
     "clothing-text": WORDS,
     "clothing-table": {"gradient boosting": boosted(early_stopping=False)},
 }
+AGAINST = {
+    "clothing-fused": ("clothing-text", "clothing-table"),
+    "emails-minilm": ("emails-cnn", "emails-lstm"),
+}
+"""Recipes that answer the same test rows, fitted beside the one that is run, and held against it."""
 
 FURTHER: dict[str, Callable[[Path, Path], list[dict[str, Any]]]] = {"emoji": by_language}
 
@@ -217,32 +226,45 @@ def run(name: str, made: Path | None, seconds: float | None) -> None:
 
 
 def compared(name: str, out: Path, lines: list[str]) -> list[str]:
-    """Let the peers answer the test rows; return those that answer more of them rightly."""
-    if name not in PEERS:
+    """Let the peers, and other recipes, answer the test rows; return those that answer more of them rightly."""
+    if name not in PEERS and name not in AGAINST:
         return []
     rows = rows_of(name)
     truth = np.asarray(rows.targets["test"])
-    ours = np.asarray([answer.value for answer in regraft.load(out).predict(rows.values["test"])]) == truth
+    ours = answered(out, rows) == truth
     losses = []
-    for peer, answers in PEERS[name].items():
+    for peer, answers in PEERS.get(name, {}).items():
         began = time.process_time()
         right = np.asarray(answers(rows, "learnt")) == truth
         seconds = time.process_time() - began
-        low, high = wilson(int(right.sum()), len(right))
-        found = compare_right(right, ours, (peer, name))
-        value = {"peer": peer, "learnt_rows": len(rows.targets["learnt"]), "accuracy": round(float(right.mean()), 4)}
-        value |= {"low": round(low, 4), "high": round(high, 4), "n": len(right), "processor_seconds": round(seconds, 1)}
-        say(
-            lines,
-            {
-                **value,
-                "ours minus peer": round(found.difference.value, 4),
-                "p": float(f"{found.p_value:.2g}"),
-                "ours is": found.verdict,
-            },
-        )
-        losses += [f"{peer} (p = {found.p_value:.2g})"] if right.mean() > ours.mean() else []
+        losses += held((peer, name), right, ours, len(rows.targets["learnt"]), seconds, lines)
+    for other in AGAINST.get(name, ()):
+        theirs = rows_of(other)
+        if theirs.targets["test"] != rows.targets["test"]:
+            raise SystemExit(f"{other} is not judged on the rows of {name}")
+        made = out.with_name(other)
+        _, took = fitted(other, made)
+        right = answered(made, theirs) == truth
+        losses += held((other, name), right, ours, len(theirs.targets["train"]), took["processor_seconds"], lines)
     return losses
+
+
+def answered(artifact: Path, rows: Rows) -> np.ndarray:
+    """Return the answers of an artifact to the test rows."""
+    return np.asarray([answer.value for answer in regraft.load(artifact).predict(rows.values["test"])])
+
+
+def held(
+    names: tuple[str, str], right: np.ndarray, ours: np.ndarray, learnt_rows: int, seconds: float, lines: list[str]
+) -> list[str]:
+    """Say how many rows a peer answers rightly, and where ours stands to it; return the peer if it answers more."""
+    low, high = wilson(int(right.sum()), len(right))
+    found = compare_right(right, ours, names)
+    value = {"peer": names[0], "learnt_rows": learnt_rows, "accuracy": round(float(right.mean()), 4)}
+    value |= {"low": round(low, 4), "high": round(high, 4), "n": len(right), "processor_seconds": round(seconds, 1)}
+    p_value = float(f"{found.p_value:.2g}")
+    say(lines, {**value, "ours minus peer": round(found.difference.value, 4), "p": p_value, "ours is": found.verdict})
+    return [f"{names[0]} (p = {p_value:g})"] if right.mean() > ours.mean() else []
 
 
 def published(name: str, ours: float, lines: list[str]) -> list[str]:

@@ -93,7 +93,8 @@ def test_an_export_answers_where_torch_is_not(artifact: rg.Artifact, folder: Pat
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
     environment |= {"ABSENT_PACKAGES": ",".join(ABSENT), "REGRAFT_CACHE": str(tmp_path / "cache")}
     code = "import json, sys, pathlib, regraft; p = regraft.load(sys.argv[1], threads=1); "
-    code += "print(json.dumps([dict(a.probabilities) for a in p.predict([pathlib.Path(sys.argv[2])])]))"
+    code += "print(json.dumps([dict(a.probabilities) for a in p.predict([pathlib.Path(sys.argv[2])])]));"
+    code += "assert 'pyarrow' not in sys.modules, 'the first answer waits for it'"
     picture = folder / "bar" / "2.png"
     command = [sys.executable, "-c", code, str(export.path), str(picture)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

@@ -119,6 +119,15 @@ class OnnxFile:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
+    @property
+    def convolutional(self) -> bool:
+        """Whether most weights are kernels of convolutions over two axes, in float32."""
+        sizes = {
+            axes: sum(math.prod(t.dims) for t in self.tensors if len(t.dims) == axes and t.data_type == _FLOAT)
+            for axes in (2, 4)
+        }
+        return sizes[4] > sizes[2]
+
     def arrays(self) -> Iterator[tuple[str, Array]]:
         """Yield name and values of the initializers of the main graph, without copying; of types that numpy has."""
         for tensor in self.tensors:

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from regraft.data.file_kinds import KINDS
 from regraft.data.folders import split_of
 from regraft.data.reader import Chunk
 from regraft.errors import DataError, Problem
 
-KINDS = {"image": frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})}
-"""Name of the column -> how its files end."""
 LABEL = "label"
 _SHOWN = 5
 

@@ -7,6 +7,7 @@ bit for bit. In evaluation mode a batch norm is y = g (x - m) / sqrt(v + e) + b 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import torch
@@ -15,6 +16,8 @@ from torch import nn
 from regraft.models.evaluation_mode import without_gradients
 from regraft.models.net import Headed
 from regraft.types import Batch
+
+_ROUNDING = 1e-4  # of the largest output; weights that are worked over are off by their whole scale
 
 
 def folded(net: Headed, batch: Batch) -> dict[str, nn.Module]:
@@ -26,22 +29,40 @@ def folded(net: Headed, batch: Batch) -> dict[str, nn.Module]:
     """
     made: dict[str, nn.Module] = {}
     modules = dict(net.named_modules())
-    for first, second in _pairs(net, batch).items():
+    for first, (second, given) in _pairs(net, batch).items():
         convolution, norm = modules[first], modules[second]
         if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
-            made |= {first: _joined(convolution, norm), second: nn.Identity()}
+            joined = _joined(convolution, norm)
+            if _alike(joined, convolution, norm, given):
+                made |= {first: joined, second: nn.Identity()}
     return made
 
 
-def _pairs(net: Headed, batch: Batch) -> Mapping[str, str]:
-    """Return convolution -> batch norm that is given the convolution's output as it is, where both run once."""
+def _alike(joined: nn.Conv2d, convolution: nn.Conv2d, norm: nn.BatchNorm2d, given: torch.Tensor) -> bool:
+    """Return whether the joined convolution computes what the two do.
+
+    A convolution of another kind may pad by itself, which holds for the joined one as well, or work its weights over before it
+    uses them (BiT standardises them), and then a scale in the weights is lost.
+    """
+    if type(convolution) is nn.Conv2d:
+        return True
+    with torch.no_grad():
+        expected = norm(convolution(given))
+        furthest = (joined(given) - expected).abs().max()
+    return bool(furthest <= _ROUNDING * expected.abs().max())
+
+
+def _pairs(net: Headed, batch: Batch) -> Mapping[str, tuple[str, torch.Tensor]]:
+    """Return convolution -> batch norm that is given its output as it is, where both run once, and what the first is given."""
     convolutions: dict[int, tuple[str, torch.Tensor]] = {}
+    inputs: dict[str, torch.Tensor] = {}
     pairs: dict[str, str] = {}
     runs: dict[str, int] = {}
     hooks = []
     for path, module in net.named_modules():
 
-        def note(_m: nn.Module, _i: object, out: torch.Tensor, path: str = path) -> None:
+        def note(_m: nn.Module, given: tuple[torch.Tensor, ...], out: torch.Tensor, path: str = path) -> None:
+            inputs[path] = given[0]
             convolutions[id(out)] = (path, out)  # held, so that no other tensor is given its number
             runs[path] = runs.get(path, 0) + 1
 
@@ -61,7 +82,7 @@ def _pairs(net: Headed, batch: Batch) -> Mapping[str, str]:
     finally:
         for hook in hooks:
             hook.remove()
-    return {first: second for first, second in pairs.items() if runs[first] == runs[second] == 1}
+    return {first: (second, inputs[first]) for first, second in pairs.items() if runs[first] == runs[second] == 1}
 
 
 def _joined(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
@@ -73,19 +94,7 @@ def _joined(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
         scale_C = (variance_C + norm.eps).rsqrt() * (1.0 if norm.weight is None else norm.weight.double())
         shift_C = torch.zeros_like(mean_C) if norm.bias is None else norm.bias.double()
         before_C = torch.zeros_like(mean_C) if convolution.bias is None else convolution.bias.double()
-        made = nn.Conv2d(
-            convolution.in_channels,
-            convolution.out_channels,
-            convolution.kernel_size,  # type: ignore[arg-type]
-            convolution.stride,  # type: ignore[arg-type]
-            convolution.padding,  # type: ignore[arg-type]
-            convolution.dilation,  # type: ignore[arg-type]
-            convolution.groups,
-            bias=True,
-            padding_mode=convolution.padding_mode,
-            device="meta",
-        ).to_empty(device="cpu")
+        made = copy.deepcopy(convolution)
         made.weight.copy_(convolution.weight.double() * scale_C.view(-1, 1, 1, 1))
-        if made.bias is not None:
-            made.bias.copy_((before_C - mean_C) * scale_C + shift_C)
+        made.bias = nn.Parameter(((before_C - mean_C) * scale_C + shift_C).to(made.weight.dtype))
     return made

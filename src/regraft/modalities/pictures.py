@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from regraft.data.arrays import array_bytes
-from regraft.data.class_folders import KINDS
+from regraft.data.file_kinds import KINDS
 from regraft.types import Array
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from regraft.artifact.manifest import Manifest
@@ -23,12 +23,14 @@ class GraphFile:
         inputs: Names of the arrays of a batch that it takes.
         mask: Name of its mask, int64, 1 where a position is real; empty where it takes none.
         output: Name of its output.
+        convolutional: Whether it is mostly convolutions over two axes, which runtimes lay out in a way of their own.
     """
 
     path: Path
     inputs: tuple[str, ...]
     mask: str
     output: str
+    convolutional: bool = False
 
     def feeds(self, batch: Batch) -> dict[str, Array]:
         """Return what the graph is fed with for a batch."""
@@ -79,4 +81,4 @@ def checked_onnx(folder: Path, manifest: Manifest) -> GraphFile:
         problems.append(Problem(what=what, where=str(graph.path), got=got, expected=expected, fix=_FIX))
     if problems:
         raise ArtifactError(problems)
-    return graph
+    return replace(graph, convolutional=model.convolutional)

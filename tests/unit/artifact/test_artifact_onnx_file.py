@@ -224,3 +224,13 @@ def test_negative_sizes_are_read_as_such_and_give_no_array(tmp_path):
     assert model.tensors[0].dims == (-2, -1)
     assert list(model.arrays()) == []
     assert list(read_onnx(written(tmp_path, made.adding(made.tensor("w", dims=(7,))))).arrays()) == []
+
+
+@pytest.mark.parametrize(
+    ("kernel", "matrix", "mostly"), [((2, 2, 3, 3), (2, 2), True), ((1, 1, 2, 2), (4, 4), False), ((2, 8, 3), (2, 2), False)]
+)
+def test_a_network_is_convolutional_where_most_weights_are_kernels_over_two_axes(tmp_path, kernel, matrix, mostly):
+    tensors = [
+        made.tensor(name, (0.5,) * int(np.prod(dims)), dims=dims) for name, dims in (("w", (2,)), ("k", kernel), ("m", matrix))
+    ]
+    assert read_onnx(written(tmp_path, made.adding(*tensors))).convolutional is mostly
