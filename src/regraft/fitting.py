@@ -80,6 +80,11 @@ def _check_judging(wanted: FitOptions) -> None:
             what = f"the metric '{wanted.train.metric}' has no better end, so that it cannot choose the best weights"
             raise OptionsError(Problem(what=what, where="train.metric", fix=f"leave it out ({task.validation_metric} is used)"))
     kind.rungs(wanted.judge.rungs)
+    size, micro = wanted.train.batch_size, wanted.train.micro_batch_size
+    if task.paired and micro is not None and micro < size:
+        what = f"the rows of a batch are held against each other by '{task.name}', so that a batch cannot go through in pieces"
+        fix = "leave train.micro_batch_size out, or lower train.batch_size"
+        raise OptionsError(Problem(what=what, where="train.micro_batch_size", got=f"{micro} of {size} rows", fix=fix))
 
 
 def _read_by(base: Base, wanted: FitOptions) -> Pick:
@@ -183,12 +188,13 @@ def judge(
         parts = [door.probabilities(chunk, answered=answered) for chunk in raws(plan.dataset, "test")]
     with stages("judge"):
         fitted = Contender(name="fitted", probabilities_NC=np.concatenate(parts), seconds=stages.seconds.get("train", 0.0))
-        targets, without = plan.targets["test"], _without_parts(door, plan)
+        targets, without = plan.targets["test"], [] if task.paired else _without_parts(door, plan)
+        known = {split: dataclasses.replace(rows, widths=net.backbone.part_widths) for split, rows in before.items()}
 
         def one(part: Part) -> TargetReport:
             return TargetReport(
                 judgement=judgement_of(part, targets, fitted.probabilities_NC, options, seed),
-                ladder=ladder_of(part, before, plan.targets["train"], fitted, options, seed),
+                ladder=ladder_of(part, known, plan.targets["train"], fitted, options, seed),
                 ablation=ablation_of(part, targets, fitted, without, options, seed),
             )
 

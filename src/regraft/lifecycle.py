@@ -5,6 +5,7 @@ verb(artifact or base, data, options) -> artifact or report
 artifact = fit("mails.csv", target="label", out="spam")     data -> base -> fit -> judge -> one verified directory
 report   = evaluate(artifact, "new.csv")                    how good on these rows, with intervals
 answers  = predict(artifact, ["Win a prize now"])           one prediction a row
+found    = retrieve(artifact, ["a cat"], among="photos")    of two towers: what belongs to these rows
 artifact = merge(artifact, out="spam-merged")               adapters folded into the weights, the same answers
 artifact = export(artifact, format="onnx", out="spam-onnx") the same answers from another runtime, or a refusal
 report   = compare(old, new, "new.csv")                     better, no evidence, or worse
@@ -24,8 +25,8 @@ from regraft.options import build
 from regraft.registry import require
 from regraft.training.stages import Listener, Stages, ignore
 from regraft.training.threads import with_threads
-from regraft.types import Prediction
-from regraft.verbs import AnswerOptions, ExportOptions, FitOptions, MergeOptions, SignOptions
+from regraft.types import Ledger, Prediction
+from regraft.verbs import AnswerOptions, ExportOptions, FitOptions, MergeOptions, RetrieveOptions, SignOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from regraft.artifact.store import Artifact
     from regraft.evaluation.report import Report
     from regraft.models import BaseCard
+    from regraft.retrieving import Found
     from regraft.serving.predictor import Predictor
     from regraft.serving.stream import StreamSummary
     from regraft.training.cache.listing import CacheListing
@@ -145,6 +147,69 @@ def predict_file(
             strict=wanted.strict,
             progress=lambda done, _: stages.progress(done),
         )
+
+
+def retrieve(
+    artifact: str | Path | Artifact | Predictor,
+    queries: Any,
+    /,
+    *,
+    among: Any,
+    listen: Listener = ignore,
+    **options: Any,
+) -> list[Found]:
+    """Find what belongs to rows that have one part of a pair: pictures by names, names by pictures, labels by their words.
+
+    Args:
+        artifact: Folder of an artifact of the task retrieval, or a predictor that `load` gave.
+        queries: Rows that ask: whatever `fit` takes as data, or a list of plain values of one part.
+        among: Rows that can be found, the same. A list of names makes it zero-shot classification.
+        listen: Called with every event.
+        **options: The fields of `RetrieveOptions`.
+
+    Returns:
+        One entry a row that asks, in order, the nearest matches first with cosine and probability.
+
+    Raises:
+        UsageError: The artifact holds no parts against each other.
+        DataError: Columns are missing, or nothing can be found.
+
+    Example:
+        `retrieve("emoji-model", ["a cat that laughs"], among="emoji", by="name")`
+    """
+    from regraft import retrieving
+
+    windows, *_ = retrieving.asked(artifact, queries, among, build(RetrieveOptions, options), Stages(listen))
+    return [found for window in windows for found, _ in window]
+
+
+def retrieve_file(
+    artifact: str | Path | Artifact | Predictor,
+    queries: Any,
+    /,
+    *,
+    among: Any,
+    out: str | Path | None,
+    listen: Listener = ignore,
+    **options: Any,
+) -> Ledger:
+    """Write what `retrieve` finds, one line for each row that was found; returns rows that could not ask or be found.
+
+    Args:
+        artifact: As `retrieve` takes it.
+        queries: As `retrieve` takes them.
+        among: As `retrieve` takes them.
+        out: A .csv, .tsv, .jsonl or .parquet file; standard output as JSON lines if None.
+        listen: Called with every event.
+        **options: The fields of `RetrieveOptions`.
+    """
+    from regraft import retrieving
+
+    wanted, stages = build(RetrieveOptions, options), Stages(listen)
+    windows, held, asking = retrieving.asked(artifact, queries, among, wanted, stages)
+    ledger = retrieving.written(windows, answering.writer(out, asking))
+    ledger.include(held.ledger)
+    return ledger
 
 
 def render(
@@ -417,6 +482,8 @@ __all__ = [
     "predict",
     "predict_file",
     "render",
+    "retrieve",
+    "retrieve_file",
     "serve",
     "sign",
     "verify",

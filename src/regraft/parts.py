@@ -23,6 +23,7 @@ from regraft.modalities import MODALITIES
 from regraft.models import BASES, JOINING
 from regraft.models.fusion import base_named
 from regraft.options import JSON, Pick, build, field_help, to_json
+from regraft.tasks import TASKS
 from regraft.training.stages import Stages
 from regraft.verbs import FitOptions
 
@@ -70,12 +71,27 @@ def settled(data: Any, wanted: FitOptions, stages: Stages) -> FitOptions:
     said = dict(pick.options.get("parts", {}))
     _known(said, parts, "base.parts")
     bases = {part.name: _base(part, said.get(part.name), given) for part in parts}
+    pick = Pick(pick.name, {**pick.options, **_style(wanted.task, pick)})
     return dataclasses.replace(
         wanted,
         columns={},
         base=Pick(pick.name, {**pick.options, "parts": bases}),
         modality=Pick(whole, {"parts": _options(wanted.modality, parts)}),
     )
+
+
+def _style(task: Pick, pick: Pick) -> dict[str, JSON]:
+    """Return how parts are joined where the task wants it in one way.
+
+    Raises:
+        OptionsError: Another way was asked for.
+    """
+    wanted, said = TASKS.get(task.name).parts_style, pick.options.get("style")
+    if wanted and said not in {None, wanted}:
+        what = f"the task '{task.name}' holds the parts of a row against each other: they are not joined"
+        fix = "leave base.style out"
+        raise OptionsError(Problem(what=what, where="base.style", got=repr(said), expected=repr(wanted), fix=fix))
+    return {"style": wanted} if wanted else {}
 
 
 def _named(columns: Mapping[str, str], whole: str) -> list[Part]:

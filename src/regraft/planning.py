@@ -19,6 +19,7 @@ from regraft.modalities import MODALITIES
 from regraft.modalities.digests import modality_digest
 from regraft.modalities.encoded import SplitRows
 from regraft.modalities.encoded_store import EncodedStore
+from regraft.modalities.fused_rows import FusedRows
 from regraft.tasks import TASKS
 from regraft.tasks.multi_target import addressed
 from regraft.training.stages import Stages
@@ -88,7 +89,7 @@ def read(data: Any, wanted: FitOptions, stages: Stages) -> Dataset:
             valid=wanted.valid,
             test=wanted.test,
             seed=wanted.seed,
-            options=wanted.data,
+            options=dataclasses.replace(wanted.data, grouped=wanted.data.grouped or TASKS.get(wanted.task.name).paired),
         )
     stages.notes(dataset.notes)
     if crowded := crowding(wanted.machine.threads or default_threads(), available_cores()):
@@ -118,12 +119,15 @@ def plan(data: Any, dataset: Dataset, base: Base, wanted: FitOptions, stages: St
     with stages("tokenise", sum(len(dataset.split(split)) for split in dataset.names)):
         kind, told = MODALITIES.get(wanted.modality.name), {**wanted.modality.options, **dataset.settled}
         modality = base.prepared(kind, told, lambda: raws(dataset, "train"))
+        task.joins(modality.part_names)
         preprocessing, cache = functools.cache(modality_digest), wanted.machine.cache
 
         def store(read_by: Modality) -> EncodedStore:
             return EncodedStore(cache.place, cache.disk_bytes, preprocessing(read_by), stages.note, about=base.name)
 
         rows = {split: modality.rows(functools.partial(raws, dataset, split), store) for split in SPLITS}
+    if task.paired:
+        _check_parts(dataset, modality, rows)
     stages.notes(modality.notes)
     for split, encoded in rows.items():
         if encoded.dropped:
@@ -165,6 +169,27 @@ def check_targets(task: Task, dataset: Dataset) -> None:
             what = f"no test row has the target '{part.name}', so that it could not be judged"
             fix = f"give test rows that have it (--test), or leave out --target {part.name}"
             problems.append(Problem(what=what, where=f"column '{part.name}'", fix=fix))
+    if problems:
+        raise DataError(problems)
+
+
+def _check_parts(dataset: Dataset, modality: Modality, rows: Mapping[str, SplitRows]) -> None:
+    """Refuse rows that lack a part, where parts are held against each other.
+
+    Raises:
+        DataError: One problem for each part that rows lack.
+    """
+    problems = []
+    for part, name in enumerate(modality.part_names):
+        lacking = [
+            dataset.split(split).place(int(row))
+            for split, held in rows.items()
+            if isinstance(held, FusedRows)
+            for row in (held.places_PN[part] < 0).nonzero()[0]
+        ]
+        if lacking:
+            what, fix = f"rows lack the part '{name}'", "leave these rows out: a pair needs both of its parts"
+            problems.append(Problem(what=what, where="; ".join(lacking[:3]), got=f"{len(lacking):,} such rows", fix=fix))
     if problems:
         raise DataError(problems)
 

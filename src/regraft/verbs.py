@@ -118,6 +118,17 @@ class AnswerOptions:
 
 
 @options
+class RetrieveOptions(AnswerOptions):
+    """How an artifact of two towers is asked: for `retrieve`."""
+
+    top: Annotated[int, Field(ge=1, json_schema_extra={"flag": "--top"})] = 10
+    """Rows that are found for each row that asks."""
+
+    by: Annotated[str | None, Field(json_schema_extra={"flag": "--by"})] = None
+    """The part that asks, by its name (its column); found by looking at the columns of both sides if not given."""
+
+
+@options
 class ExportOptions:
     """How an artifact is made into another form."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import suite_inputs
 import suite_learning
+import suite_pairs
 import suite_tasks
 from assembly import pretrained_bases, scratch_bases, styled_bases
 
@@ -20,13 +21,28 @@ def named(check):
     return check.__name__.removeprefix("check_")
 
 
+PAIRED = [name for name in TASKS.names() if TASKS.get(name).paired]
+BY_ROW = [name for name in TASKS.names() if name not in PAIRED]
+
+
+@pytest.mark.parametrize("check", suite_pairs.CHECKS, ids=named)
+@pytest.mark.parametrize("name", PAIRED)
+def test_paired_tasks(name, check):
+    check(name)
+
+
+@pytest.mark.parametrize("name", PAIRED)
+def test_paired_tasks_save_and_load(name, tmp_path):
+    suite_pairs.check_save_and_load_are_bit_equal(name, tmp_path)
+
+
 @pytest.mark.parametrize("check", suite_tasks.CHECKS, ids=named)
-@pytest.mark.parametrize("name", TASKS.names())
+@pytest.mark.parametrize("name", BY_ROW)
 def test_tasks(name, check):
     check(name)
 
 
-@pytest.mark.parametrize("name", TASKS.names())
+@pytest.mark.parametrize("name", BY_ROW)
 def test_tasks_save_and_load(name, tmp_path):
     suite_tasks.check_save_and_load_are_bit_equal(name, tmp_path)
 

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "fit": ("regraft.cli.fit:fit", "Fit a base to your data, judge it, save it as an artifact."),
     "evaluate": ("regraft.cli.answer:evaluate", "Judge an artifact on labelled data."),
     "predict": ("regraft.cli.answer:predict", "Answer every row of a file."),
+    "retrieve": ("regraft.cli.retrieve:retrieve", "Find pictures by names, names by pictures: of an artifact of two towers."),
     "compare": ("regraft.cli.answer:compare", "Say whether a second artifact is better than a first on the same rows."),
     "export": ("regraft.cli.export:export", "Make an artifact into another form that answers alike, or refuse."),
     "merge": ("regraft.cli.merge:merge", "Fold the adapters of an artifact into its weights."),

@@ -39,6 +39,7 @@ SAMPLES: "Registry[str | Fetched]" = Registry(
         "spam": "regraft.data.samples.spam:PATH",
         "mnist": "regraft.data.samples.mnist:SAMPLE",
         "fashion-mnist": "regraft.data.samples.fashion_mnist:SAMPLE",
+        "emoji": "regraft.data.samples.emoji:SAMPLE",
         "adult": "regraft.data.samples.widedeep:ADULT",
         "clothing-reviews": "regraft.data.samples.widedeep:REVIEWS",
         "spoken-language": "regraft.data.samples.spoken:LANGUAGE",

@@ -179,7 +179,8 @@ def load_dataset(
         train = stores["train"]
         kind, kind_notes = kinds_of(train.targets, tables["train"].typed)
         where = f"{tables['train'].name}, column '{target}'"
-        drawn, note = _draw(train, kind, [name for name in _HELD_OUT if name not in stores], options, seed, where)
+        missing = [name for name in _HELD_OUT if name not in stores]
+        drawn, note = _draw(train, kind, missing, options, seed, where)
         splits = {name: Split(name, stores[name], np.arange(len(stores[name])), kind) for name in stores if name != "train"}
         splits |= {name: Split(name, train, rows, kind) for name, rows in drawn.items()}
         splits = {name: splits[name] for name in ("train", *_HELD_OUT) if name in splits and len(splits[name])}
@@ -299,15 +300,17 @@ def _draw(
     if not shares:
         return {"train": np.arange(len(train))}, ""
     values = [as_kind(value, kind) for value in train.targets]
-    several = isinstance(values[0], Cells)
-    if several:
-        strata_N, how = (
-            several_strata(values, train.codes_N, _strata_of),
-            "the same share of every frequent mix of targets in each",
-        )
+    keys_N, several = train.keys_N, isinstance(values[0], Cells) and not options.grouped
+    if options.grouped:
+        numbered = {value: number for number, value in enumerate(dict.fromkeys(values))}
+        keys_N = np.array([numbered[value] for value in values])[train.codes_N]
+        strata_N, how = np.zeros(len(keys_N), dtype=np.int64), "rows of one target together"
+    elif several:
+        strata_N = several_strata(values, train.codes_N, _strata_of)
+        how = "the same share of every frequent mix of targets in each"
     else:
         strata_N, how, _ = _strata(values, train.codes_N)
-    drawn = split_rows(train.keys_N, strata_N, shares, seed)
+    drawn = split_rows(keys_N, strata_N, shares, seed)
     if several:
         drawn = with_every_class(drawn, values, train.codes_N, train.keys_N, _strata_of)
     empty = [name for name, rows in drawn.items() if not len(rows)]
@@ -322,7 +325,8 @@ def _draw(
             )
         )
     counts = ", ".join(f"{name} {len(rows):,}" for name, rows in drawn.items())
-    return drawn, f"split with seed {seed}, {how}, identical inputs together: {counts} rows"
+    same = "" if options.grouped else ", identical inputs together"
+    return drawn, f"split with seed {seed}, {how}{same}: {counts} rows"
 
 
 def _strata_of(values: Sequence[Any], codes_N: Array) -> tuple[Array, bool]:

@@ -28,6 +28,9 @@ class DataOptions:
     test_share: Share = 0.2
     """Share of the rows held out for the test when no test data are given."""
 
+    grouped: bool = False
+    """Whether rows of one target stay in one split: the target says which rows belong together. Tasks of pairs want it so."""
+
     lost_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
     """Budget: share of rows that may be dropped (no label, no text, unreadable) before that is an error."""
 

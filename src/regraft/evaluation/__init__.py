@@ -18,6 +18,7 @@ ANSWERS: "Registry[type[AnswerKind]]" = Registry(
         "numbers": "regraft.evaluation.kinds_of_numbers:Numbers",
         "quantiles": "regraft.evaluation.kinds_of_numbers:Quantiles",
         "targets": "regraft.evaluation.kinds_of_targets:Targets",
+        "pairs": "regraft.evaluation.kinds_of_pairs:Pairs",
     },
 )
 
@@ -43,6 +44,16 @@ METRICS: "Registry[type[Measure]]" = Registry(
         "rank-mae": "regraft.evaluation.ranks:RankMae",
         "quadratic-kappa": "regraft.evaluation.ranks:QuadraticKappa",
         "relative-loss": "regraft.evaluation.kinds_of_targets:RelativeLoss",
+        "recall-at-10": "regraft.evaluation.pairs:RecallAt10",
+        "recall-at-1-there": "regraft.evaluation.pairs:RecallAt1There",
+        "recall-at-5-there": "regraft.evaluation.pairs:RecallAt5There",
+        "recall-at-10-there": "regraft.evaluation.pairs:RecallAt10There",
+        "median-rank-there": "regraft.evaluation.pairs:MedianRankThere",
+        "recall-at-1-back": "regraft.evaluation.pairs:RecallAt1Back",
+        "recall-at-5-back": "regraft.evaluation.pairs:RecallAt5Back",
+        "recall-at-10-back": "regraft.evaluation.pairs:RecallAt10Back",
+        "median-rank-back": "regraft.evaluation.pairs:MedianRankBack",
+        "reciprocal-rank": "regraft.evaluation.pairs:ReciprocalRank",
     },
 )
 
@@ -59,6 +70,9 @@ RUNGS: "Registry[type[Rung]]" = Registry(
         "ridge-quantiles": "regraft.evaluation.rungs_of_numbers:RidgeQuantiles",
         "label-shares": "regraft.evaluation.rungs_of_sets:LabelShares",
         "one-vs-rest-probe": "regraft.evaluation.rungs_of_sets:OneVsRestProbe",
+        "chance": "regraft.evaluation.rungs_of_pairs:Chance",
+        "first-part-alone": "regraft.evaluation.rungs_of_pairs:FirstPartAlone",
+        "second-part-alone": "regraft.evaluation.rungs_of_pairs:SecondPartAlone",
     },
 )
 

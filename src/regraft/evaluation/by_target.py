@@ -58,7 +58,7 @@ def ladder_of(
     for split, held in before.items():
         rows = part.rows(held.targets_N)
         features_ND = held.features_ND if len(rows) == len(held) else held.features_ND[rows]
-        own[split] = Rows(features_ND, part.own(held.targets_N, rows))
+        own[split] = Rows(features_ND, part.own(held.targets_N, rows), held.widths)
     ladder_rows = LadderRows(
         train=own["train"],
         valid=own["valid"],

@@ -5,6 +5,7 @@ Shapes: N rows, D width of the frozen features, C classes.
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -25,17 +26,19 @@ class Rows:
     Args:
         features_ND: Pooled features of the frozen backbone, before any fitting.
         targets_N: What `Task.targets` returned: class index, 0 or 1 for each label (N, C), or number.
+        widths: How many of the features each part of a row has; empty where rows have no parts.
     """
 
     features_ND: FloatArray
     targets_N: Array
+    widths: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.targets_N)
 
     def take(self, positions: Array) -> Rows:
         """Return the rows at these positions."""
-        return Rows(self.features_ND[positions], self.targets_N[positions])
+        return dataclasses.replace(self, features_ND=self.features_ND[positions], targets_N=self.targets_N[positions])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,10 @@ class TextOptions:
     truncation_side: Literal["right", "left"] = "right"
     """Which end of a longer text is cut off."""
 
+    new_words: bool = False
+    """Give words of the training rows that the base's tokenizer does not know (another script) tokens of their own, if they
+    stand in two rows; their vectors are untrained, so let the base learn with them."""
+
     max_chars: Annotated[int, Field(ge=1)] = 100_000
     """Characters of a text that are looked at, at most; characters beyond are dropped unseen, each counted as one position."""
 
@@ -173,8 +177,10 @@ class Text(Modality):
 
     def spec(self) -> dict[str, JSON]:
         """Return the state that is not in files, as JSON."""
+        told = to_json(self.options)
+        del told["new_words"]  # what was learnt stands in the tokenizer's own file
         return {
-            "options": to_json(self.options),
+            "options": told,
             "inputs": list(self.inputs),
             "pad_id": self.pad_id,
             "padding_side": "right",

@@ -88,6 +88,9 @@ class Backbone(nn.Module):
         pooling: How vectors of positions become one.
     """
 
+    part_widths: ClassVar[tuple[int, ...]] = ()
+    """Width of the features of each part of a row; none, because a row is read as one."""
+
     def __init__(self, body: Body, pooling: PoolingChoice) -> None:
         super().__init__()
         self.body = body.model

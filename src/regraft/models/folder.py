@@ -18,6 +18,7 @@ from regraft.models.base import Base
 from regraft.models.choices import limited, trained_pooling
 from regraft.models.fetch import Package, fetch, sha256_of
 from regraft.models.safety import read_json, weight_files
+from regraft.models.vocabulary import learn_unknown
 from regraft.options import JSON, build
 
 if TYPE_CHECKING:
@@ -54,10 +55,10 @@ class FolderBase(Base):
             return _PROCESSORS[architecture.reads](folder, config, options)
         files = read_companions(folder)
         checked = limited(options, {}, position_limit(config, architecture), self.name)
-        tokenizer = folder_tokenizer(folder)
+        tokenizer = learn_unknown(folder_tokenizer(folder), raws) if checked.new_words else folder_tokenizer(folder)
         pad_id = _pad_id(tokenizer, files, config)
         text = Text(tokenizer, checked, inputs=architecture.inputs, pad_id=pad_id, files=files, copy=False)
-        if text.largest_id >= int(config.get("vocab_size", text.largest_id + 1)):
+        if not checked.new_words and text.largest_id >= int(config.get("vocab_size", text.largest_id + 1)):
             raise BaseError(
                 Problem(
                     what="the tokenizer and the weights do not belong together",
@@ -79,6 +80,8 @@ class FolderBase(Base):
         if self.options.pooling is not None:
             name, reason = self.options.pooling, "chosen by option"
         self._notes = tuple(body.notes)
+        if isinstance(modality, Text) and modality.options.new_words:
+            self._notes += _taken_in(body.model, modality.largest_id + 1, seed)
         window = getattr(modality, "window", None)
         if window is not None:
             body.model.config.window_positions = window
@@ -93,6 +96,22 @@ class FolderBase(Base):
             "files": {path.name: sha256_of(path) for path in paths},
             "notes": list(getattr(self, "_notes", ())),
         }
+
+
+def _taken_in(model: Any, tokens: int, seed: int) -> tuple[str, ...]:
+    """Give a network vectors for tokens that its base did not have, around the mean of those it has; say how many."""
+    import torch
+
+    table = model.get_input_embeddings().weight
+    known, spread = len(table), float(getattr(model.config, "initializer_range", 0.02))
+    if tokens <= known:
+        return ()
+    mean_D, generator = table.detach().mean(dim=0), torch.Generator().manual_seed(seed)
+    drawn_MD = mean_D + spread * torch.randn(tokens - known, len(mean_D), generator=generator)
+    model.resize_token_embeddings(tokens, mean_resizing=False)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[known:] = drawn_MD
+    return (f"{tokens - known:,} words of the training rows that the base did not know have vectors of their own, untrained",)
 
 
 def _image(folder: Path, config: Mapping[str, JSON], options: Mapping[str, JSON]) -> Modality:

@@ -75,7 +75,6 @@ class Fused(nn.Module):
         seed: Draws its weights; torch's own generator is left as it was.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset({"pooled"})
     convex: ClassVar[bool] = False
     """What joins the parts has hidden layers, and untrained parts learn with it."""
 
@@ -89,6 +88,16 @@ class Fused(nn.Module):
             self.pooling: Joining = JOININGS[style](sizes)
         self.width = self.pooling.width
         self._shapes = Shapes()
+
+    @property
+    def provides(self) -> frozenset[str]:
+        """What a task may ask of it."""
+        return frozenset({"pooled"}) | self.pooling.provides
+
+    @property
+    def part_widths(self) -> tuple[int, ...]:
+        """Width of the features of each part."""
+        return self.pooling.sizes.widths
 
     @property
     def keys(self) -> tuple[str, ...]:

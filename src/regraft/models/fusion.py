@@ -31,13 +31,14 @@ class FusionBaseOptions:
     """Part -> its base: a name, or a name with options ({name: lstm, width: 64}); the usual base of its kind if not given. A
     part is called as its column, a table as `table`."""
 
-    style: Literal["concat", "gated", "weighted", "early", "late"] = "concat"
+    style: Literal["concat", "gated", "weighted", "early", "late", "towers"] = "concat"
     """How parts are joined: one after the other through a hidden layer; a sum with gates that see all parts; a sum with one
     weight a part; the positions of all parts through a small transformer; or a head for each part and a mixture of their
-    probabilities. `weighted` and `late` only add up what parts say."""
+    probabilities. `weighted` and `late` only add up what parts say. `towers` keeps parts apart, for tasks that hold them
+    against each other; such a task takes it by itself."""
 
     width: Width = 128
-    """Width of the joined vector (not of `late`); an even number."""
+    """Width of the joined vector (not of `late` and `towers`); an even number."""
 
     layers: Annotated[int, Field(ge=1, le=16)] = 2
     """Layers of the transformer of `early`."""

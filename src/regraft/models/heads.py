@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from regraft.types import Features
 
@@ -57,3 +59,50 @@ class HeadsOfTargets(nn.Module):
         if self.training and self.log_variances_K is not None:
             outputs.append(self.log_variances_K.to(outputs[0]).expand(len(outputs[0]), -1))
         return torch.cat(outputs, dim=1)
+
+
+class Tower(nn.Module):
+    """Bring the pooled features of one part of a row into the space that all parts share: z = e^s W x / |W x|.
+
+    x are the features after layer norm and dropout, or what one hidden layer makes of them (GELU, dropout). As CLIP does it
+    (Radford et al. 2021, arXiv:2103.00020, figure 3, there without a hidden layer), but that each tower carries its own share s
+    of the logarithm of the scale: the inner product of two towers' vectors is the cosine times e^(s + s'), so that whoever has
+    the vectors has the logits. CLIP's limit, a scale of 100, is kept by both halves.
+
+    Args:
+        sizes: Width D of the features, of the hidden layer (0 for none), and W of the shared space.
+        dropout: Share of features dropped in training.
+        scale: Of the inner product of two towers, before it is learnt.
+        generator: Draws the weights; torch's current one if not given.
+    """
+
+    LARGEST = 100.0
+
+    def __init__(
+        self, sizes: tuple[int, int, int], dropout: float, scale: float, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        width, hidden, outputs = sizes
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        self.hidden = _drawn(width, hidden, generator) if hidden else None
+        self.linear = _drawn(hidden or width, outputs, generator)
+        self.log_scale = nn.Parameter(torch.tensor(0.5 * math.log(scale)))
+
+    def forward(self, features: Features) -> torch.Tensor:
+        """Return the vectors (B, W), all of length e^s."""
+        x_BD = self.dropout(self.norm(features.pooled_BD))
+        if self.hidden is not None:
+            x_BD = self.dropout(functional.gelu(self.hidden(x_BD)))
+        z_BW = functional.normalize(self.linear(x_BD), dim=-1)
+        # Beyond the limit the gradient still flows, so that the scale can come down again.
+        beyond = (self.log_scale - 0.5 * math.log(self.LARGEST)).clamp(min=0.0).detach()
+        output_BW: torch.Tensor = z_BW * (self.log_scale - beyond).exp()
+        return output_BW
+
+
+def _drawn(width: int, outputs: int, generator: torch.Generator | None) -> nn.Linear:
+    """Return a linear map without bias, weights from N(0, 1 / width) as CLIP's projections."""
+    made = nn.Linear(width, outputs, bias=False, device="meta").to_empty(device="cpu")
+    nn.init.normal_(made.weight, std=width**-0.5, generator=generator)
+    return made

@@ -1,7 +1,7 @@
 """How the features of several parts of a row become one vector.
 
 A part that is missing in a row, or that modality dropout leaves out in training, is replaced by a learnt vector (`concat`,
-`gated`) or left out of the sum, the attention or the mixture (`weighted`, `early`, `late`).
+`gated`) or left out of the sum, the attention or the mixture (`weighted`, `early`, `late`). `towers` joins nothing.
 
 Shapes: B rows, P parts, T positions of a part, N positions of all parts, D width of a part, W width of what comes out, H heads.
 """
@@ -64,6 +64,8 @@ class Joining(nn.Module, ABC):
     head_bias: bool = True
     reads_positions: ClassVar[bool] = False
     """Whether it reads every position of a part and not only the one vector that stands for it."""
+    provides: ClassVar[frozenset[str]] = frozenset()
+    """What it gives a task beside the one vector of a row."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -252,6 +254,40 @@ class LateJoining(Joining):
         return LateHead(heads, self.sizes.widths, task.mixed)
 
 
+class TowersJoining(LateJoining):
+    """Nothing is joined at all: each part has a head of its own, and what these give stands side by side (see `TowersHead`)."""
+
+    provides = frozenset({"towers"})
+
+    def kept(self, there_BP: torch.Tensor) -> torch.Tensor:
+        """Return every part that is there: a part that is left out would have nothing to be held against."""
+        return there_BP
+
+    def head(self, task: HeadMaker, dropout: float, seed: int) -> nn.Module:
+        """Return a head for each part."""
+        heads = [task.head(width, dropout, seed + place) for place, width in enumerate(self.sizes.widths)]
+        return TowersHead(heads, self.sizes.widths)
+
+
+class TowersHead(nn.Module):
+    """A head for each part; the output of a row is what they give, one after the other, zeros where a part is missing.
+
+    Args:
+        heads: One a part.
+        widths: Width of each part.
+    """
+
+    def __init__(self, heads: Sequence[nn.Module], widths: Sequence[int]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(heads)
+        self.widths = tuple(widths)
+
+    def forward(self, features: Features) -> torch.Tensor:
+        """Return the outputs of all parts (B, P times the width of one)."""
+        found, there_BP = by_part(self.heads, self.widths, features)
+        return torch.cat([output_BC * there_BP[:, place, None] for place, output_BC in enumerate(found)], dim=1)
+
+
 class LateHead(nn.Module):
     """A head for each part; the probabilities of the row are the weighted mean of theirs.
 
@@ -278,12 +314,24 @@ class LateHead(nn.Module):
 
     def forward(self, features: Features) -> torch.Tensor:
         """Return the output (B, ...)."""
-        *vectors, there_BP = torch.split(features.pooled_BD, [*self.widths, len(self.widths)], dim=1)
-        outputs = []
-        for head, x_BD in zip(self.heads, vectors, strict=True):
-            own = Features(sequence_BTD=x_BD.unsqueeze(1), mask_BT=features.mask_BT[:, :1], pooled_BD=x_BD)
-            outputs.append(head(own))
+        outputs, there_BP = by_part(self.heads, self.widths, features)
         return self.mixed(torch.stack(outputs), weights_of(self.scores_P, there_BP > 0))
+
+
+def by_part(heads: nn.ModuleList, widths: Sequence[int], features: Features) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Return what the head of each part gives, and which parts a row has (B, P), 1 or 0.
+
+    Args:
+        heads: One a part.
+        widths: Width of each part.
+        features: As `LateJoining` gives them.
+    """
+    *vectors, there_BP = torch.split(features.pooled_BD, [*widths, len(widths)], dim=1)
+    outputs = []
+    for head, x_BD in zip(heads, vectors, strict=True):
+        own = Features(sequence_BTD=x_BD.unsqueeze(1), mask_BT=features.mask_BT[:, :1], pooled_BD=x_BD)
+        outputs.append(head(own))
+    return outputs, there_BP
 
 
 def weights_of(scores_P: torch.Tensor, there_BP: torch.Tensor) -> torch.Tensor:
@@ -309,4 +357,5 @@ JOININGS: Mapping[str, type[Joining]] = {
     "weighted": WeightedJoining,
     "early": EarlyJoining,
     "late": LateJoining,
+    "towers": TowersJoining,
 }

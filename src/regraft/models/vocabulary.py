@@ -6,6 +6,8 @@ unknown, and learning it is deterministic (learning word pieces is not: its firs
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -53,6 +55,35 @@ def learn_vocabulary(raws: Callable[[], Iterator[Sequence[Any]]], size: int, *, 
     names = [(START, tokenizer.token_to_id(START)), (END, tokenizer.token_to_id(END))]
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{START} $A {END}", special_tokens=names)
     return tokenizer
+
+
+def learn_unknown(tokenizer: Tokenizer, raws: Callable[[], Iterator[Sequence[Any]]]) -> Tokenizer:
+    """Return a tokenizer of words that has tokens of its own for words of the training rows that it did not know.
+
+    So a base that was trained on one language can tell the words of another apart. A word is what the tokenizer cuts out and
+    takes for unknown (a Chinese character, for that of BERT); it is taken in if it stands in two rows at least.
+
+    Args:
+        tokenizer: With one token for whatever it does not know (WordPiece, WordLevel); returned as it is where it has none.
+        raws: Gives the texts again from the start, in chunks.
+    """
+    said = json.loads(tokenizer.to_str())
+    model = said["model"]
+    unknown = tokenizer.token_to_id(model.get("unk_token") or "")
+    if unknown is None or not isinstance(model.get("vocab"), dict):
+        return tokenizer
+    counts: Counter[str] = Counter()
+    for chunk in raws():
+        texts = [text[:_TEXT_CHARACTERS] for text in chunk]
+        for text, found in zip(texts, tokenizer.encode_batch(texts, add_special_tokens=False), strict=True):
+            spans = (found.offsets[place] for place, token in enumerate(found.ids) if token == unknown)
+            pieces = (text[start:end] for start, end in spans)
+            normal = tokenizer.normalizer.normalize_str if tokenizer.normalizer else str
+            counts.update({word for piece in pieces for word in normal(piece).split()})
+    first = tokenizer.get_vocab_size(with_added_tokens=True)
+    words = sorted(word for word, rows in counts.items() if rows > 1 and word not in model["vocab"])
+    model["vocab"] |= {word: first + place for place, word in enumerate(words)}
+    return Tokenizer.from_str(json.dumps(said))
 
 
 def companions(max_length: int) -> dict[str, JSON]:

@@ -11,6 +11,7 @@ TASKS: Registry[type[Task]] = Registry(
         "multi-target": "regraft.tasks.multi_target:MultiTarget",
         "ordinal": "regraft.tasks.ordinal:Ordinal",
         "regression": "regraft.tasks.regression:Regression",
+        "retrieval": "regraft.tasks.retrieval:Retrieval",
     },
     aliases={"text-classification": "classification"},
 )

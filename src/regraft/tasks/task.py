@@ -100,6 +100,11 @@ class Task(ABC):
     """Whether a target is a mapping from column to value: then its `parts` say what is predicted in each column."""
     example_options: ClassVar[Mapping[str, JSON]] = {}
     """Options under which `example` can be learnt, where the defaults are not enough."""
+    paired: ClassVar[bool] = False
+    """Whether a target says which rows belong together, and not what a row is. Then rows of one target are never split, every
+    part of a row must be there, and the loss is of the rows of a batch together: a batch goes through the network whole."""
+    parts_style: ClassVar[str] = ""
+    """How the parts of a row are joined for it, a name of `models.joinings.JOININGS`; empty where any will do."""
     hub_problem: ClassVar[str] = ""
     """What the hub's classes for sequences call this task (`problem_type`); empty where none of them does it."""
 
@@ -148,6 +153,16 @@ class Task(ABC):
         Raises:
             DataError: The values cannot be a target of this task (one class only, mixed types, too many classes).
             OptionsError: The options speak of something the values do not have (a weight for an unknown label).
+        """
+
+    def joins(self, parts: Sequence[str]) -> None:  # noqa: B027 - most do not care
+        """Take in the names of the parts of a row, in order; called after `learn`.
+
+        Args:
+            parts: None where a row is read as one.
+
+        Raises:
+            DataError: The task needs rows of other parts.
         """
 
     @abstractmethod

@@ -391,3 +391,13 @@ print(json.dumps({"rows": rows, "anonymous_mib": kib["RssAnon"] / 1024, "peak_mi
     # 400,000 rows of 70 bytes are 28 MB as text and about 60 MB as Python strings; held are some 40 bytes of numbers a row.
     assert found[400_000]["anonymous_mib"] - found[20_000]["anonymous_mib"] < 60
     assert found[400_000]["peak_mib"] - found[20_000]["peak_mib"] < 150
+
+
+def test_rows_of_one_target_are_never_split_where_the_target_says_which_rows_belong_together():
+    rows = [{"text": f"{word} {number}", "thing": f"t{number}"} for number in range(100) for word in ("one", "two", "three")]
+    with load_dataset(rows, target="thing", inputs={"text": "text"}, options=DataOptions(grouped=True)) as dataset:
+        things = {name: dataset.targets(name) for name in dataset.names}
+        notes = dataset.notes
+    assert {name: len(values) for name, values in things.items()} == {"train": 210, "valid": 30, "test": 60}
+    assert sum(len(set(values)) for values in things.values()) == 100
+    assert "split with seed 0, rows of one target together: train 210, valid 30, test 60 rows" in notes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import tarfile
 import zipfile
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ import pytest
 from regraft.data import SAMPLES
 from regraft.data.options import DataOptions
 from regraft.data.rows import open_splits
-from regraft.data.samples import spoken, widedeep
+from regraft.data.samples import emoji, spoken, widedeep
 from regraft.data.samples.fetched import Archive, Fetched, deb_members, split_places
 from regraft.errors import DataError
 from regraft.modalities import recordings
@@ -147,6 +148,46 @@ def test_reviews_without_a_text_are_left_out_and_equal_texts_stay_together(tmp_p
     assert sum(map(len, texts.values())) == 202
     assert sum("good" in found for found in texts.values()) == 1
     assert list(parts["train"][0]) == list(widedeep._REVIEWS.values())
+
+
+def tgz(path: Path, files: Mapping[str, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for name, data in files.items():
+            member = tarfile.TarInfo(f"package/{name}")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+def test_emoji_have_a_row_a_language_and_are_split_by_what_is_drawn(tmp_path: Path):
+    codes = [f"{number:X}-FE0F" if number % 2 else f"{number:X}" for number in range(0x1F600, 0x1F600 + 200)]
+    listed = [
+        {"unified": code, "image": f"{code.lower()}.png", "category": "Faces", "sort_order": place}
+        for place, code in enumerate(codes)
+    ]
+    listed.append({"unified": "1FFFF", "image": "none.png", "category": "Faces", "sort_order": 999})
+    pictures = {f"img/google/64/{one['image']}": one["image"].encode() for one in listed[:-1]}
+    pictures[f"img/google/64/{codes[7].lower()}.png"] = pictures[f"img/google/64/{codes[3].lower()}.png"]  # drawn alike
+    pictures["img/google/128/0.png"] = b"of another size"
+    names = {
+        language: [{"hexcode": code.removesuffix("-FE0F"), "label": f"{language} {code}"} for code in codes[: 200 - short]]
+        for language, short in (("en", 0), ("zh", 1))
+    }
+    archives = [
+        tgz(tmp_path / "a.tgz", {"emoji.json": json.dumps(listed).encode(), **pictures}),
+        tgz(tmp_path / "b.tgz", {f"{name}/data.json": json.dumps(one).encode() for name, one in names.items()}),
+    ]
+    (tmp_path / "made").mkdir()
+    emoji.make(archives, tmp_path / "made")
+    parts = {path.stem: pq.read_table(path).to_pylist() for path in (tmp_path / "made").iterdir()}
+    rows = [row for part in parts.values() for row in part]
+    assert len(rows) == 399
+    assert {tuple(row) for row in rows} == {("picture", "name", "language", "emoji", "category")}
+    assert {row["name"] for row in rows if row["emoji"] == codes[3]} == {f"{one} {codes[i]}" for one in names for i in (3, 7)}
+    assert all(row["name"].startswith(row["language"]) for row in rows)
+    things = {split: {row["emoji"] for row in part} for split, part in parts.items()}
+    assert sum(map(len, things.values())) == len(set.union(*things.values())) == 199
+    assert all(len(part) > 20 for part in parts.values())
 
 
 @pytest.mark.parametrize("name", [name for name in SAMPLES if not isinstance(SAMPLES.get(name), str)])
