@@ -27,7 +27,9 @@ class Truths:
         self.together = bool(predictor.task.columns)
         self.wanted: tuple[str, ...] = predictor.task.columns or (own,)
         self.columns = tuple(name for name in self.wanted if name in there)
-        self.kind = kind_of_answer(predictor.example().value)
+        example = predictor.example().value
+        # An answer may be of several things (a vector for each part of a row) where the target is one.
+        self.kind = kind_of_answer(example) if self.together else type(example).__name__
 
     @property
     def absent(self) -> tuple[str, ...]:
