@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +101,7 @@ def test_real_rows_are_answered_as_torch_does(case: Case, run: Any, tmp_path: Pa
     for name in RUNTIMES:
         assert done["found"][name]["answers"] == [one.value for one in expected], name
         np.testing.assert_allclose(np.array(done["found"][name]["shares"]), shares, atol=1e-5, err_msg=name)
-    out = tmp_path / "answers.jsonl"
+    out = tmp_path / "answers.parquet"
     command = ("-m", "regraft", "predict", str(export.path), rows, "--out", str(out), "--json", "--set", "machine.threads=1")
     assert said(run(*command, **given))["answered"] == len(raws)
-    assert [json.loads(line)["prediction"] for line in out.read_text().splitlines()] == [one.value for one in expected]
+    assert pq.read_table(out).column("prediction").to_pylist() == [one.value for one in expected]
