@@ -448,10 +448,11 @@ def test_stopped_at_any_moment_there_is_what_was_or_a_whole_export(
     whole.communicate(timeout=300)
     assert whole.returncode == 0
     whole_s = time.monotonic() - began
-    shutil.copytree(artifact.path, home / "old")
     codes = set()
     for moment in range(10):
-        out = home / ("old" if moment % 2 else f"new-{moment}")
+        out = home / f"out-{moment}"
+        if moment % 2:
+            shutil.copytree(artifact.path, out)
         process = begun(out)
         time.sleep(whole_s * (moment + 0.5) / 10)
         process.send_signal(how)
