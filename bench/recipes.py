@@ -164,7 +164,8 @@ def rows_of(name: str) -> Rows:
     """Return the rows of a recipe as its fit reads and splits them."""
     data, options, _ = with_recipe(RECIPES / f"{name}.yaml", None, {"out": "none"})
     stages = Stages(ignore)
-    _, wanted = fitting.open_base(build(FitOptions, options), stages)
+    data, options = fitting.joined_splits(data, options)
+    _, wanted = fitting.open_base(fitting.settled(data, build(FitOptions, options), stages), stages)
     with fitting.read(data, wanted, stages) as dataset:
         values = {split: [raw for chunk in raws(dataset, split) for raw in chunk] for split in dataset.names}
         targets = {split: dataset.targets(split) for split in dataset.names}
