@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regraft.data.clean import lacking_reason
 from regraft.errors import DataError, MissingExtraError, Problem, did_you_mean
 from regraft.options import JSON
 from regraft.registry import Registry
-from regraft.serving.truths import Truths
 from regraft.training.cost import Answered, cost_of
 from regraft.training.stages import Stages
 from regraft.types import Array, FloatArray, Ledger
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
     from regraft.evaluation.report import Report
     from regraft.models import BaseCard
     from regraft.serving.predictor import Predictor
+    from regraft.serving.truths import Truths
     from regraft.tasks.task import Part
 
 _CHUNK_ROWS = 1024
@@ -178,6 +177,8 @@ class _Reading:
         elif problem := self.task.target_problem(value):
             self.unknown.setdefault(problem, []).append(place)
         else:
+            from regraft.data.clean import lacking_reason
+
             for name in self.truths.columns if self.truths.together else ():
                 if value[name] is None:
                     self.ledger.add(lacking_reason(name), where=place)
@@ -279,6 +280,8 @@ def _contender(predictor: Predictor, answered: Labelled, place: int) -> Contende
 
 def _truths(predictors: Sequence[Predictor], rows: RowSource, stages: Stages) -> Truths:
     """Return what reads the targets: of the first predictor whose column the data have; its kinds are those of the first."""
+    from regraft.serving.truths import Truths
+
     found = [Truths(predictor, rows.columns) for predictor in predictors]
     chosen = next((truths for truths in found if truths.columns), None)
     if chosen is None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from regraft.data.targets import Cells, as_kind, is_missing, kind_of_answer
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from regraft.serving.predictor import Predictor
 
 

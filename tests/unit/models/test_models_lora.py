@@ -198,7 +198,11 @@ def test_a_base_without_linear_layers_is_refused_with_the_tunings_it_has(kind):
     with pytest.raises(OptionsError) as caught:
         Lora(LoraOptions()).prepare(made.net, iter([made.rows.batch(np.arange(4))]), 0)
     said = str(caught.value)
-    for text in ("no linear layers", "a base that provides pooled, sequence", "choose another tuning (full, head, top-k)"):
+    for text in (
+        "no linear layers",
+        "a base that provides pooled, sequence",
+        "choose another tuning (full, head, top-k, by-part)",
+    ):
         assert text in said
     assert made.net.state_dict().keys() == state.keys()
 
