@@ -10,6 +10,7 @@ Shapes: N rows, E different things, W width of the shared space, R resamples.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
@@ -96,9 +97,9 @@ class _OfPlaces(MeanLoss):
     higher_is_better: ClassVar[bool | None] = True
     ways: ClassVar[tuple[str, ...]] = THERE + BACK
 
+    @abstractmethod
     def of_places(self, found: Places) -> FloatArray:
         """Return the value of each row (N,)."""
-        raise NotImplementedError
 
     def losses(self, targets_N: Array, outputs_NC: FloatArray) -> FloatArray:
         """Return the value of each row (N,), the mean over the ways."""

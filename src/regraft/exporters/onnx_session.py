@@ -37,7 +37,7 @@ def open_session(model: Path | bytes, threads: int, *, convolutional: bool = Fal
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     # Our exporter writes a simplified graph. Fusing it further was measured on every base: the fused operators are up to a
     # tenth slower (MiniLM) or no faster, and the session takes twice as long to open. Convolutions over two axes are another
-    # matter: laid out in blocks of channels they take a half (VGG-like) to a quarter (EfficientNet) of the time.
+    # matter: laid out in blocks of channels they take much less time.
     levels = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if convolutional else levels.ORT_DISABLE_ALL
     # A plan of memory is kept for every shape that was ever seen, and rows come in any number of shapes.
