@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class ScratchSeriesOptions:
     """Sizes of an untrained network for series."""
 
-    style: Literal["mlp", "cnn", "lstm", "gru", "transformer"] = "cnn"
+    style: Literal["mlp", "cnn", "inception", "lstm", "gru", "transformer"] = "cnn"
     """How a layer is built."""
 
     width: Width = 64
@@ -30,8 +30,9 @@ class ScratchSeriesOptions:
     layers: Annotated[int, Field(ge=1, le=12)] = 3
     """Number of layers."""
 
-    kernel: Annotated[int, Field(ge=1, le=101)] = 7
-    """Steps that a convolution covers; an odd number. From layer to layer the gaps between them double."""
+    kernel: Annotated[int | None, Field(ge=1, le=101)] = None
+    """Steps that a convolution covers; an odd number. 7 if not given, and from layer to layer the gaps between them double; in
+    the style `inception` 39, beside windows of a half and a quarter of it."""
 
     heads: Annotated[int, Field(ge=1, le=64)] = 4
     """Attention heads of a transformer; must divide the width."""
@@ -47,12 +48,14 @@ class ScratchSeriesOptions:
 
 
 class SeriesBase(Untrained):
-    """A network for series, untrained: MLP, dilated convolutions, LSTM, GRU or a transformer of patches."""
+    """A network for series, untrained: MLP, dilated convolutions, InceptionTime, LSTM, GRU or a transformer of patches."""
 
     Options: ClassVar[type[Any]] = ScratchSeriesOptions
     modality_name = "series"
     model_type: ClassVar[str] = "regraft-series"
-    what: ClassVar[str] = "MLP, dilated convolutions, LSTM, GRU or a transformer of patches over series, untrained"
+    what: ClassVar[str] = (
+        "MLP, dilated convolutions, InceptionTime, LSTM, GRU or a transformer of patches over series, untrained"
+    )
     reads_type = Series
 
     def fetch(self, say: Callable[[str], None] = lambda _: None) -> None:
@@ -62,7 +65,7 @@ class SeriesBase(Untrained):
             OptionsError: The kernel is even, or the heads do not divide the width.
         """
         sizes, problems = self.options, []
-        if sizes.kernel % 2 == 0:
+        if sizes.kernel is not None and sizes.kernel % 2 == 0:
             problems.append(_misfit("kernel", sizes.kernel, "an odd number"))
         if sizes.width % sizes.heads:
             problems.append(_misfit("heads", sizes.heads, f"a divisor of the width {sizes.width}"))
@@ -84,7 +87,7 @@ class SeriesBase(Untrained):
             "num_hidden_layers": sizes.layers,
             "num_attention_heads": sizes.heads,
             "style": sizes.style,
-            "kernel_size": sizes.kernel,
+            "kernel_size": sizes.kernel or 0,
             "patch_size": sizes.patch,
             "num_patches": -(-modality.longest // sizes.patch),
             "hidden_dropout_prob": sizes.dropout,

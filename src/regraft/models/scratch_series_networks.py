@@ -1,4 +1,5 @@
-"""Untrained encoders of series of our own as an ordinary hub model: MLP, dilated convolutions, LSTM, GRU, transformer.
+"""Untrained encoders of series of our own as an ordinary hub model: MLP, dilated convolutions, InceptionTime, LSTM, GRU,
+transformer.
 
 Importing this module registers them with the hub's `AutoConfig` and `AutoModel`, so that a saved folder is an ordinary one. In
 each, padding changes nothing, and each gives one vector a step: those of the transformer, which looks at patches of steps, are
@@ -21,6 +22,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import BaseModelOutput
 
 from regraft.models.scratch_networks import BagLayer, RecurrentLayer
+from regraft.models.scratch_series_inception import InceptionLayer
 
 _LONGEST_WAVE = 10_000.0
 
@@ -34,7 +36,7 @@ class SeriesConfig(PreTrainedConfig):  # type: ignore[misc]
     num_hidden_layers: int = 3
     num_attention_heads: int = 4
     style: str = "cnn"
-    kernel_size: int = 7
+    kernel_size: int = 0  # as the style has it
     patch_size: int = 8
     num_patches: int = 256
     hidden_dropout_prob: float = 0.1
@@ -171,6 +173,9 @@ class Style(ABC):
     """How an encoder of series is built."""
 
     embeddings: type[nn.Module] = Projection
+    final: type[nn.Module] = nn.LayerNorm
+    kernel = 7
+    """Steps that its convolutions cover where nothing is said."""
 
     @staticmethod
     @abstractmethod
@@ -196,6 +201,18 @@ class CnnStyle(Style):
     def layer(config: SeriesConfig, place: int) -> nn.Module:
         """Return one layer."""
         return DilatedLayer(config, place)
+
+
+class InceptionStyle(Style):
+    """Windows of several widths beside each other. What leaves them is at least zero and pooled as it is."""
+
+    final = nn.Identity
+    kernel = 39  # the paper's 40, made odd
+
+    @staticmethod
+    def layer(config: SeriesConfig, place: int) -> nn.Module:
+        """Return one layer."""
+        return InceptionLayer(config)
 
 
 class LstmStyle(Style):
@@ -230,6 +247,7 @@ class TransformerStyle(Style):
 STYLES: Mapping[str, type[Style]] = {
     "mlp": MlpStyle,
     "cnn": CnnStyle,
+    "inception": InceptionStyle,
     "lstm": LstmStyle,
     "gru": GruStyle,
     "transformer": TransformerStyle,
@@ -250,9 +268,10 @@ class SeriesModel(PreTrainedModel):  # type: ignore[misc]
     def __init__(self, config: SeriesConfig) -> None:
         super().__init__(config)
         style = STYLES[config.style]
+        config.kernel_size = config.kernel_size or style.kernel
         self.embeddings = style.embeddings(config)
         self.layers = nn.ModuleList(style.layer(config, place) for place in range(config.num_hidden_layers))
-        self.norm = nn.LayerNorm(config.hidden_size)
+        self.norm = style.final(config.hidden_size)
         self.post_init()
 
     def forward(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from regraft.errors import DataError, OptionsError
 from regraft.modalities.encoded import EncodedRows
@@ -15,6 +16,7 @@ from regraft.models.backbones import Backbone, Shapes
 from regraft.models.cuts import HIDDEN, halves
 from regraft.models.net import Headed
 from regraft.models.scratch_series import ScratchSeriesOptions, SeriesBase
+from regraft.models.scratch_series_inception import InceptionLayer, InceptionModule, StepNorm
 from regraft.models.scratch_series_networks import STYLES, DilatedLayer, PatchLayer, PatchProjection, SeriesConfig
 from regraft.options import build
 from regraft.training.frozen import deepest_cut
@@ -129,6 +131,62 @@ def test_what_a_step_sees_doubles_from_layer_to_layer():
         DilatedLayer(config, place)(x, torch.ones(1, 41, dtype=torch.bool))[0, 20].sum().backward()
         seen = torch.nonzero(x.grad[0].abs().sum(dim=1)).flatten()
         assert (int(seen.min()), int(seen.max())) == (20 - reach, 20 + reach)
+
+
+def test_a_norm_over_steps_is_torchs_own_over_the_real_ones():
+    mask = torch.arange(9) < torch.tensor([[9], [4], [1]])
+    x = torch.randn(3, 9, 5).masked_fill(~mask[..., None], 0.0)
+    ours, theirs = StepNorm(5), nn.BatchNorm1d(5)
+    for norm in (ours, theirs):
+        with torch.no_grad():
+            norm.weight.copy_(torch.linspace(0.5, 2, 5))
+            norm.bias.copy_(torch.linspace(-1, 1, 5))
+    given = [x.clone().requires_grad_() for _ in range(2)]
+    aim = torch.randn(3, 9, 5)
+    for _ in range(3):
+        found = ours(given[0].transpose(1, 2), ~mask.unsqueeze(1)).transpose(1, 2)
+        expected = theirs(given[1][mask])
+        assert torch.allclose(found[mask], expected, atol=1e-6)
+        (found * aim)[mask].sum().backward()
+        (expected * aim[mask]).sum().backward()
+    assert torch.allclose(given[0].grad[mask], given[1].grad[mask], atol=1e-5)
+    assert torch.allclose(ours.weight.grad, theirs.weight.grad, atol=1e-5)
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        assert torch.allclose(getattr(ours, name), getattr(theirs, name), atol=1e-6), name
+    ours.eval(), theirs.eval()
+    assert torch.allclose(ours(x.transpose(1, 2), ~mask.unsqueeze(1)).transpose(1, 2)[mask], theirs(x[mask]), atol=1e-6)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_module_is_the_papers(training):
+    """Rows of one length, by torch's own layers."""
+    module = InceptionModule(16, 9).train(training)
+    x = torch.randn(3, 16, 20)
+    norm = nn.BatchNorm1d(16).train(training)
+    with torch.no_grad():
+        narrow = F.conv1d(x, module.bottleneck.weight)
+        parts = [F.conv1d(narrow, window.weight, padding="same") for window in module.windows]
+        parts.append(F.conv1d(nn.MaxPool1d(3, 1, 1)(x), module.highest.weight))
+        found = module(x, torch.zeros(3, 1, 20, dtype=torch.bool))
+        assert torch.allclose(found, norm(torch.cat(parts, dim=1)), atol=1e-5)
+    assert [window.kernel_size[0] for window in module.windows] == [9, 5, 3]
+    assert [window.kernel_size[0] for window in InceptionModule(16, 39).windows] == [39, 19, 9]
+
+
+def test_a_layer_of_modules_has_a_shortcut():
+    layer = InceptionLayer(SeriesConfig(hidden_size=8, kernel_size=3, hidden_dropout_prob=0.0)).eval()
+    x, mask = torch.randn(2, 6, 8), torch.ones(2, 6, dtype=torch.bool)
+    with torch.no_grad():
+        for window in (*layer.turns[-1].windows, layer.turns[-1].highest):
+            window.weight.zero_()
+        expected = F.relu(nn.BatchNorm1d(8).eval()(layer.shortcut(x.transpose(1, 2)))).transpose(1, 2)
+        assert torch.allclose(layer(x, mask), expected, atol=1e-6)
+
+
+def test_a_style_says_how_wide_its_windows_are():
+    assert made("cnn")[1].body.config.kernel_size == 7
+    assert made("inception")[1].body.config.kernel_size == 39
+    assert made("inception", kernel=5)[1].body.config.kernel_size == 5
 
 
 def test_an_mlp_knows_the_order_of_steps():
