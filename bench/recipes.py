@@ -134,6 +134,7 @@ PEERS: dict[str, dict[str, Peer]] = {
 AGAINST = {
     "clothing-fused": ("clothing-text", "clothing-table"),
     "emails-minilm": ("emails-cnn", "emails-lstm"),
+    "emoji-both": ("emoji-picture", "emoji-name"),
 }
 """Recipes that answer the same test rows, fitted beside the one that is run, and held against it."""
 

@@ -40,6 +40,7 @@ SAMPLES: "Registry[str | Fetched]" = Registry(
         "mnist": "regraft.data.samples.mnist:SAMPLE",
         "fashion-mnist": "regraft.data.samples.fashion_mnist:SAMPLE",
         "emoji": "regraft.data.samples.emoji:SAMPLE",
+        "emoji-categories": "regraft.data.samples.emoji:CATEGORIES",
         "adult": "regraft.data.samples.widedeep:ADULT",
         "clothing-reviews": "regraft.data.samples.widedeep:REVIEWS",
         "spoken-language": "regraft.data.samples.spoken:LANGUAGE",

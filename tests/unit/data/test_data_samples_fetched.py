@@ -189,6 +189,11 @@ def test_emoji_have_a_row_a_language_and_are_split_by_what_is_drawn(tmp_path: Pa
     assert sum(map(len, things.values())) == len(set.union(*things.values())) == 199
     assert all(len(part) > 20 for part in parts.values())
 
+    (tmp_path / "of-categories").mkdir()
+    emoji.make_categories(archives, tmp_path / "of-categories")
+    english = [row for path in (tmp_path / "of-categories").iterdir() for row in pq.read_table(path).to_pylist()]
+    assert sorted(row["name"] for row in english) == sorted(f"en {code}" for code in codes)
+
 
 @pytest.mark.parametrize("name", [name for name in SAMPLES if not isinstance(SAMPLES.get(name), str)])
 def test_every_sample_is_pinned(name: str):
