@@ -77,8 +77,7 @@ class InceptionModule(nn.Module):
     def forward(self, x_BDT: torch.Tensor, outside_B1T: torch.Tensor) -> torch.Tensor:
         """Return the next vectors (B, D, T), not yet cut at zero; those of padding have no meaning."""
         narrow_BST = self.bottleneck(x_BDT)
-        ends_BDT = x_BDT.masked_fill(outside_B1T, torch.finfo(x_BDT.dtype).min)
-        highest_BDT = F.max_pool1d(ends_BDT, 3, stride=1, padding=1).masked_fill(outside_B1T, 0.0)
+        highest_BDT = _highest_of_three(x_BDT, outside_B1T).masked_fill(outside_B1T, 0.0)
         beside_BDT = torch.cat([*(window(narrow_BST) for window in self.windows), self.highest(highest_BDT)], dim=1)
         normed_BDT: torch.Tensor = self.norm(beside_BDT.masked_fill(outside_B1T, 0.0), outside_B1T)
         return normed_BDT
@@ -105,6 +104,15 @@ class InceptionLayer(nn.Module):
         given_BDT = y_BDT = x_BTD.transpose(1, 2)
         for module in self.turns[:-1]:
             y_BDT = F.relu(module(y_BDT, outside_B1T)).masked_fill(outside_B1T, 0.0)
-        y_BDT = self.turns[-1](y_BDT, outside_B1T) + self.shortcut_norm(self.shortcut(given_BDT), outside_B1T)
-        next_BDT = self.dropout(F.relu(y_BDT).masked_fill(outside_B1T, 0.0))
+        # Zeros already; said once more, no exporter folds the norm into the weights in an arithmetic of its own.
+        short_BDT = self.shortcut(given_BDT).masked_fill(outside_B1T, 0.0)
+        y_BDT = self.turns[-1](y_BDT, outside_B1T) + self.shortcut_norm(short_BDT, outside_B1T)
+        next_BDT: torch.Tensor = self.dropout(F.relu(y_BDT).masked_fill(outside_B1T, 0.0))
         return next_BDT.transpose(1, 2)
+
+
+def _highest_of_three(x_BDT: torch.Tensor, outside_B1T: torch.Tensor) -> torch.Tensor:
+    """Return the maximum of each step and the real ones beside it (B, D, T); torch's own pooling holds T fast in a graph."""
+    lowest = torch.finfo(x_BDT.dtype).min
+    ends_BDT = F.pad(x_BDT.masked_fill(outside_B1T, lowest), (1, 1), value=lowest)
+    return torch.maximum(torch.maximum(ends_BDT[..., :-2], ends_BDT[..., 1:-1]), ends_BDT[..., 2:])
