@@ -137,6 +137,17 @@ def test_a_family_of_the_hub_passes_the_gate(column: str, name: str, tmp_path: P
     exported_alike(column, {"name": "hub", "source": str(source)}, FORMATS.get(name, ("onnx",)), tmp_path)
 
 
+@pytest.mark.parametrize(("column", "name"), [("audio", "wav2vec2"), ("audio", "whisper-tiny-en"), ("image", "vit")])
+def test_a_weighted_sum_over_layers_passes_the_gate(column: str, name: str, tmp_path: Path):
+    base = {"name": name} if name in REAL else {"name": "hub", "source": str(folder_of(column, name, tmp_path / "hub"))}
+    try:
+        exported_alike(column, {**base, "pooling": "layer-weighted"}, ("onnx", "torch"), tmp_path)
+    except BaseError as error:
+        if "cannot be fetched" not in str(error):
+            raise
+        pytest.skip(f"the base {name} is not on this machine")
+
+
 @pytest.mark.parametrize("name", REAL)
 def test_a_real_base_passes_the_gate(name: str, tmp_path: Path):
     try:
