@@ -189,33 +189,60 @@ def onnx_problems(model: OnnxFile, root: Path, listed: Collection[str]) -> list[
         problems.append(_refusal("operators that are not ONNX's own are refused", model.path, used, "operators of ai.onnx"))
     if STANDARD not in model.opsets and "ai.onnx" not in model.opsets:
         problems.append(_refusal("the ONNX file does not say which operators it means", model.path, "no opset", "ai.onnx"))
-    inside = model.path.parent.relative_to(root)
+    beside = _Beside(model.path, root, listed)
     seen: set[tuple[tuple[str, str], ...]] = set()
     for tensor in model.tensors:
         if tensor.external and tensor.external not in seen:
             seen.add(tensor.external)
-            problems += _external_problems(tensor, model.path, root, inside, listed)
+            problems += _external_problems(tensor, beside)
     return problems
 
 
-def _external_problems(tensor: Tensor, path: Path, root: Path, inside: Path, listed: Collection[str]) -> list[Problem]:
+class _Beside:
+    """The files of an artifact that tensors of an ONNX file may lie in; each is looked at once.
+
+    Args:
+        path: The ONNX file.
+        root: Folder of the artifact.
+        listed: Relative paths that its manifest lists.
+    """
+
+    def __init__(self, path: Path, root: Path, listed: Collection[str]) -> None:
+        self.path, self.listed = path, listed
+        self.root, self.inside = root.resolve(), path.parent.relative_to(root)
+        self._sizes: dict[str, int | None] = {}
+
+    def size(self, location: str) -> int | None:
+        """Return the bytes of a file; None if no tensor may lie there."""
+        if location not in self._sizes:
+            place = self.path.parent / location
+            allowed = (
+                contained(location)
+                and (self.inside / location).as_posix() in self.listed
+                and not place.is_symlink()
+                and place.resolve().is_relative_to(self.root)
+            )
+            self._sizes[location] = place.stat().st_size if allowed else None
+        return self._sizes[location]
+
+
+def _external_problems(tensor: Tensor, beside: _Beside) -> list[Problem]:
     """Return what is wrong with the place of a tensor outside the file."""
-    what = "a tensor lies outside the files of the artifact"
+    what, path = "a tensor lies outside the files of the artifact", beside.path
     expected = "a file that the manifest lists, beside the model"
     locations = [value for key, value in tensor.external if key == "location"]
-    if len(locations) != 1 or not locations[0] or not contained(locations[0]):
+    if len(locations) != 1 or not locations[0]:
         got = f"'{tensor.name}' at {' and '.join(map(repr, locations)) or 'no place'}"
         return [_refusal(what, path, got, expected)]
-    place = path.parent / locations[0]
-    relative = (inside / locations[0]).as_posix()
-    if relative not in listed or place.is_symlink() or not place.resolve().is_relative_to(root.resolve()):
-        return [_refusal(what, path, f"'{tensor.name}' at '{locations[0]}'", expected)]
+    there = beside.size(locations[0])
+    if there is None:
+        return [_refusal(what, path, f"'{tensor.name}' at {locations[0]!r}", expected)]
     numbers = [value for key, value in tensor.external if key in {"offset", "length"}]
     if not all(number.isdecimal() and len(number) < 20 for number in numbers):
         return [_refusal(what, path, f"'{tensor.name}' at {numbers}", "numbers of bytes")]
     kind = _TYPES.get(tensor.data_type)
     size = math.prod(tensor.dims) * (np.dtype(kind).itemsize if kind else 0)
-    if min(tensor.dims, default=0) < 0 or _end(tensor, size) > place.stat().st_size:
+    if min(tensor.dims, default=0) < 0 or _end(tensor, size) > there:
         return [_refusal(what, path, f"'{tensor.name}' behind the end of '{locations[0]}'", expected)]
     return []
 

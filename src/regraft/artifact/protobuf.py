@@ -82,6 +82,8 @@ class Walk:
             place += size
 
     def _varint(self, place: int, stop: int) -> tuple[int, int]:
+        if place < stop and (byte := self.content[place]) < 128:  # as almost all are
+            return byte, place + 1
         value = 0
         for shift in range(0, 70, 7):
             if place >= stop:

@@ -142,8 +142,12 @@ class Image(Modality):
         return {PIXELS: moved[:, None]}
 
     def _pixels(self, raw: Any) -> Array:
-        found = np.asarray(self.steps.shaped(pictures.pixels(raw, self.channels)))
-        return found[..., None] if found.ndim == 2 else found
+        found = pictures.values(self.steps.shaped(pictures.pixels(raw, self.channels, narrow=True)))
+        if found.shape[2] == self.channels:
+            return found
+        repeated = np.empty((*found.shape[:2], self.channels), np.uint8)
+        repeated[...] = found
+        return repeated
 
     @classmethod
     def located(cls, raw: Any, folder: Path | None) -> Any:

@@ -130,9 +130,11 @@ class Steps:
 
 
 def _resized(picture: Image, size: tuple[int, int], resample: int) -> Image:
+    if picture.size == size:
+        return picture
     from PIL.Image import Resampling
 
-    return picture if picture.size == size else picture.resize(size, resample=Resampling(resample))
+    return picture.resize(size, resample=Resampling(resample))
 
 
 def steps_of(processor: Mapping[str, JSON], channels: int) -> Steps:

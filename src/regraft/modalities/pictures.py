@@ -39,6 +39,8 @@ _PLAIN = frozenset({"L", "RGB"})
 _GREY = _DEPTH_16 | {"1", "L", "LA", "La"}
 _FLOATS = frozenset({"F"})
 _DRAFT = 64
+_UNTURNED = frozenset({"PNG", "JPEG", "BMP", "GIF"})
+_TURNED = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"})
 
 
 def is_path(raw: object) -> bool:
@@ -93,25 +95,34 @@ def unreadable(raw: Any) -> str:
     return ""
 
 
-def pixels(raw: Any, channels: int) -> Image:
+def pixels(raw: Any, channels: int, *, narrow: bool = False) -> Image:
     """Return a picture upright, decoded, as 8-bit grey or RGB: transparent places are white, 16 bits are rounded to 8.
 
     Args:
         raw: Any raw picture.
         channels: 1 or 3.
+        narrow: Whether a grey picture may stay grey where 3 channels are wanted: all three would be the same.
 
     Raises:
         ValueError: It cannot be decoded; says why.
     """
-    from PIL import Image, ImageOps
-
     picture = open_picture(raw)
     _decode(picture)
     _whole_numbers(picture)
+    if picture.mode not in _PLAIN or _may_be_turned(picture, raw):
+        picture = _upright_and_plain(picture)
+    mode = "L" if channels == 1 or (narrow and picture.mode == "L") else "RGB"
+    return picture if picture.mode == mode and picture is not raw else picture.convert(mode)
+
+
+def _upright_and_plain(picture: Image) -> Image:
+    """Return a decoded picture the right way up, without a palette, a transparency or 16 bits."""
+    from PIL import Image, ImageOps
+
     if picture.mode in _DEPTH_16:
-        values = np.clip(np.asarray(picture).astype(np.int64), 0, 65535)
-        picture = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
-    elif "exif" in picture.info or picture.getexif():
+        deep = np.clip(np.asarray(picture).astype(np.int64), 0, 65535)
+        return Image.fromarray(((deep * 255 + 32767) // 65535).astype(np.uint8))
+    if picture.getexif():
         picture = ImageOps.exif_transpose(picture)
     if picture.mode in _PALETTES and "transparency" not in picture.info:
         picture = picture.convert("RGB")
@@ -119,8 +130,13 @@ def pixels(raw: Any, channels: int) -> Image:
         above = picture.convert("RGBA")
         picture = Image.new("RGB", above.size, (255, 255, 255))
         picture.paste(above, mask=above.getchannel("A"))
-    mode = "RGB" if channels > 1 else "L"
-    return picture if picture.mode == mode and picture is not raw else picture.convert(mode)
+    return picture
+
+
+def values(picture: Image) -> Array:
+    """Return the bytes of a grey or RGB picture (H, W, 1 | 3), uint8, read-only."""
+    width, height = picture.size
+    return np.frombuffer(picture.tobytes(), np.uint8).reshape(height, width, len(picture.mode))
 
 
 def open_picture(raw: Any) -> Image:
@@ -153,6 +169,8 @@ def content_of(raw: Any) -> bytes:
     Raises:
         ValueError: It is of another kind, or text that is not base64.
     """
+    if isinstance(raw, bytes):
+        return raw
     if isinstance(raw, Mapping) and isinstance(raw.get("bytes"), bytes):
         raw = raw["bytes"]
     if isinstance(raw, Path):
@@ -239,6 +257,11 @@ def _within(picture: Image) -> Image:
     if not width or not height:
         raise ValueError("the picture has no pixels")
     return picture
+
+
+def _may_be_turned(picture: Image, raw: Any) -> bool:
+    """Return whether a picture may say which side is up; asking takes as long as opening a small one."""
+    return picture is raw or picture.format not in _UNTURNED or not _TURNED.isdisjoint(picture.info)
 
 
 def _whole_numbers(picture: Image) -> None:

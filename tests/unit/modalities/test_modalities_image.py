@@ -13,6 +13,7 @@ import skimage
 import torch
 import transformers
 from PIL import Image as Pillow
+from PIL.PngImagePlugin import PngInfo
 from transformers.models.beit.image_processing_pil_beit import BeitImageProcessorPil
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -26,7 +27,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from regraft.errors import BaseError
 from regraft.modalities import pictures
 from regraft.modalities.encoded import EncodedRows
-from regraft.modalities.image import PROCESSOR_FILE, Image, ImageOptions, read_processor
+from regraft.modalities.image import PIXELS, PROCESSOR_FILE, Image, ImageOptions, read_processor
 from regraft.modalities.modality import padded
 
 FOLDER = Path(skimage.__file__).parent / "data"
@@ -160,13 +161,53 @@ def test_kinds_of_pixels():
     assert np.abs(colours(bytes_of(cmyk, "TIFF")).astype(int) - 90).max() < 3
 
 
-def test_a_turned_photograph_stands_upright():
-    wide = Pillow.fromarray(np.concatenate([np.zeros((4, 8, 3)), np.full((4, 8, 3), 255)]).astype(np.uint8))
+def by_exif(_kind: str) -> dict[str, object]:
     exif = Pillow.Exif()
     exif[0x0112] = 6
-    turned = colours(bytes_of(wide, "PNG", exif=exif))
+    return {"exif": exif}
+
+
+def by_xmp(kind: str) -> dict[str, object]:
+    packet = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    if kind != "PNG":
+        return {"xmp": packet.encode()}
+    notes = PngInfo()
+    notes.add_itxt("XML:com.adobe.xmp", packet)
+    return {"pnginfo": notes}
+
+
+def by_profile(_kind: str) -> dict[str, object]:
+    content = by_exif("")["exif"].tobytes().hex()
+    notes = PngInfo()
+    notes.add_text("Raw profile type exif", f"\nexif\n{len(content) // 2:8}\n{content}\n", zip=True)
+    return {"pnginfo": notes}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [*((kind, by_exif) for kind in ("PNG", "JPEG", "WEBP", "TIFF")), ("PNG", by_xmp), ("JPEG", by_xmp), ("PNG", by_profile)],
+)
+def test_a_turned_photograph_stands_upright(mode, kind, said):
+    wide = Pillow.fromarray(np.concatenate([np.zeros((4, 8, 3)), np.full((4, 8, 3), 255)]).astype(np.uint8)).convert(mode)
+    turned = colours(bytes_of(wide, kind, **said(kind)))
     assert turned.shape == (8, 8, 3)
-    assert turned[:, 0].mean() > turned[:, -1].mean()
+    assert turned[:, 0].mean() > turned[:, -1].mean() + 200
+    assert np.array_equal(
+        Image({}, ImageOptions(size=8)).encode([bytes_of(wide, kind, **said(kind))])[0].inputs[PIXELS][0], turned
+    )
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+def test_a_grey_picture_in_colours_has_the_same_in_each(kind, resize):
+    """As if it had been in colours before it was scaled, which is what the hub's processors do."""
+    camera = Pillow.open(FOLDER / "camera.png")
+    for size in ((512, 512), (100, 31), (7, 60), (32, 32)):
+        raw = bytes_of(camera.resize(size), kind)
+        image = Image({}, ImageOptions(size=32, resize=resize))
+        expected = np.asarray(image.steps.shaped(Pillow.open(io.BytesIO(raw)).convert("RGB")))
+        assert np.array_equal(image.encode([raw])[0].inputs[PIXELS][0], expected)
 
 
 def test_every_way_to_give_a_picture_gives_the_same():
