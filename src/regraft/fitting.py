@@ -206,7 +206,7 @@ def judge(
         fingerprint=plan.dataset.fingerprint,
         seconds=stages.total,
         seconds_by_stage=stages.seconds,
-        notes=(*plan.dataset.notes, *plan.modality.notes),
+        notes=(*plan.dataset.notes, *plan.modality.notes, *trained.notes),
         cost=cost_of(door.runtime.use(), stages.seconds, training=trained, answering=door.runtime.passes(answered)).to_json(),
         about=_about(plan, recipe),
     )

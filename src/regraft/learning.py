@@ -38,6 +38,8 @@ def learner(net: Headed, plan: Plan, stages: Stages) -> Iterator[Learner]:
 
     tuning_class, tuning_options = plan.wanted.tuning.resolve(TUNINGS)
     trainable = tuning_class(tuning_options).trainable(net) - net.fixed
+    objective_class, objective_options = plan.wanted.objective.resolve(OBJECTIVES)
+    objective_class(objective_options).check(net, trainable, plan.task)
     used = {split: plan.rows[split] for split in SPLITS[:2]}
     with contextlib.ExitStack() as stack:
         with stages("compute what is frozen", sum(map(len, used.values()))):
@@ -119,10 +121,11 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages) -> Passes:
         )
         for event in stack.enter_context(contextlib.closing(events)):
             meter(_whole(event, net))
+        stages.notes(objective.notes)
     if learner.pooled:
         meter.training.tokens = 0  # the head sees rows
     flops = training_flops(net, learner.trainable, plan.rows["train"].lengths, learner.cut)
-    return Passes(meter.training, flops, precision.name)
+    return Passes(meter.training, flops, precision.name, objective.notes)
 
 
 def _arithmetic(net: Headed, objective: Objective, learner: Learner, plan: Plan, stages: Stages) -> tuple[Headed, Precision]:

@@ -50,7 +50,7 @@ def test_a_head_of_weight_0_changes_no_bit_of_the_others(tuning):
         assert torch.equal(ours[name], value), name
 
 
-@pytest.mark.parametrize("weighting", ["static", "uncertainty"])
+@pytest.mark.parametrize("weighting", ["static", "uncertainty", "gradnorm"])
 def test_both_heads_learn_at_once(weighting):
     two, _ = made("mlp", weighting=weighting)
     before = flat(two.net.head)
@@ -59,7 +59,7 @@ def test_both_heads_learn_at_once(weighting):
     assert losses[-1] < 0.7 * losses[0]
     assert not torch.equal(before, flat(two.net.head))
     weights = two.net.head.log_variances_K
-    assert (weights is None) == (weighting == "static")
+    assert (weights is not None) == (weighting == "uncertainty")
     assert weights is None or (weights.detach().abs() > 1e-3).all()
 
 

@@ -182,7 +182,7 @@ def test_planted_faults_are_refused_in_8_bits_too(bert, mail_file, fault, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pooling", ["cls", "mean", "last", "attention"])
+@pytest.mark.parametrize("pooling", ["cls", "mean", "last", "attention", "layer-weighted"])
 @pytest.mark.parametrize("name", ["transformer", "lstm", "gru", "cnn", "mlp"])
 def test_every_base_passes_the_gate_with_every_pooling(fit_small, name, pooling, tmp_path):
     artifact = fit_small(tmp_path / "fit", base={"name": name, "width": 16, "pooling": pooling})

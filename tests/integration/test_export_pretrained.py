@@ -137,6 +137,11 @@ def test_a_family_of_the_hub_passes_the_gate(column: str, name: str, tmp_path: P
     exported_alike(column, {"name": "hub", "source": str(source)}, FORMATS.get(name, ("onnx",)), tmp_path)
 
 
+def test_a_weighted_sum_over_layers_passes_the_gate(tmp_path: Path):
+    base = {"name": "hub", "source": str(folder_of("audio", "wav2vec2", tmp_path / "hub")), "pooling": "layer-weighted"}
+    exported_alike("audio", base, ("onnx",), tmp_path)
+
+
 @pytest.mark.parametrize("name", REAL)
 def test_a_real_base_passes_the_gate(name: str, tmp_path: Path):
     try:

@@ -203,6 +203,19 @@ def test_a_second_artifact_with_targets_in_another_order_is_compared_target_by_t
     assert report.verdict is not None
 
 
+@pytest.mark.slow
+def test_gradnorm_weighs_the_losses_and_the_report_says_how(data: Path, folder: Path):
+    options = {**OPTIONS, "train": {**OPTIONS["train"], "epochs": 1}, "judge": {"resamples": 100}}
+    made = rg.fit(str(data), target=NAMED, task={**TASK, "weighting": "gradnorm"}, out=folder / "weighed", **options)
+    (note,) = (note for note in made.report.to_json()["notes"] if "GradNorm" in note)
+    assert note.startswith("weights of the losses by GradNorm, at the start, after each quarter of ")
+    assert [part.split()[0] for part in note.partition("updates: ")[2].split("; ")] == list(NAMED)
+    with pytest.raises(OptionsError, match="of which nothing learns here"):
+        rg.fit(
+            str(data), target=NAMED, task={**TASK, "weighting": "gradnorm"}, out=folder / "no", **{**options, "tuning": "head"}
+        )
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

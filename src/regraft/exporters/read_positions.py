@@ -21,6 +21,7 @@ import torch
 from torch import fx, nn
 
 from regraft.models.pooling import AttentionPooling, MeanPooling
+from regraft.models.pooling_layers import LayerWeightedPooling
 
 if TYPE_CHECKING:
     from regraft.exporters.graph import Graph
@@ -29,7 +30,7 @@ Whole = None
 """A demand for a whole tensor; a demand for one position is the number of the axis."""
 Demand = int | None
 
-_READS_ALL = (MeanPooling, AttentionPooling)
+_READS_ALL = (MeanPooling, AttentionPooling, LayerWeightedPooling)
 """Poolings that need no look: every position counts."""
 _VIEWS = ("view", "reshape", "_unsafe_view")
 _POINTWISE = frozenset(

@@ -40,6 +40,7 @@ POOLINGS: "Registry[type[Pooling]]" = Registry(
         "mean": "regraft.models.pooling:MeanPooling",
         "last": "regraft.models.pooling:LastPooling",
         "attention": "regraft.models.pooling:AttentionPooling",
+        "layer-weighted": "regraft.models.pooling_layers:LayerWeightedPooling",
         "hub-head": "regraft.models.pooling_hub:HubHeadPooling",
         "mean-norm": "regraft.models.pooling_norm:MeanNormPooling",
         "cls-norm": "regraft.models.pooling_norm:ClsNormPooling",

@@ -50,6 +50,8 @@ class Architecture:
             out of the configuration.
         unused: Modules that come with the body and play no part in the vectors of positions.
         norm: The one of them that is a norm over pooled vectors.
+        stacked: Whether each layer runs once, and all that enters layers and comes out at the end are vectors of one width at
+            the same positions: then they can be summed.
     """
 
     embeddings: tuple[str, ...]
@@ -67,12 +69,14 @@ class Architecture:
     width: str | Callable[[Any], int] = "hidden_size"
     unused: tuple[str, ...] = ("pooler",)
     norm: str = ""
+    stacked: bool = True
 
 
 def _pictures(embeddings: str | tuple[str, ...], layers: str, final: tuple[str, ...] = (), **more: Any) -> Architecture:
     """Return the line of a family that takes one picture a row and nothing else."""
     before = (embeddings,) if isinstance(embeddings, str) else embeddings
-    return Architecture(before, layers, final, inputs=_PIXELS, reads="image", masked=False, **more)
+    # Most make smaller and wider maps from layer to layer.
+    return Architecture(before, layers, final, inputs=_PIXELS, reads="image", masked=False, **{"stacked": False, **more})
 
 
 def _convnext() -> Architecture:
@@ -80,8 +84,8 @@ def _convnext() -> Architecture:
     return _pictures("embeddings", stages, pooling="mean-norm", width="hidden_sizes", unused=(norm,), norm=norm)
 
 
-def _vit(layers: str = "layers", pooling: str = "cls") -> Architecture:
-    return _pictures("embeddings", layers, ("layernorm",), pooling=pooling)
+def _vit(layers: str = "layers", pooling: str = "cls", *, stacked: bool = True) -> Architecture:
+    return _pictures("embeddings", layers, ("layernorm",), pooling=pooling, stacked=stacked)
 
 
 def _divisible(value: float, by: int, least: int) -> int:
@@ -100,10 +104,12 @@ def _mobilenet_v2_width(config: Any) -> int:
     return _divisible(round(1280 * config.depth_multiplier), config.depth_divisible_by, config.min_depth)
 
 
-def _sounds(name: str, layers: str, final: tuple[str, ...], *, front: tuple[str, ...], module: str = _SOUNDS) -> Architecture:
+def _sounds(
+    name: str, layers: str, final: tuple[str, ...], *, front: tuple[str, ...], module: str = _SOUNDS, stacked: bool = True
+) -> Architecture:
     """Return the line of a family that takes waves or frames and makes fewer positions of them."""
-    inputs = ("input_features", "input_values")
-    return Architecture(front, layers, final, model=f"{module}:{name}", inputs=inputs, reads="audio", own_mask=True)
+    inputs, model = ("input_features", "input_values"), f"{module}:{name}"
+    return Architecture(front, layers, final, model=model, inputs=inputs, reads="audio", own_mask=True, stacked=stacked)
 
 
 def _windows(name: str, embeddings: tuple[str, ...], layers: str) -> Architecture:
@@ -151,6 +157,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         pooling="cls",
         inputs=_IDS_TYPES,
         packing=_PACKS,
+        stacked=False,
     ),
     "t5": _t5("T5EncoderModel"),
     "mt5": _t5("MT5EncoderModel"),
@@ -174,22 +181,27 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "hubert": _sounds("HubertSound", "encoder.layers", ("encoder.layer_norm",), front=_WAVE_FRONT),
     "wavlm": _sounds("WavLMSound", "encoder.layers", ("encoder.layer_norm",), front=_WAVE_FRONT),
     "audio-spectrogram-transformer": _sounds("AstSound", "layers", ("layernorm",), front=("embeddings",)),
-    "regraft-speaker": _sounds("SpeakerEncoder", "layers", ("projection",), front=()),
+    "regraft-speaker": _sounds("SpeakerEncoder", "layers", ("projection",), front=(), stacked=False),
     "regraft-sound-conv": _sounds("AutoModel", "layers", ("norm",), front=("stem",), module=_OUR_SOUNDS),
     "convnext": _convnext(),
     "convnextv2": _convnext(),
     "vit": _vit(),
     "deit": _vit(),
     "dinov2": _vit("encoder.layer"),
-    "beit": _pictures("embeddings", "layers", pooling="mean"),
-    "swin": _vit("encoder.layers", "mean"),
+    "beit": _pictures("embeddings", "layers", pooling="mean", stacked=True),
+    "swin": _vit("encoder.layers", "mean", stacked=False),
     "efficientnet": _pictures("embeddings", "encoder.blocks", ("encoder.top_conv", "encoder.top_bn"), width="hidden_dim"),
     "mobilenet_v1": _pictures("conv_stem", "layer", width=_mobilenet_v1_width),
     "mobilenet_v2": _pictures("conv_stem", "layer", ("conv_1x1",), width=_mobilenet_v2_width),
     "clip_vision_model": _pictures(
-        ("embeddings", "pre_layrnorm"), "encoder.layers", pooling="cls-norm", unused=("post_layernorm",), norm="post_layernorm"
+        ("embeddings", "pre_layrnorm"),
+        "encoder.layers",
+        pooling="cls-norm",
+        unused=("post_layernorm",),
+        norm="post_layernorm",
+        stacked=True,
     ),
-    "siglip_vision_model": _pictures("embeddings", "encoder.layers", ("post_layernorm",), unused=("head",)),
+    "siglip_vision_model": _pictures("embeddings", "encoder.layers", ("post_layernorm",), unused=("head",), stacked=True),
     "regraft-efficientnet-lite": _pictures(
         "stem", "blocks", ("head",), unused=("classifier",), model="regraft.models.efficientnet_lite:AutoModel"
     ),

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -22,6 +22,7 @@ from regraft.models.architectures import ARCHITECTURES, Architecture, architectu
 from regraft.models.blocks import Blocks, find_blocks, is_linear
 from regraft.models.folder_check import CONFIG_FILE, check_folder
 from regraft.models.joinings import HeadMaker
+from regraft.models.layer_means import LayerMeans
 from regraft.models.layout import layout_of
 from regraft.models.packing import Packing, in_fixed_blocks, lengthened, packing_of, run_packed, run_padded
 from regraft.models.transform import added_names
@@ -117,29 +118,29 @@ class Backbone(nn.Module):
         Returns:
             Features with the mask of their own positions, which need not be those of the inputs.
         """
-        if self.architecture.own_mask and self.shapes.kind == "fixed":
-            # What comes out depends on how many positions went in: they are filled up before, not block by block.
-            more = max(0, (self.shapes.length or 0) - mask_BT.shape[1])
-            inputs = {name: lengthened(values, more) for name, values in inputs.items()}
-            mask_BT = lengthened(mask_BT, more)
-        sequence_BTD = self.sequence(inputs, mask_BT)
+        inputs, mask_BT = self._filled_up(inputs, mask_BT)
+        if self.pooling.over_layers:
+            sequence_BTD, means_BLD = self._layers(inputs, mask_BT)
+        else:
+            sequence_BTD, means_BLD = self.sequence(inputs, mask_BT), None
         if self.architecture.own_mask:
             mask_BT = self.body.own_mask(mask_BT)
         elif not self.architecture.masked:
             mask_BT = mask_BT[:, :1].expand(sequence_BTD.shape[:2])
-        return Features(sequence_BTD=sequence_BTD, mask_BT=mask_BT, pooled_BD=self._pooled(sequence_BTD, mask_BT))
+        if means_BLD is None:
+            pooled_BD = _pooled(self.pooling, sequence_BTD, mask_BT, self.shapes)
+        else:
+            pooled_BD = of_layers(self.pooling, means_BLD, self.shapes)
+        return Features(sequence_BTD=sequence_BTD, mask_BT=mask_BT, pooled_BD=pooled_BD)
 
-    def _pooled(self, sequence_BTD: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
-        if self.shapes.kind != "fixed":
-            pooled_BD: torch.Tensor = self.pooling(sequence_BTD, mask_BT)
-            return pooled_BD
+    def layer_means(self, inputs: Mapping[str, torch.Tensor], mask_BT: torch.Tensor) -> torch.Tensor:
+        """Return what a pooling over layers takes (B, L, D): every output averaged over real positions, the embeddings first.
 
-        def pooled(inputs: Mapping[str, torch.Tensor], mask_BT: torch.Tensor) -> torch.Tensor:
-            vector_BD: torch.Tensor = self.pooling(inputs["sequence"], mask_BT)
-            return vector_BD.unsqueeze(1)
-
-        # The order of a sum over positions depends on how many there are, padding included.
-        return in_fixed_blocks(pooled, {"sequence": sequence_BTD}, mask_BT, self.shapes.length).squeeze(1)
+        Args:
+            inputs: What the architecture takes.
+            mask_BT: True where an input position is real.
+        """
+        return self._layers(*self._filled_up(inputs, mask_BT))[1]
 
     def sequence(self, inputs: Mapping[str, torch.Tensor], mask_BT: torch.Tensor) -> torch.Tensor:
         """Return one vector a position (B, T, D). Only real positions are computed where the body allows it.
@@ -156,6 +157,29 @@ class Backbone(nn.Module):
         if layout is None or self.packing.adapt is None:
             return run_padded(self.body, self.architecture, inputs, mask_BT)
         return layout.unpack(run_packed(self.packing.adapt(self.body), self.architecture, inputs, layout))
+
+    def _layers(self, inputs: Mapping[str, torch.Tensor], mask_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what `sequence` gives, and the means of all outputs (B, L, D)."""
+        told = LayerMeans(self.body, self.architecture, self.width)
+        if self.shapes.kind == "fixed":
+            sequence_BTD = in_fixed_blocks(told.padded, inputs, mask_BT, self.shapes.length)
+            return sequence_BTD, torch.cat(told.batches())[: len(mask_BT)]  # the last block is filled up
+        layout = layout_of(mask_BT) if self.packing.adapt and self.shapes.kind == "packed" else None
+        if layout is None or self.packing.adapt is None:
+            sequence_BTD = told.padded(inputs, mask_BT)
+        else:
+            sequence_BTD = layout.unpack(told.packed(self.packing.adapt(self.body), inputs, layout, mask_BT))
+        (means_BLD,) = told.batches()
+        return sequence_BTD, means_BLD
+
+    def _filled_up(
+        self, inputs: Mapping[str, torch.Tensor], mask_BT: torch.Tensor
+    ) -> tuple[Mapping[str, torch.Tensor], torch.Tensor]:
+        """Return rows of the one length of "fixed" where what comes out depends on how many positions went in."""
+        if not self.architecture.own_mask or self.shapes.kind != "fixed":
+            return inputs, mask_BT
+        more = max(0, (self.shapes.length or 0) - mask_BT.shape[1])
+        return {name: lengthened(values, more) for name, values in inputs.items()}, lengthened(mask_BT, more)
 
     convex: ClassVar[bool] = True
     """Whether learning nothing but what is new on top of it is a convex problem, or nearly one."""
@@ -219,6 +243,31 @@ class Backbone(nn.Module):
             )
             raise BaseError(problem)
         return cls(body, PoolingChoice(spec["pooling"], spec["pooling_reason"]))
+
+
+def of_layers(pooling: nn.Module, means_BLD: torch.Tensor, shapes: Shapes) -> torch.Tensor:
+    """Return what a pooling over layers makes of their means (B, D).
+
+    Args:
+        pooling: The pooling.
+        means_BLD: What `Backbone.layer_means` gave.
+        shapes: In what shapes rows are computed.
+    """
+    every_BL = means_BLD.new_ones(means_BLD.shape[:2], dtype=torch.bool)
+    return _pooled(pooling, means_BLD, every_BL, replace(shapes, length=None))
+
+
+def _pooled(pooling: nn.Module, sequence_BTD: torch.Tensor, mask_BT: torch.Tensor, shapes: Shapes) -> torch.Tensor:
+    if shapes.kind != "fixed":
+        pooled_BD: torch.Tensor = pooling(sequence_BTD, mask_BT)
+        return pooled_BD
+
+    def pooled(inputs: Mapping[str, torch.Tensor], mask_BT: torch.Tensor) -> torch.Tensor:
+        vector_BD: torch.Tensor = pooling(inputs["sequence"], mask_BT)
+        return vector_BD.unsqueeze(1)
+
+    # The order of a sum over positions depends on how many there are, padding included.
+    return in_fixed_blocks(pooled, {"sequence": sequence_BTD}, mask_BT, shapes.length).squeeze(1)
 
 
 def open_body(folder: Path) -> Body:

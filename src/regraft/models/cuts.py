@@ -71,6 +71,9 @@ def halves(backbone: Backbone, cut: int) -> Halves:
     if not 0 <= cut <= layers:
         got, expected = f"a cut above layer {cut}", f"0 to {layers}"
         raise OptionsError(Problem(what="the base does not have so many layers", got=got, expected=expected))
+    if backbone.pooling.over_layers:
+        what = f"the pooling '{backbone.pooling_name}' reads the outputs of all layers, also of those below a cut"
+        raise OptionsError(Problem(what=what, got=f"a cut above layer {cut}", fix="leave the cut out"))
     if backbone.architecture.own_mask:
         what = f"{backbone.body.config.model_type} makes positions of its own and cannot be cut here"
         raise OptionsError(Problem(what=what, got=f"a cut above layer {cut}", fix="leave the cut out"))

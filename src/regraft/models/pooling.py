@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
@@ -25,6 +25,9 @@ class Pooling(nn.Module, ABC):
 
     head_bias: bool = True
     """Whether the linear map over the pooled vector has a bias that learns; without, it stays zero."""
+    over_layers: ClassVar[bool] = False
+    """Whether its positions are the outputs of the embeddings and of all layers, each the mean over the real positions of a row
+    (`regraft.models.layer_means`), and not the positions of the last one."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -50,7 +50,12 @@ def windows(values: torch.Tensor, length: int) -> torch.Tensor:
 
 
 def joined(found_NTD: torch.Tensor, rows: int) -> torch.Tensor:
-    """Lay what was made of windows end to end again (B * W, T', ...) -> (B, W * T', ...)."""
+    """Lay what was made of windows end to end again (B * W, T', ...) -> (B, W * T', ...).
+
+    Args:
+        found_NTD: What was made of windows.
+        rows: The shape's, not `len`: a graph that is captured would hold the number of rows fast.
+    """
     return found_NTD.reshape(rows, -1, *found_NTD.shape[2:])
 
 
@@ -95,7 +100,7 @@ class WhisperSound(WhisperPreTrainedModel):  # type: ignore[misc]
             found = layer(x, None)
             x = found[0] if isinstance(found, tuple) else found
         x = encoder.layer_norm(x)
-        return BaseModelOutput(last_hidden_state=joined(x, len(input_features)))
+        return BaseModelOutput(last_hidden_state=joined(x, input_features.shape[0]))
 
 
 def _silence_after(frames_BWLM: torch.Tensor, mask_BWL: torch.Tensor) -> torch.Tensor:
@@ -138,7 +143,7 @@ class _Waves(_OfHub):
         mask_BWL = self._cut(mask_BT)
         mask_NL = mask_BWL.flatten(0, 1)
         own_NT = self._mask(mask_NL) & mask_NL.any(dim=1, keepdim=True)
-        return joined(own_NT, len(mask_BT))
+        return joined(own_NT, mask_BT.shape[0])
 
     def forward(self, input_values: torch.Tensor, attention_mask: torch.Tensor, **_: Any) -> BaseModelOutput:
         """Return one vector for every 20 ms (B, T', D).
@@ -154,7 +159,7 @@ class _Waves(_OfHub):
         projected = self.feature_projection(heard_NTD)
         hidden_NTD = projected[0] if isinstance(projected, tuple) else projected
         found_NTD = self.encoder(hidden_NTD, attention_mask=self._mask(mask_NL)).last_hidden_state
-        return BaseModelOutput(last_hidden_state=joined(found_NTD, len(input_values)))
+        return BaseModelOutput(last_hidden_state=joined(found_NTD, input_values.shape[0]))
 
     def _cut(self, values_BT: torch.Tensor) -> torch.Tensor:
         """Cut rows into windows (B, W, L), each long enough for the convolutions."""
@@ -239,7 +244,7 @@ class AstSound(_OfHub, ASTModel):  # type: ignore[misc]
         """
         cut_BWLM = windows(input_values, self.config.max_length)
         found_NTD = super().forward(input_values=cut_BWLM.flatten(0, 1), return_dict=True).last_hidden_state
-        return BaseModelOutput(last_hidden_state=joined(found_NTD, len(input_values)))
+        return BaseModelOutput(last_hidden_state=joined(found_NTD, input_values.shape[0]))
 
 
 class SpeakerConfig(PreTrainedConfig):  # type: ignore[misc]

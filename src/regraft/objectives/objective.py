@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -41,6 +41,23 @@ class Objective(ABC):
         Raises:
             DataError: There are no rows, or not one target a row.
         """
+
+    def check(self, net: Headed, trainable: Set[str], task: Task) -> None:  # noqa: B027 - most take any network
+        """Refuse, before anything is computed, a network of which this cannot be learnt.
+
+        Args:
+            net: The whole network.
+            trainable: Names of its weights that learn.
+            task: The task that has learnt from the training rows.
+
+        Raises:
+            OptionsError: The weights that learn are not those that the objective needs.
+        """
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for the log and the report, once the network has learnt."""
+        return ()
 
     @abstractmethod
     def batches(self, epoch: int, batch_size: int, micro_batch_size: int, rng: np.random.Generator) -> Iterator[list[Batch]]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from regraft.errors import DataError, Problem
+from regraft.errors import DataError, OptionsError, Problem
+from regraft.objectives.gradnorm import GradNorm
 from regraft.objectives.objective import Objective
 from regraft.options import options
+from regraft.tasks.task import Loss
 from regraft.types import Array, Batch, BatchRows
 
 if TYPE_CHECKING:
     from regraft.models.net import Headed
-    from regraft.tasks.task import Loss, Task
+    from regraft.tasks.task import Task
+
+_SHARED = "backbone."
 
 
 @options
@@ -41,6 +45,7 @@ class Supervised(Objective):
         self._rows: BatchRows
         self._targets: Array
         self._task: Task
+        self._gradnorm: GradNorm | None = None
 
     def attach(self, rows: BatchRows, targets: Array | None, task: Task) -> Self:
         """Take the training rows with their targets and the task that makes the loss.
@@ -60,7 +65,31 @@ class Supervised(Objective):
                 )
             )
         self._rows, self._targets, self._task = rows, targets, task
+        if task.by_gradients is not None:
+            self._gradnorm = GradNorm(*task.by_gradients)
         return self
+
+    def check(self, net: Headed, trainable: Set[str], task: Task) -> None:
+        """Refuse to weigh losses by their gradients where nothing that the targets share learns.
+
+        Raises:
+            OptionsError: Only heads learn.
+        """
+        if task.by_gradients is None or any(name.startswith(_SHARED) for name in trainable):
+            return
+        problem = Problem(
+            what="GradNorm weighs losses by the gradients of what the targets share, of which nothing learns here",
+            where="task.weighting",
+            got="a tuning under which only the heads learn",
+            expected="weights of the backbone that learn",
+            fix="choose another tuning (--tuning top-k, lora or full), or leave task.weighting out: heads alone do not compete",
+        )
+        raise OptionsError(problem)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What became of the weights of losses, where gradients decided."""
+        return () if self._gradnorm is None else (self._gradnorm.told(),)
 
     def batches(self, epoch: int, batch_size: int, micro_batch_size: int, rng: np.random.Generator) -> Iterator[list[Batch]]:
         """Yield one epoch in an order drawn from `rng`; the last batch may be short, of every row once none is left out.
@@ -76,7 +105,13 @@ class Supervised(Objective):
             cuts = range(0, len(rows_B), micro_batch_size)
             made = [rows.batch(rows_B[cut : cut + micro_batch_size], self._targets) for cut in cuts]
             scales = self._task.scales(self._targets[rows_B])
-            yield made if scales is None else [replace(batch, scales=scales) for batch in made]
+            update = made if scales is None else [replace(batch, scales=scales) for batch in made]
+            if self._gradnorm is None:
+                yield update
+                continue
+            self._gradnorm.begin()
+            yield update
+            self._gradnorm.end(len(rows_B))
 
     def _order(self, rng: np.random.Generator) -> Array:
         """Return the positions of the rows of one epoch (N,)."""
@@ -100,4 +135,7 @@ class Supervised(Objective):
 
         output = net(*net.tensors(batch))
         targets = torch.from_numpy(np.asarray(batch.targets)).to(output.device)
-        return self._task.scaled_loss(output, targets, batch.scales), {}
+        if self._gradnorm is None:
+            return self._task.scaled_loss(output, targets, batch.scales), {}
+        total, logs = self._gradnorm.weigh(net, self._task.losses(output, targets, batch.scales), id(batch))
+        return Loss(output.new_zeros(()) if total is None else total, output.new_tensor(float(len(targets)))), logs

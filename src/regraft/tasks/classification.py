@@ -7,23 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from regraft.errors import DataError, OptionsError, Problem, did_you_mean
-from regraft.options import JSON, Before, Field, options
-from regraft.tasks.labels import count_labels, label_name, one_over_count, plain
+from regraft.errors import DataError, Problem, did_you_mean
+from regraft.options import JSON, Field, options
+from regraft.tasks.labels import LabelWeights, count_labels, label_name, one_over_count, plain, weights_of
 from regraft.tasks.task import Loss, Task
 from regraft.types import Array, FloatArray, Label, Ledger, Prediction
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-
-def _by_name(value: object) -> object:
-    # YAML reads {0: 1.0} and {true: 2.0} with keys that JSON cannot have; labels are named the same way everywhere.
-    return {label_name(key): weight for key, weight in value.items()} if isinstance(value, dict) else value
-
-
-LabelWeights = Annotated[dict[str, Annotated[float, Field(gt=0.0)]], Before(_by_name)]
 
 
 @options
@@ -107,10 +99,7 @@ class Classification(Task):
             names = [label_name(label) for label in labels]
             if isinstance(labels[0], bool):  # a key True, once it has been through JSON, is "True"
                 chosen = {name.lower(): weight for name, weight in chosen.items()}
-            unknown = [name for name in chosen if name not in names]
-            if unknown:
-                raise OptionsError([_unknown_weight(name, names) for name in unknown])
-            return [float(chosen.get(name, 1.0)) for name in names]
+            return weights_of(chosen, names)
         if chosen == "none":
             return None
         # King and Zeng 2001, as scikit-learn's "balanced": every class weighs the same in sum, the mean weight of a row is 1.
@@ -239,15 +228,6 @@ class Classification(Task):
         bands = rng.permutation(np.minimum(np.arange(n) % 5, 2))  # one in five low, one middle, three high
         signal_NS = np.stack([0.375 * bands + 0.25 * rng.random(n), rng.random(n)], axis=1)
         return signal_NS, [("low", "middle", "high")[band] for band in bands]
-
-
-def _unknown_weight(name: str, names: Sequence[str]) -> Problem:
-    return Problem(
-        what=f"there is a weight for the label '{name}', which the training rows do not have",
-        where="class_weights",
-        expected="labels of the training rows",
-        fix=did_you_mean(name, names),
-    )
 
 
 def _no_target(row: int, problem: str) -> Problem:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import cast
+from typing import Annotated, cast
 
 import numpy as np
 
 from regraft.data.targets import as_number
-from regraft.errors import DataError, Problem
+from regraft.errors import DataError, OptionsError, Problem, did_you_mean
+from regraft.options import Before, Field
 from regraft.types import Array, FloatArray, Label, Ledger
 
 MAX_CLASSES = 10_000
@@ -32,6 +33,44 @@ def label_name(label: Label) -> str:
         ('spam', '3', 'true')
     """
     return str(label).lower() if isinstance(label, bool) else str(label)
+
+
+def _by_name(value: object) -> object:
+    # YAML reads {0: 1.0} and {true: 2.0} with keys that JSON cannot have; labels are named the same way everywhere.
+    return {label_name(key): weight for key, weight in value.items()} if isinstance(value, dict) else value
+
+
+LabelWeights = Annotated[dict[str, Annotated[float, Field(gt=0.0)]], Before(_by_name)]
+"""Name of a label -> its weight, for options of tasks."""
+
+
+def weights_of(chosen: Mapping[str, float], names: Sequence[str]) -> list[float]:
+    """Return the weight of every label; 1 where nothing is said.
+
+    Args:
+        chosen: Name of a label -> its weight.
+        names: Names of all labels, in order.
+
+    Raises:
+        OptionsError: A weight is for a label that is not there.
+
+    Example:
+        >>> weights_of({"spam": 3.0}, ["ham", "spam"])
+        [1.0, 3.0]
+    """
+    problems = [
+        Problem(
+            what=f"there is a weight for the label '{name}', which the training rows do not have",
+            where="class_weights",
+            expected="labels of the training rows",
+            fix=did_you_mean(name, names),
+        )
+        for name in chosen
+        if name not in names
+    ]
+    if problems:
+        raise OptionsError(problems)
+    return [float(chosen.get(name, 1.0)) for name in names]
 
 
 def count_labels(values: Sequence[object], ledger: Ledger) -> dict[Label, int]:

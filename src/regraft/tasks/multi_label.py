@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
 from regraft.errors import DataError, Problem, did_you_mean
 from regraft.options import JSON, options
 from regraft.tasks.decisions import THRESHOLD, decide_sets
-from regraft.tasks.labels import MAX_CLASSES
+from regraft.tasks.labels import MAX_CLASSES, LabelWeights, weights_of
 from regraft.tasks.task import Loss, Task
 from regraft.types import Array, FloatArray, Ledger, Prediction
 
@@ -33,6 +33,10 @@ class MultiLabelOptions:
 
     no_label: str = ""
     """The text that says that a row has no label, such as "none". An empty list says so too; an empty field is no target."""
+
+    class_weights: Literal["none", "balanced"] | LabelWeights = "none"
+    """What rows that have a label weigh against those that do not, in its loss: none (1), balanced (rows without it / rows with
+    it), or label: weight (others weigh 1). Above 1 a label is found more often, and its probabilities are too high."""
 
 
 class MultiLabel(Task):
@@ -57,11 +61,13 @@ class MultiLabel(Task):
 
     def __init__(self, options: MultiLabelOptions) -> None:
         super().__init__(options)
-        self._take((), ())
+        self._take((), (), None)
 
-    def _take(self, labels: Sequence[str], counts: Sequence[int]) -> None:
+    def _take(self, labels: Sequence[str], counts: Sequence[int], weights: Sequence[float] | None) -> None:
         self.labels: tuple[str, ...] = tuple(labels)
         self.counts: tuple[int, ...] = tuple(counts)
+        self.weights: tuple[float, ...] | None = None if weights is None else tuple(weights)
+        self._weights_L = None if weights is None else np.asarray(weights, dtype=np.float32)
         self._index = {label: index for index, label in enumerate(self.labels)}
 
     @property
@@ -78,6 +84,7 @@ class MultiLabel(Task):
 
         Raises:
             DataError: Values are no lists of texts and no texts with a separator, or there is nothing to tell apart.
+            OptionsError: `class_weights` names a label that the training rows do not have.
         """
         sets = [self._labels_of(value) for value in values]
         strange = [value for value, found in zip(values, sets, strict=True) if isinstance(found, str)]
@@ -98,7 +105,17 @@ class MultiLabel(Task):
         for label in labels:
             if counts[label] == 1:
                 ledger.add("labels with a single training row", 1, f"label {label!r}")
-        self._take(labels, [counts[label] for label in labels])
+        self._take(labels, [counts[label] for label in labels], self._weights(labels, counts, len(listed)))
+
+    def _weights(self, labels: Sequence[str], counts: Mapping[str, int], rows: int) -> list[float] | None:
+        """Return what a row that has a label weighs against one that does not, for each label."""
+        chosen = self.options.class_weights
+        if not isinstance(chosen, str):
+            return weights_of(chosen, labels)
+        if chosen == MultiLabelOptions().class_weights:
+            return None
+        # Where no row lacks a label there is nothing to balance.
+        return [(rows - counts[label]) / counts[label] or 1.0 for label in labels]
 
     def _labels_of(self, value: object) -> list[str] | str:
         """Return the labels of a value, or why it has none that can be read."""
@@ -129,14 +146,15 @@ class MultiLabel(Task):
         )
 
     def state(self) -> dict[str, JSON]:
-        """Return the labels and how many training rows have each."""
-        return {"labels": list(self.labels), "counts": list(self.counts)}
+        """Return the labels, how many training rows have each, and their weights where there are any."""
+        weights: dict[str, JSON] = {} if self.weights is None else {"weights": list(self.weights)}
+        return {"labels": list(self.labels), "counts": list(self.counts), **weights}
 
     @classmethod
     def restore(cls, options: Any, state: dict[str, JSON]) -> Self:
         """Return a task with these labels."""
         task = cls(options)
-        task._take(state["labels"], state["counts"])
+        task._take(state["labels"], state["counts"], state.get("weights"))
         return task
 
     def target_problem(self, value: object) -> str:
@@ -179,13 +197,17 @@ class MultiLabel(Task):
     def loss(self, output: torch.Tensor, targets: torch.Tensor) -> Loss:
         """Return the binary cross-entropy, for each row the mean over the labels.
 
+        Label l with weight w adds -w y log p - (1 - y) log(1 - p), as `torch.nn.BCEWithLogitsLoss(pos_weight=w)`.
+
         Args:
             output: Logits (B, L).
             targets: 0 or 1 (B, L).
         """
+        import torch
         from torch.nn import functional
 
-        losses = functional.binary_cross_entropy_with_logits(output, targets.to(output), reduction="none")
+        weights = None if self._weights_L is None else torch.from_numpy(self._weights_L).to(output)
+        losses = functional.binary_cross_entropy_with_logits(output, targets.to(output), pos_weight=weights, reduction="none")
         return Loss(total=losses.mean(dim=1).sum(), weight=output.new_tensor(float(len(targets))))
 
     def probabilities(self, output: FloatArray) -> FloatArray:

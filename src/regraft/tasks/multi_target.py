@@ -20,7 +20,7 @@ import numpy as np
 from regraft.data.targets import is_missing
 from regraft.errors import DataError, OptionsError, Problem, RegraftError, UsageError
 from regraft.options import JSON, Among, Field, Pick, options
-from regraft.tasks.task import Loss, Part, Task
+from regraft.tasks.task import ByGradients, Loss, Part, Task
 from regraft.types import Array, FloatArray, Ledger, Prediction
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _FEWEST = 2
 _ANSWERED = ("probability", "quantile")
 _BANDS = ("low", "middle", "high")
+_LEARNT, _BY_GRADIENTS = "uncertainty", "gradnorm"
 
 
 @options
@@ -42,9 +43,13 @@ class MultiTargetOptions:
     weights: dict[str, Annotated[float, Field(ge=0.0)]] = Field(default_factory=dict)
     """Column -> what its loss is multiplied by; 1 where nothing is said. A head whose weight is 0 does not learn."""
 
-    weighting: Literal["static", "uncertainty"] = "static"
-    """How losses are weighed beside that: static (as said), or uncertainty (learnt: Kendall, Gal & Cipolla 2018,
-    arXiv:1705.07115)."""
+    weighting: Literal["static", "uncertainty", "gradnorm"] = "static"
+    """How losses are weighed beside that: static (as said), uncertainty (learnt: Kendall, Gal & Cipolla 2018,
+    arXiv:1705.07115), or gradnorm (by the gradients that they send into what the targets share: Chen et al. 2018,
+    arXiv:1711.02257)."""
+
+    alpha: Annotated[float, Field(ge=0.0)] = 1.5
+    """Of gradnorm: how strongly targets that learn slowly are helped; 0 makes the gradients of all targets equally long."""
 
 
 class MultiTarget(Task):
@@ -95,6 +100,7 @@ class MultiTarget(Task):
         if made and not any(options.weights.get(name, 1.0) for name in made):
             what, fix = "all targets have the weight 0: nothing would be learnt", "give one of them a weight above 0"
             problems.append(Problem(what=what, where="task.weights", fix=fix))
+        problems += _contradictions(options)
         if problems:
             raise OptionsError(problems)
         self.tasks: dict[str, Task] = {name: cls(own) for name, (cls, own) in made.items()}
@@ -236,7 +242,14 @@ class MultiTarget(Task):
         from regraft.models.heads import HeadsOfTargets
 
         heads = [part.task.head(width, dropout, seed + place) for place, part in enumerate(self.parts)]
-        return HeadsOfTargets(heads, learns_weights=self.options.weighting != MultiTargetOptions().weighting)
+        return HeadsOfTargets(heads, learns_weights=self.options.weighting == _LEARNT)
+
+    @property
+    def by_gradients(self) -> ByGradients | None:
+        """The targets whose losses are weighed by their gradients: with gradnorm all that learn."""
+        if self.options.weighting != _BY_GRADIENTS:
+            return None
+        return ByGradients(tuple(name for name, weight in self.weights.items() if weight), self.options.alpha)
 
     def scales(self, targets: Array) -> Array:
         """Return rows / weight of the rows that have it, for each target (K,); 0 where no row has it.
@@ -287,6 +300,16 @@ class MultiTarget(Task):
                     loss = part.task.likelihood_factor * (-learnt_BK[0, place]).exp() * loss + learnt_BK[:, place].sum() / 2
                 total = total + weight * loss
         return Loss(total=total, weight=output.new_tensor(float(len(host))))
+
+    def losses(self, output: torch.Tensor, targets: torch.Tensor, scales: Array | None) -> dict[str, torch.Tensor]:
+        """Return the loss of each target that rows of the update have and that learns, as `scaled_loss` adds them up."""
+        host = targets.detach().cpu().numpy()
+        scales_K = self.scales(host) if scales is None else scales
+        return {
+            part.name: self._one(part, output, host, part.rows(host)) * float(scales_K[place])
+            for place, part in enumerate(self.parts)
+            if self.weights[part.name] and scales_K[place]
+        }
 
     def _one(self, part: Part, output: torch.Tensor, targets: Array, rows: Array) -> torch.Tensor:
         """Return the summed loss of one target over the rows that have it."""
@@ -438,3 +461,19 @@ def _split(columns: Sequence[str]) -> list[tuple[str, str, str]]:
 
 def _flat(parts: Mapping[str, Prediction], numbers: Callable[[Prediction], Mapping[str, float]]) -> dict[str, float]:
     return {f"{name}.{key}": number for name, answer in parts.items() for key, number in numbers(answer).items()}
+
+
+def _contradictions(options: MultiTargetOptions) -> list[Problem]:
+    """Return what options say of weights that cannot hold together."""
+    given = {name: weight for name, weight in options.weights.items() if weight not in {0.0, 1.0}}
+    problems = []
+    if options.weighting == _BY_GRADIENTS and given:
+        got = ", ".join(f"{name} = {weight:g}" for name, weight in given.items())
+        fix = "leave these weights out (0 still leaves a target out), or leave task.weighting out"
+        what = "GradNorm finds the weights of the losses by itself"
+        problems.append(Problem(what=what, where="task.weights", got=got, expected="0 or 1", fix=fix))
+    if options.weighting != _BY_GRADIENTS and options.alpha != MultiTargetOptions().alpha:
+        fix = f"add task.weighting={_BY_GRADIENTS}, or leave it out"
+        what = "alpha is an option of GradNorm, which was not asked for"
+        problems.append(Problem(what=what, where="task.alpha", got=f"{options.alpha:g}", fix=fix))
+    return problems

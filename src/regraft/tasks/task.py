@@ -29,6 +29,18 @@ class Loss(NamedTuple):
     weight: torch.Tensor
 
 
+class ByGradients(NamedTuple):
+    """Targets whose losses are weighed by the gradients that they send into what the targets share.
+
+    Args:
+        names: Names of the targets.
+        alpha: How strongly targets that learn slowly are helped.
+    """
+
+    names: tuple[str, ...]
+    alpha: float
+
+
 @dataclass(frozen=True)
 class Part:
     """One target: its task, and which columns are its own in the arrays of a task that has several targets.
@@ -138,6 +150,11 @@ class Task(ABC):
         return 1.0
 
     @property
+    def by_gradients(self) -> ByGradients | None:
+        """The targets whose `losses` an objective weighs by their gradients; None where the task weighs them itself."""
+        return None
+
+    @property
     def fewest_rows(self) -> int:
         """Fewest rows that every different target must stand in, over all splits; 1 where targets are no classes."""
         return 1
@@ -203,6 +220,16 @@ class Task(ABC):
     def scaled_loss(self, output: torch.Tensor, targets: torch.Tensor, scales: Array | None) -> Loss:
         """Return the loss of rows that may be a part of an update, for all of which `scales` are."""
         return self.loss(output, targets)
+
+    def losses(self, output: torch.Tensor, targets: torch.Tensor, scales: Array | None) -> dict[str, torch.Tensor]:
+        """Return the loss of each target that rows of the update have, not weighed against the others, by its name.
+
+        Args:
+            output: As for `scaled_loss`.
+            targets: Targets of some rows of an update.
+            scales: What `scales` gave for all of them.
+        """
+        return {part.name: self.scaled_loss(output, targets, scales).total for part in self.parts}
 
     def weight(self, targets: Array) -> float:
         """Return the weight of the loss of rows with these targets, as `loss` gives it."""

@@ -117,11 +117,13 @@ class Passes:
         work: What was done.
         flops: Operations for one token.
         precision: Number format of the products; None where it is not known.
+        notes: Sentences for the report.
     """
 
     work: Work
     flops: Flops
     precision: Dtype | None = "fp32"
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

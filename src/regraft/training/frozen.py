@@ -2,9 +2,10 @@
 
 Below the lowest weight that learns, a row gives the same numbers in every epoch: the frozen part runs in evaluation mode, so
 nothing in it is random. It is computed once a row, kept (`regraft.training.cache`), and only what lies above it is trained. If
-all of the backbone is frozen, what is kept is one vector a row, and training is that of a linear model.
+all of the backbone is frozen, what is kept is one vector a row, and training is that of a linear model; under a pooling over
+layers it is one vector a layer of a row, so that the pooling can learn too.
 
-Shapes: N rows, B rows of a batch, T positions, P positions of several rows end to end, D width.
+Shapes: N rows, B rows of a batch, T positions, P positions of several rows end to end, L outputs of layers, D width.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import nn
 
 from regraft.errors import OptionsError
 from regraft.modalities.encoded import EncodedRows
+from regraft.models.backbones import of_layers
 from regraft.models.cuts import HIDDEN, halves
 from regraft.models.evaluation_mode import without_gradients
 from regraft.models.forward import length_batches, pooled
@@ -31,7 +33,10 @@ from regraft.training.cache.ragged import Ragged, open_ragged
 from regraft.types import Array, Batch, BatchRows, Features, FloatArray
 
 POOLED = "pooled"
+LAYERS = "layers"
 _FORWARD_ROWS = 32
+_POOLED_ROWS = 1024
+_BODY = "body"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +89,14 @@ def deepest_cut(net: Headed, trainable: Set[str], needs: Set[str]) -> int | None
         needs: What the task takes of the backbone.
 
     Returns:
-        0 (only the embeddings are frozen) to the number of layers; one more where the whole backbone is frozen and the task
-        takes one vector a row.
+        0 (only the embeddings are frozen) to the number of layers; one more where the whole backbone is frozen, or all but a
+        pooling over layers, and the task takes one vector a row.
     """
     backbone: Any = net.backbone
     learning = {name.removeprefix("backbone.") for name in trainable if name.startswith("backbone.")}
     layers = len(backbone.blocks.layers)
-    if not learning and needs <= {POOLED}:
+    below = {name for name in learning if not (backbone.pooling.over_layers and name.startswith("pooling."))}
+    if not below and needs <= {POOLED}:
         return layers + 1
     body = [name for name in learning if not name.startswith("pooling.")]
     lowest = min((backbone.blocks.layer_of(name) for name in body), default=layers)
@@ -164,7 +170,9 @@ def kept_pooled(
     if features is None:
         return pooled(net, rows, positions, _FORWARD_ROWS, progress)
     try:
-        return _as_float(features.gather(np.arange(len(positions))))
+        if parts.kind == POOLED:
+            return _as_float(features.gather(np.arange(len(positions))))
+        return _pooled_of(parts.upper, features, len(positions))
     finally:
         features.close()
         progress(len(positions))
@@ -175,8 +183,8 @@ class _Parts:
     """A network below and above a cut.
 
     Args:
-        kind: "hidden" or "pooled".
-        lower: (inputs, mask) -> (B, T, D) or (B, D).
+        kind: "hidden", "pooled" or "layers".
+        lower: (inputs, mask) -> (B, T, D), (B, D) or (B, L, D).
         upper: Takes what `lower` gives.
         below: Names of the parameters and buffers below the cut.
         cut: As people read it.
@@ -199,6 +207,18 @@ class _Pooled(nn.Module):
 
     def forward(self, inputs: Mapping[str, torch.Tensor], mask_BT: torch.Tensor) -> Features:
         pooled_BD = inputs[POOLED]
+        return Features(sequence_BTD=pooled_BD.unsqueeze(1), mask_BT=mask_BT, pooled_BD=pooled_BD)
+
+
+class _Layered(_Pooled):
+    """Stand for a backbone whose layers' means are known: its pooling over them goes on to learn."""
+
+    def __init__(self, backbone: Any) -> None:
+        super().__init__(backbone)
+        self.pooling, self.shapes = backbone.pooling, backbone.shapes
+
+    def forward(self, inputs: Mapping[str, torch.Tensor], mask_BT: torch.Tensor) -> Features:
+        pooled_BD = of_layers(self.pooling, inputs[LAYERS], self.shapes)
         return Features(sequence_BTD=pooled_BD.unsqueeze(1), mask_BT=mask_BT, pooled_BD=pooled_BD)
 
 
@@ -230,6 +250,18 @@ class _Cached:
         return self
 
 
+def _pooled_of(upper: Headed, features: Ragged, count: int) -> FloatArray:
+    """Return what the pooling makes of kept means of layers, for the first rows of what is kept (N, D)."""
+    found: FloatArray = np.empty((count, upper.backbone.width), dtype=np.float32)
+    with without_gradients(upper):
+        for start in range(0, count, _POOLED_ROWS):
+            rows = np.arange(start, min(start + _POOLED_ROWS, count))
+            means_BLD = torch.from_numpy(_as_float(features.gather(rows))).to(upper.device)
+            mask_B1 = torch.ones((len(rows), 1), dtype=torch.bool, device=upper.device)
+            found[rows] = upper.features({LAYERS: means_BLD}, mask_B1).pooled_BD.float().cpu().numpy()
+    return found
+
+
 def _blocks(net: Headed) -> Any:
     backbone: Any = net.backbone
     return backbone.blocks
@@ -243,14 +275,18 @@ def _parts(net: Headed, cut: int) -> _Parts:
     """
     backbone, layers = net.backbone, len(_blocks(net).layers)
     if cut > layers:
-        upper = Headed(_Pooled(backbone), net.head)  # type: ignore[arg-type]
+        over = backbone.pooling.over_layers
+        upper = Headed(_Layered(backbone) if over else _Pooled(backbone), net.head)  # type: ignore[arg-type]
         upper.training = upper.backbone.training = net.training
+        if over:
+            body = f"{_BODY}."
+            return _Parts(LAYERS, backbone.layer_means, upper, lambda name: name.startswith(body), "in front of the pooling")
         return _Parts(POOLED, lambda *given: net.features(*given).pooled_BD, upper, lambda _: True, "after the pooling")
     made = halves(backbone, cut)
     above = _blocks(net).layers[cut:]
 
     def below(name: str) -> bool:
-        return name.startswith("body.") and not name.startswith(tuple(f"{path}." for path in (*above, *_blocks(net).final)))
+        return name.startswith(f"{_BODY}.") and not name.startswith(tuple(f"{path}." for path in (*above, *_blocks(net).final)))
 
     upper = Headed(made.suffix, net.head)
     upper.training = net.training  # of this module alone: the others are those of the network, and have their modes
@@ -273,14 +309,14 @@ def _kept(
         setting: Where features are kept.
         progress: Called with the number of rows done.
     """
-    one_each = parts.kind == POOLED
+    one_each = parts.kind != HIDDEN
     lengths_N = np.concatenate([rows.lengths[positions] for rows, positions in sources])
     digests_N16 = np.concatenate([rows.digests[positions] for rows, positions in sources])
     features = open_ragged(
         _key(net, parts, setting),
         digests_N16,
         np.ones_like(lengths_N) if one_each else lengths_N,
-        (net.backbone.width,) if one_each else _shape(net, parts, sources),
+        _shape(net, parts, sources),
         setting.cache,
         setting.note,
     )
@@ -308,8 +344,10 @@ def _kept(
 
 
 def _shape(net: Headed, parts: _Parts, sources: Sequence[tuple[EncodedRows, Array]]) -> tuple[int, ...]:
-    """Return the shape of what is kept for one position: a vector, or a map where the body makes positions of its own."""
-    if net.backbone.architecture.masked:
+    """Return the shape of what is kept for one position: a vector, one a layer, or a map where bodies make positions."""
+    if parts.kind == LAYERS:
+        return (len(_blocks(net).layers) + 1, net.backbone.width)
+    if parts.kind == POOLED or net.backbone.architecture.masked:
         return (net.backbone.width,)
     rows, positions = next((rows, positions) for rows, positions in sources if len(positions))
     with without_gradients(net):

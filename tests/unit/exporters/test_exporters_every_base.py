@@ -14,12 +14,13 @@ from regraft.serving import RUNTIMES
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Swig.*:DeprecationWarning")
 FORMATS = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch-program", "executorch": "executorch"}
-POOLINGS = ("cls", "mean", "last", "attention")
+POOLINGS = ("cls", "mean", "last", "attention", "layer-weighted")
 # Converting takes seconds: of each base, and of each way of pooling, one always.
 ALWAYS = {
     *(("onnx", *each) for each in (("transformer", "cls"), ("lstm", "last"), ("mlp", "mean"))),
     *(("torch", *each) for each in (("transformer", "cls"), ("lstm", "last"), ("gru", "attention"))),
     ("openvino", "gru", "attention"),
+    ("torch", "transformer", "layer-weighted"),
 }
 # ExecuTorch computes recurrences for rows of one length only, and refuses them.
 BASES = [

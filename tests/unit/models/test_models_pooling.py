@@ -42,6 +42,7 @@ def make(name):
 def test_every_pooling_is_tried():
     elsewhere = {
         "hub-head": "test_models_hub_head.py",
+        "layer-weighted": "test_models_layer_weighted.py",
         **dict.fromkeys(("cls-norm", "mean-norm"), "test_models_picture_families.py"),
     }
     assert {*REFERENCES, *elsewhere} == set(POOLINGS), "those with weights of the hub's own are tried family by family"

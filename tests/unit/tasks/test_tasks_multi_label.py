@@ -12,7 +12,7 @@ from sklearn import linear_model
 from sklearn import metrics as reference
 
 from regraft.data.dataset import load_dataset
-from regraft.errors import DataError
+from regraft.errors import DataError, OptionsError
 from regraft.evaluation import METRICS, RUNGS
 from regraft.evaluation.answer_kind import fitting_names, kind_of
 from regraft.evaluation.judge import judge
@@ -21,6 +21,7 @@ from regraft.evaluation.options import JudgeOptions
 from regraft.evaluation.render import draw, plain
 from regraft.evaluation.report import Report
 from regraft.evaluation.rung import Rows, RungRows
+from regraft.options import build
 from regraft.tasks.multi_label import MultiLabel, MultiLabelOptions
 from regraft.types import Ledger
 
@@ -64,6 +65,36 @@ def test_the_loss_is_the_binary_cross_entropy_of_torch():
     found = task.loss(output, targets)
     assert float(found.total / found.weight) == pytest.approx(float(torch.nn.BCEWithLogitsLoss()(output, targets.double())))
     np.testing.assert_allclose(task.probabilities(output.numpy()), torch.sigmoid(output).numpy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "weights"), [("balanced", [3.0, 1 / 3, 3.0]), ({"art": 5.0, "sport": 0.25}, [5.0, 1.0, 0.25])]
+)
+def test_rows_that_have_a_label_weigh_as_in_torch(chosen, weights):
+    task = learnt(class_weights=chosen)
+    assert task.weights == pytest.approx(weights)
+    output = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    targets = torch.from_numpy(task.targets(VALUES))
+    found = task.loss(output, targets)
+    expected = torch.nn.BCEWithLogitsLoss(pos_weight=torch.tensor(weights, dtype=torch.float64))(output, targets.double())
+    assert float((found.total / found.weight).detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
+    p, y = torch.sigmoid(output).detach().numpy(), targets.numpy()
+    (slope,) = torch.autograd.grad(found.total / found.weight, output)
+    np.testing.assert_allclose(slope, ((1 - y) * p - np.array(weights) * y * (1 - p)) / y.size, rtol=1e-5)
+    again = MultiLabel.restore(task.options, json.loads(json.dumps(task.state())))
+    assert again.loss(output, targets).total == found.total
+    assert task.weight(task.targets(VALUES)) == float(found.weight) == 4
+
+
+def test_weights_of_labels_that_are_nowhere_or_everywhere():
+    with pytest.raises(OptionsError, match=r"there is a weight for the label 'nws'(.|\n)*did you mean 'news'"):
+        learnt(class_weights={"nws": 2.0})
+    every = learnt([["a", "b"], ["b"]], class_weights="balanced")
+    assert every.weights == (1.0, 1.0), "no row lacks b: there is nothing to balance"
+    assert learnt().state() == {"labels": list(LABELS), "counts": [1, 3, 1]}, "artifacts of before hold nothing else"
+    assert learnt().weights is None
+    with pytest.raises(OptionsError, match="class_weights"):
+        build(MultiLabelOptions, {"class_weights": {"news": 0.0}})
 
 
 def test_answers_are_the_labels_from_one_half_on():

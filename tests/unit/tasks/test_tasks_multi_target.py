@@ -351,7 +351,7 @@ def test_one_target_stays_what_it_was():
         ({"target": "price=regression", "task": "ordinal"}, "the target 'price' has two tasks"),
         ({"target": ["a", "b=regression"], "task": {"targets": {"b": "ordinal"}}}, "the target 'b' has two tasks"),
         ({"target": ["a", "b"], "task": {"targets": {"c": "ordinal"}}}, "there are options for 'c', which is no target"),
-        ({"target": ["a", "b"], "task": {"weighting": "gradnorm"}}, "static"),
+        ({"target": ["a", "b"], "task": {"weighting": "gradients"}}, "static"),
         ({"target": ["a", "b"], "task": {"targets": {"b": {"separater": ";"}}}}, "there is no option 'separater'"),
     ],
 )

@@ -71,7 +71,7 @@ class CacheKey:
     """Everything that changes the features of a row, beside the row.
 
     Args:
-        kind: What they are: "hidden" (one vector a position) or "pooled" (one a row).
+        kind: What they are: "hidden" (one vector a position), "pooled" (one a row) or "layers" (one a layer of a row).
         weights: sha256 of the weights below the cut.
         preprocessing: Digest of how raw values become arrays (`regraft.modalities.digests.modality_digest`).
         cut: Where the network is cut ("layer 4 of 6").
