@@ -19,7 +19,12 @@ from regraft.errors import BaseError
 from regraft.modalities.pictures import png
 from regraft.modalities.recordings import wav_bytes
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*Swig.*:DeprecationWarning")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*Swig.*:DeprecationWarning"),
+    # The hub's WavLM gives torch two masks of different types.
+    pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask:UserWarning"),
+]
 
 FORMATS = dict.fromkeys(("resnet", "wav2vec2", "patchtst"), ("onnx", "openvino", "torch"))
 """Where it is not only the graph that both runtimes compute: the other formats go through the same capture."""

@@ -64,8 +64,8 @@ unsafe_chunk.default unsafe_split.Tensor unsqueeze.default view.default view_as.
 """
 _INDEX = """
 copy.default copy_.default embedding.default fill_.Scalar gather.default index.Tensor index_copy.default
-index_put.default index_select.default masked_fill.Scalar masked_fill.Tensor masked_fill_.Scalar masked_fill_.Tensor
-scatter.src scatter.value select_scatter.default slice_scatter.default take_along_dim.default where.Scalar
+index_put.default index_put_.default index_select.default masked_fill.Scalar masked_fill.Tensor masked_fill_.Scalar
+masked_fill_.Tensor scatter.src scatter.value select_scatter.default slice_scatter.default take_along_dim.default where.Scalar
 where.ScalarOther where.ScalarSelf where.self
 """
 _ELEMENT = """
@@ -90,7 +90,7 @@ mean.default mean.dim min.default min.dim norm.ScalarOpt_dim prod.dim_int softma
 sum.dim_IntList topk.default var.correction var.dim
 """
 _LAYERS = """
-adaptive_avg_pool1d.default addmm.default avg_pool1d.default baddbmm.default batch_norm.default bmm.default
+_weight_norm.default adaptive_avg_pool1d.default addmm.default avg_pool1d.default baddbmm.default batch_norm.default bmm.default
 conv1d.default conv1d.padding conv2d.default conv2d.padding convolution.default dot.default einsum.default
 group_norm.default gru.input layer_norm.default linear.default lstm.input matmul.default max_pool1d.default
 max_pool2d.default mm.default mv.default native_layer_norm.default outer.default rms_norm.default
