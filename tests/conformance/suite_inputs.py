@@ -191,37 +191,37 @@ BASE_CHECKS = (
 )
 
 
-def tiny_pooling(name):
-    """Return a pooling for a body 8 wide of a family that every pooling knows."""
+def tiny_pooling(name, positions=2):
+    """Return a pooling for a body 8 wide of a family that every pooling knows; one over layers takes so many outputs of them."""
     config = transformers.BertConfig(
-        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=9
+        hidden_size=8, num_hidden_layers=positions - 1, num_attention_heads=2, intermediate_size=8, vocab_size=9
     )
     return POOLINGS.get(name).for_body(transformers.BertModel(config, add_pooling_layer=False), {})
 
 
 def check_pooling_shapes(name):
-    pooling = tiny_pooling(name)
     for batch, positions in ((1, 1), (1, 5), (3, 1), (7, 9)):
+        pooling = tiny_pooling(name, positions)
         pooled = pooling(torch.randn(batch, positions, 8), torch.ones(batch, positions, dtype=torch.bool))
         assert pooled.shape == (batch, 8)
 
 
 def check_pooling_ignores_padding_at_either_end(name):
-    pooling = tiny_pooling(name)
-    with torch.no_grad():
-        for parameter in pooling.parameters():
-            parameter.normal_(generator=torch.Generator().manual_seed(0))
-    x = torch.randn(2, 4, 8)
-    plain = pooling(x, torch.ones(2, 4, dtype=torch.bool))
     for left, right in ((0, 3), (3, 0), (2, 2)):
-        rubbish = [1e4 * torch.randn(2, size, 8) for size in (left, right)]
+        pooling = tiny_pooling(name, left + 4 + right)
+        with torch.no_grad():
+            for parameter in pooling.parameters():
+                parameter.normal_(generator=torch.Generator().manual_seed(0))
+        x, one, other = torch.randn(2, 4, 8), *(torch.randn(2, left + right, 8) for _ in range(2))
         mask = torch.tensor([[False] * left + [True] * 4 + [False] * right] * 2)
-        padded = pooling(torch.cat([rubbish[0], x, rubbish[1]], dim=1), mask)
-        assert torch.allclose(plain, padded, atol=1e-5)
+        filled = [torch.cat([1e4 * rubbish[:, :left], x, 1e4 * rubbish[:, left:]], dim=1) for rubbish in (one, other)]
+        assert torch.allclose(pooling(filled[0], mask), pooling(filled[1], mask), atol=1e-5)
+        if not pooling.over_layers:  # the outputs of a body are as many in every row: none is filled up
+            assert torch.allclose(pooling(x, torch.ones(2, 4, dtype=torch.bool)), pooling(filled[0], mask), atol=1e-5)
 
 
 def check_pooling_of_nothing_is_finite(name):
-    pooled = tiny_pooling(name)(torch.randn(2, 3, 8), torch.zeros(2, 3, dtype=torch.bool))
+    pooled = tiny_pooling(name, 3)(torch.randn(2, 3, 8), torch.zeros(2, 3, dtype=torch.bool))
     assert torch.isfinite(pooled).all()
 
 

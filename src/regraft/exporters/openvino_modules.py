@@ -40,6 +40,8 @@ class OneColumn(nn.Module):
         source: Whose query is used.
     """
 
+    over_layers = AttentionPooling.over_layers
+
     def __init__(self, source: AttentionPooling) -> None:
         super().__init__()
         self.width = source.width
