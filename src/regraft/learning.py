@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,14 +21,18 @@ from regraft.tuning import TUNINGS
 from regraft.tuning.parts import Decided
 
 if TYPE_CHECKING:
+    import torch
+
     from regraft.models.net import Headed
     from regraft.objectives.objective import Objective
     from regraft.training.cost import Passes
     from regraft.training.frozen import Learner, Setting
     from regraft.training.loop import Validation
     from regraft.training.precision import Precision
+    from regraft.types import Batch
 
 _FORWARD_ROWS = 32
+_FEWEST_TRIED = 2  # a norm over a batch wants more than one row
 
 
 @contextlib.contextmanager
@@ -132,25 +136,34 @@ def _arithmetic(net: Headed, objective: Objective, learner: Learner, plan: Plan,
     """Return the network as it is trained fastest here, and its number format."""
     from regraft.training.kernels import compiled
     from regraft.training.machine import Profile
-    from regraft.training.precision import Workload, choose
+    from regraft.training.precision import TRIED_POSITIONS, Workload, choose
     from regraft.training.seed import row_generator
 
     wanted = plan.wanted
     size = wanted.train.batch_size
     micro_size = min(wanted.train.micro_batch_size or size, size)
-    batch = next(objective.batches(0, size, micro_size, row_generator(wanted.seed, 0)))[0]
+
+    def some(rows: int) -> Batch:
+        return next(objective.batches(0, rows, rows, row_generator(wanted.seed, 0)))[0]
+
+    def loss_of(batch: Batch) -> Callable[[Headed], torch.Tensor]:
+        return lambda tried: objective.loss(tried, batch)[0].total
+
     names = learner.trainable & {name for name, _ in net.named_parameters()}
-    steps = wanted.train.epochs * objective.steps_per_epoch(size)
+    seen = wanted.train.epochs * objective.rows_per_epoch()
+    mean = max(1.0, float(np.mean(learner.rows["train"].lengths)))
+    rows = min(micro_size, max(_FEWEST_TRIED, round(TRIED_POSITIONS / mean)))
+    batch = some(rows)
     workload = Workload(
-        loss=lambda tried: objective.loss(tried, batch)[0].total,
+        loss=loss_of(batch),
         trainable=names,
-        passes=min(steps, wanted.train.max_steps or steps) * -(-size // micro_size),
+        passes=-(-min(seen, wanted.train.max_steps * size if wanted.train.max_steps else seen) // rows),
         positions=int(np.count_nonzero(batch.mask_BT)),
         threads=wanted.machine.threads or default_threads(),
     )
     precision = choose(net, wanted.machine.precision, workload, Profile.load(), stages.note)
     if wanted.machine.compile:
-        net = compiled(net, workload.loss, names, stages.note)
+        net = compiled(net, loss_of(some(micro_size)), names, stages.note)
     return net, precision
 
 

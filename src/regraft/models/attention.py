@@ -25,6 +25,7 @@ from regraft.models.dropout import dropout as drop
 from regraft.models.layout import Bucket, Layout
 
 NAME = "regraft"
+_BY_HAND = (torch.float32, torch.bfloat16)
 _LAYOUT: ContextVar[Layout | None] = ContextVar("layout", default=None)
 
 
@@ -210,9 +211,7 @@ def in_rows(
 
 
 def _by_hand(*tensors: torch.Tensor) -> bool:
-    return not torch.is_autocast_enabled("cpu") and all(
-        tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors
-    )
+    return all(tensor.device.type == "cpu" and tensor.dtype in _BY_HAND for tensor in tensors)
 
 
 def below(longest: int, device: torch.device) -> torch.Tensor:

@@ -71,18 +71,21 @@ def places(buckets: Sequence[Bucket], added: list[torch.Tensor | None], heads: i
 def attend_with_dropout(
     tensors: tuple[torch.Tensor, torch.Tensor, torch.Tensor], where: Places, scaling: float, dropout: float
 ) -> torch.Tensor:
-    """Return dropout(softmax(q k' scaling)) v, rows kept apart (N, H, D).
+    """Return dropout(softmax(q k' scaling)) v, rows kept apart (N, H, D), in the format of the queries.
 
-    Vaswani et al. 2017, arXiv:1706.03762, equation 1. Differentiable once.
+    Vaswani et al. 2017, arXiv:1706.03762, equation 1. Differentiable once. Numbers in a half-size format come and go
+    in it, and all between is float32: products of short rows are too small to gain, and each rounding is a pass over them.
 
     Args:
-        tensors: Queries, keys and values (N, H, D), float32 on a CPU.
+        tensors: Queries, keys and values (N, H, D), float32 or half-size, on a CPU.
         where: Of the rows.
         scaling: Factor of the products.
         dropout: Share of the weights dropped.
     """
-    out: torch.Tensor = _Attend.apply(*tensors, where, (scaling, dropout))  # type: ignore[no-untyped-call]
-    return out
+    with torch.autocast("cpu", enabled=False):
+        q, k, v = (tensor.float() for tensor in tensors)
+        out: torch.Tensor = _Attend.apply(q, k, v, where, (scaling, dropout))  # type: ignore[no-untyped-call]
+    return out.to(tensors[0].dtype)
 
 
 class _Attend(torch.autograd.Function):

@@ -14,7 +14,7 @@ import hashlib
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -32,12 +32,17 @@ Wanted = Literal["auto", "fp32", "bf16", "fp16"]
 
 GAIN = 1.15
 """Speed-up below which a coarser format is not worth its rounding."""
-SHORT_S = 30.0
+SHORT_S = 3.0
 """Training that is expected to take less is not worth a measurement."""
+TRIED_POSITIONS = 512
+"""Positions that a format is tried on where a micro-batch has more: from there on its gain does not depend on them."""
 
 _KIND = "bf16 step"
+_CLEAR = (1.0, 1.3)  # a speed-up outside of this decides at once; between, more rounds are taken
 _ROUNDS = (3, 7)
 _SHARE = 0.02  # of the whole training that a measurement may take, once it has its fewest rounds
+_LEAST_PASSES = 4  # two in each format, the first of them a warm-up
+_AFFORDED_S, _AFFORDED_SHARE = 4.0, 0.05  # what these may take: seconds, or a share of the whole training
 _FIRST_SCALE, _GROWTH_EVERY, _MOST_SCALE = 2.0**16, 2000, 2.0**24
 
 
@@ -167,10 +172,10 @@ class Workload:
     """What a choice of format is tried on.
 
     Args:
-        loss: Makes the loss of one real micro-batch with the network it is given; called a few times.
+        loss: Makes the loss of a few real rows with the network it is given; called a few times.
         trainable: Names of the weights that learn.
-        passes: Forward and backward passes that the whole training will take.
-        positions: Positions of the micro-batch.
+        passes: Forward and backward passes over so many rows that the whole training comes to.
+        positions: Positions of these rows.
         threads: Threads of the numeric libraries.
     """
 
@@ -191,7 +196,7 @@ def choose(
 ) -> Precision:
     """Return the format to train in; "auto" takes bf16 only where it was measured to gain at least 15 % here.
 
-    What was measured is kept in the profile and decides every later run of the same network, with about as large batches, on
+    What was measured is kept in the profile and decides every later run of the same network, on about as many positions, on
     as many threads: the same command gives the same bytes. Weights, gradients, buffers and random states are as before.
 
     Args:
@@ -229,8 +234,8 @@ def _measured(net: Headed, workload: Workload, profile: Profile, clock: Callable
     else:
         again = ", as measured earlier"
     expected_s = known["look_s"] * workload.passes  # always this one, so that a run and its repetition decide alike
-    if expected_s < SHORT_S:
-        return Precision("fp32", f"training takes about {expected_s:.0f} s, too little for another format to matter")
+    if not _worth_it(known["look_s"], expected_s):
+        return Precision("fp32", f"training takes about {expected_s:.0f} s, too little to find out whether bf16 gains")
     if "bf16_s" not in known:
         measured = {**known, **trial.interleaved(expected_s)}
         known = _entry(profile.remember(_KIND, key, measured, _fuller)) or measured
@@ -239,6 +244,17 @@ def _measured(net: Headed, workload: Workload, profile: Profile, clock: Callable
     name: Dtype = "bf16" if gain >= GAIN else "fp32"
     times = f"{1000 * known['bf16_s']:.3g} ms a pass against {1000 * known['fp32_s']:.3g} ms in fp32"
     return Precision(name, f"bf16 is {gain:.2f} times as fast here ({times}{again}); it is taken from {GAIN} on")
+
+
+def _worth_it(look_s: float, expected_s: float) -> bool:
+    return expected_s >= SHORT_S and _LEAST_PASSES * look_s <= max(_AFFORDED_S, _AFFORDED_SHARE * expected_s)
+
+
+def _clear(warm: Mapping[Dtype, float], first: Mapping[Dtype, float]) -> bool:
+    """Return whether one round decides, even if somebody else had the core during one of its passes."""
+    gains = min(warm["fp32"], first["fp32"]) >= _CLEAR[1] * first["bf16"]
+    loses = first["fp32"] <= _CLEAR[0] * min(warm["bf16"], first["bf16"])
+    return gains or loses
 
 
 class _Trial:
@@ -251,18 +267,24 @@ class _Trial:
         """Return the seconds of a pass in fp32; the first one warms up and is enough where all is short."""
         with untouched(self.net, self.workload.trainable):
             seconds = self.seconds(Precision())
-            if seconds * self.workload.passes < SHORT_S:
+            if not _worth_it(seconds, seconds * self.workload.passes):
                 return seconds
             return min(seconds, self.seconds(Precision()))
 
     def interleaved(self, expected_s: float) -> dict[str, float]:
-        """Return the median seconds of a pass in each format, measured in turns because other work comes and goes."""
+        """Return the median seconds of a pass in each format, measured in turns because other work comes and goes.
+
+        One round where the first is clear, more where it is not.
+        """
         formats = (Precision(), Precision("bf16"))
-        found: dict[str, list[float]] = {each.name: [] for each in formats}
+        found: dict[Dtype, list[float]] = {each.name: [] for each in formats}
         with untouched(self.net, self.workload.trainable):
-            spent = sum(self.seconds(each) for each in formats)
+            warm = {each.name: self.seconds(each) for each in formats}
+            spent = sum(warm.values())
             for done in range(_ROUNDS[1]):
                 if done >= _ROUNDS[0] and spent > _SHARE * expected_s:
+                    break
+                if done == 1 and _clear(warm, {name: each[0] for name, each in found.items()}):
                     break
                 for each in formats:
                     seconds = self.seconds(each)
@@ -313,8 +335,8 @@ def _structure(net: Headed, trainable: Set[str]) -> str:
 
 
 def _bucket(positions: int) -> int:
-    """Return the next power of two: batches of about one size share a measurement."""
-    return 1 << max(0, positions - 1).bit_length()
+    """Return the nearest power of two: batches of about one size share a measurement."""
+    return 1 << round(math.log2(max(1, positions)))
 
 
 def _entry(value: Any) -> dict[str, float] | None:

@@ -136,13 +136,27 @@ def test_aligned_buckets_hold_every_position_once() -> None:
     assert [bucket.stop for bucket in layout.aligned][-1] == sum(layout.lengths)
 
 
-def test_autocast_keeps_the_way_that_torch_can_cast() -> None:
-    layout = layout_for([3, 5])
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        got = in_rows(Heads(*given(layout)), layout, RowMask(sees_all), dropout=0.5)
+@pytest.mark.parametrize("causal", [False, True])
+def test_half_size_numbers_come_and_go_and_all_between_is_float32(causal: bool) -> None:
+    layout = layout_for(LENGTHS["all different"])
+    tensors = [tensor.detach().bfloat16().requires_grad_() for tensor in given(layout)]
+    mask = RowMask(sees_before if causal else sees_all)
+    torch.manual_seed(7)
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # bf16 products would be off by 100 times as much as is allowed below
+        got = in_rows(Heads(*tensors, scaling=0.4), layout, mask, dropout=0.25)
+    assert got.dtype == torch.bfloat16
+    direction = torch.randn(got.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    got.backward(direction)  # type: ignore[no-untyped-call]
 
-    assert got.isfinite().all()
-    assert not node(got).startswith("_Attend")
+    doubled = [tensor.detach().double().requires_grad_() for tensor in tensors]
+    expected = row_by_row(doubled, layout, 0.4, 0.25, causal=causal)
+    expected.backward(direction.double())  # type: ignore[no-untyped-call]
+
+    # The last rounding alone: half a unit in the last of 8 bits.
+    torch.testing.assert_close(got.double(), expected, rtol=2**-8, atol=1e-5)
+    for one, other in zip(tensors, doubled, strict=True):
+        assert gradient(one).dtype == torch.bfloat16
+        torch.testing.assert_close(gradient(one).double(), gradient(other), rtol=2**-8, atol=1e-5)
 
 
 def test_a_bucket_knows_its_longest_row() -> None:
