@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-ONE_FORM = ("startup", "demo", "step_profile")
+ONE_FORM = ("startup", "demo", "step_profile", "memory_layout")
 LONG = {"spill": ("spill.py",), "spill_minilm": ("spill.py", "--minilm")}
 TWO_FORMS = (
     "start",

@@ -136,6 +136,7 @@ def network(plan: Plan, stages: Stages) -> Headed:
     wanted = plan.wanted
     with stages("open the network"):
         from regraft.models.backbones import Shapes
+        from regraft.models.memory_layout import channels_last, gains
         from regraft.models.net import Headed
         from regraft.training.device import choose_device
         from regraft.training.precision import check_precision
@@ -152,6 +153,8 @@ def network(plan: Plan, stages: Stages) -> Headed:
         raise DataError(Problem(what=what, fix="choose another base: regraft list bases"))
     head = backbone.head(plan.task, wanted.train.dropout, wanted.seed)
     net = Headed(backbone, head).to(device)
+    if gains(device):
+        channels_last(net)
     tuning_class, tuning_options = wanted.tuning.resolve(TUNINGS)
     tuning_class(tuning_options).prepare(net, _few_rows(plan), wanted.seed)
     return net

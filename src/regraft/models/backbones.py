@@ -24,6 +24,7 @@ from regraft.models.folder_check import CONFIG_FILE, check_folder
 from regraft.models.joinings import HeadMaker
 from regraft.models.layer_means import LayerMeans
 from regraft.models.layout import layout_of
+from regraft.models.memory_layout import channels_last, gains
 from regraft.models.packing import Packing, in_fixed_blocks, lengthened, packing_of, run_packed, run_padded
 from regraft.models.transform import added_names
 from regraft.options import JSON
@@ -94,6 +95,8 @@ class Backbone(nn.Module):
 
     def __init__(self, body: Body, pooling: PoolingChoice) -> None:
         super().__init__()
+        if gains(torch.device("cpu")):
+            channels_last(body.model)
         self.body = body.model
         self.architecture = body.architecture
         self.notes = tuple(body.notes)

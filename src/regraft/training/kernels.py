@@ -1,4 +1,4 @@
-"""Faster kernels for the same network: the memory layout that convolutions like, and layers compiled one by one."""
+"""Faster kernels for the same network: layers compiled one by one."""
 
 from __future__ import annotations
 
@@ -12,34 +12,10 @@ from regraft.training.freeze import learning
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from regraft.models.net import Headed
 
 _SHOWN = 300
-
-
-def memory_format(net: nn.Module) -> bool:
-    """Lay the weights of convolutions over pictures out channels-last, in place, where a network has any.
-
-    Values, names and what is saved are the same: only the order in memory changes, which spares the kernels of GPUs a
-    reordering. On a processor it is no gain for every network (four 3 x 3 convolutions in float32, one core with AVX2: 1.09
-    times as fast without gradients, 0.87 times with them), so it is for the caller to decide where.
-
-    Args:
-        net: The network.
-
-    Returns:
-        Whether it has such convolutions; their inputs should then be channels-last too.
-    """
-    import torch
-
-    if not any(isinstance(module, torch.nn.Conv2d) for module in net.modules()):
-        return False
-    for parameter in net.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    return True
 
 
 def compiled(net: Headed, loss: Callable[[Headed], torch.Tensor], trainable: Set[str], note: Callable[[str], None]) -> Headed:

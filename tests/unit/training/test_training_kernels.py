@@ -1,8 +1,6 @@
-"""Channels-last and compiled layers: the same answers, the same names, and a note where it does not work."""
+"""Compiled layers: the same answers, the same names, and a note where it does not work."""
 
 from __future__ import annotations
-
-import copy
 
 import numpy as np
 import pytest
@@ -11,40 +9,13 @@ from tiny_net import TinyBackbone, TinyHead, tiny_net, tiny_objective
 from torch import nn
 
 from regraft.models.blocks import Blocks
-from regraft.models.net import Headed, weights_digest
+from regraft.models.net import Headed
 from regraft.training import kernels
-from regraft.training.kernels import compiled, memory_format
+from regraft.training.kernels import compiled
 from regraft.training.loop import train
 from regraft.training.options import TrainOptions
 from regraft.training.precision import Precision
 from regraft.tuning.full import Full, FullOptions
-
-
-def conv_net():
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    )
-
-
-def test_convolutions_are_laid_out_channels_last_and_answer_the_same():
-    net = conv_net()
-    plain, x = copy.deepcopy(net), torch.randn(2, 3, 9, 7)
-    assert memory_format(net)
-    assert net[0].weight.stride() == (27, 1, 9, 3)
-    assert weights_digest(net) == weights_digest(plain)
-    fast = net(x.contiguous(memory_format=torch.channels_last))
-    torch.testing.assert_close(fast, plain(x), rtol=1e-5, atol=1e-6)
-    fast.square().sum().backward()
-    plain(x).square().sum().backward()
-    torch.testing.assert_close(net[0].weight.grad, plain[0].weight.grad, rtol=1e-4, atol=1e-5)
-
-
-def test_networks_without_pictures_stay_as_they_are():
-    net = nn.Sequential(nn.Conv1d(3, 8, 3), nn.Linear(4, 4))
-    before = [parameter.data_ptr() for parameter in net.parameters()]
-    assert not memory_format(net)
-    assert [parameter.data_ptr() for parameter in net.parameters()] == before
 
 
 class Layer(nn.Module):
