@@ -7,6 +7,7 @@ network takes, (B, C, H, W) in float32, by looking each byte up in a table. The 
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -105,23 +106,42 @@ class Image(Modality):
         return [Encoded(inputs={PIXELS: self._pixels(raw)[None]}, spans_T2=span_12) for raw in raws]
 
     def attempt(self, raws: Sequence[Any]) -> list[Encoded | str]:
-        """Encode pictures, each decoded once; in the place of one that cannot be stands why."""
+        """Encode pictures, each decoded once; in the place of one that cannot be stands why.
+
+        A grey picture has one channel (1, H, W, 1) until `pad`, even where the network takes three.
+        """
         return list(map(self._attempt, raws))
 
     def _attempt(self, raw: Any) -> Encoded | str:
         try:
-            return Encoded(inputs={PIXELS: self._pixels(raw)[None]}, spans_T2=_NO_SPAN_12)
+            return Encoded({PIXELS: self._decoded(raw)[None]}, _NO_SPAN_12)
         except ValueError as error:
             return str(error)
 
+    def pad(self, encoded: Sequence[Encoded]) -> tuple[dict[str, Array], Array]:
+        """Lay pictures side by side (B, 1, H, W, C), of one channel where all are grey; nothing is ever filled."""
+        found = [row.inputs[PIXELS] for row in encoded]
+        if len({picture.shape for picture in found}) > 1:
+            found = [self._widened(picture) for picture in found]
+        return {PIXELS: np.stack(found)}, np.ones((len(found), 1), dtype=np.bool_)
+
     def ready(self, inputs: dict[str, Array]) -> dict[str, Array]:
-        """Return bytes (B, 1, H, W, C) as numbers (B, C, H, W), float32."""
+        """Return bytes (B, 1, H, W, C or 1) as numbers (B, C, H, W), float32."""
         bytes_BHWC = inputs[PIXELS][:, 0]
         # The channels of a pixel lie side by side, as convolutions on a processor read them fastest.
-        values_BHWC = np.empty(bytes_BHWC.shape, dtype=np.float32)
-        for channel, table in enumerate(self.steps.table_C256):
-            values_BHWC[..., channel] = table[bytes_BHWC[..., channel]]
+        values_BHWC = np.empty((*bytes_BHWC.shape[:3], self.channels), dtype=np.float32)
+        if bytes_BHWC.shape[3] == 1 and self._alike:
+            values_BHWC[...] = self.steps.table_C256[0][bytes_BHWC]
+        else:
+            given = np.broadcast_to(bytes_BHWC, values_BHWC.shape)
+            for channel, table in enumerate(self.steps.table_C256):
+                values_BHWC[..., channel] = table[given[..., channel]]
         return {PIXELS: values_BHWC.transpose(0, 3, 1, 2)}
+
+    @functools.cached_property
+    def _alike(self) -> bool:
+        """Whether a byte becomes the same number in every channel."""
+        return bool((self.steps.table_C256 == self.steps.table_C256[0]).all())
 
     @property
     def draws(self) -> int:
@@ -142,10 +162,17 @@ class Image(Modality):
         return {PIXELS: moved[:, None]}
 
     def _pixels(self, raw: Any) -> Array:
-        found = pictures.values(self.steps.shaped(pictures.pixels(raw, self.channels, narrow=True)))
-        if found.shape[2] == self.channels:
+        return self._widened(self._decoded(raw))
+
+    def _decoded(self, raw: Any) -> Array:
+        """Return a picture (H, W, C), or (H, W, 1) where it is grey."""
+        return pictures.values(self.steps.shaped(pictures.pixels(raw, self.channels, narrow=True)))
+
+    def _widened(self, found: Array) -> Array:
+        """Return a picture (..., H, W, 1 or C) with as many channels as the network takes."""
+        if found.shape[-1] == self.channels:
             return found
-        repeated = np.empty((*found.shape[:2], self.channels), np.uint8)
+        repeated = np.empty((*found.shape[:-1], self.channels), np.uint8)
         repeated[...] = found
         return repeated
 

@@ -273,7 +273,7 @@ class Predictor:
 
     def window(self, raws: Sequence[Any], bad: Mapping[int, Problem], batch_size: int) -> list[Prediction]:
         """Answer the rows of one window; those in `bad`, and those that cannot be encoded, say why in their place."""
-        predictions = [Prediction(value=None, error=one_line(bad[i]) if i in bad else "") for i in range(len(raws))]
+        predictions: dict[int, Prediction] = {i: Prediction(value=None, error=one_line(why)) for i, why in bad.items()}
         answered = Answered()
         known = [index for index in range(len(raws)) if index not in bad]
         good: dict[int, Encoded] = {}
@@ -286,7 +286,7 @@ class Predictor:
             outputs, dropped = self._forward([*good.values()], batch_size, answered)
             for index, prediction, lost in zip(good, self.task.decode(outputs), dropped, strict=True):
                 predictions[index] = replace(prediction, dropped=lost) if lost else prediction
-        return predictions
+        return [predictions[index] for index in range(len(raws))]
 
     def _encoded(self, raws: Sequence[Any], answered: Answered) -> list[Encoded | str]:
         """Return the rows of one window encoded, or why they cannot be."""

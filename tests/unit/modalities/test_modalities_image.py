@@ -314,3 +314,21 @@ def test_a_processor_that_gives_pictures_of_different_sizes_is_refused(tmp_path)
             Image(read_processor(tmp_path), ImageOptions())
     with pytest.raises(BaseError, match="does not say how pictures are prepared"):
         read_processor(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("mean", [[0.5, 0.5, 0.5], [0.1, 0.5, 0.9]])
+@pytest.mark.parametrize("kinds", [["L", "L"], ["L", "RGB", "L"], ["RGB", "RGB"], ["L"]])
+def test_grey_pictures_stay_narrow_and_become_the_same_numbers(mean, kinds):
+    rng = np.random.default_rng(0)
+    shapes = {"L": (5, 6), "RGB": (5, 6, 3)}
+    raws = [pictures.png(pictures.open_picture(rng.integers(0, 256, shapes[kind], dtype=np.uint8))) for kind in kinds]
+    image = Image({"size": {"height": 5, "width": 6}, "image_mean": mean, "image_std": [0.2, 0.3, 0.4]}, ImageOptions())
+    found, mask_BT = image.collate(image.attempt(raws))
+    expected, expected_BT = image.collate(image.encode(raws))
+    by_hand = [np.asarray(pictures.open_picture(raw).convert("RGB"), np.float64) / 255 for raw in raws]
+    by_hand = (np.stack(by_hand) - mean) / [0.2, 0.3, 0.4]
+    assert found["pixel_values"].dtype == np.float32
+    assert np.array_equal(found["pixel_values"], expected["pixel_values"])
+    assert np.array_equal(mask_BT, expected_BT)
+    np.testing.assert_allclose(found["pixel_values"], by_hand.transpose(0, 3, 1, 2), rtol=1e-5, atol=1e-6)
+    assert {row.inputs["pixel_values"].shape[-1] for row in image.attempt(raws)} == {1 if kind == "L" else 3 for kind in kinds}
