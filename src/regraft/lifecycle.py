@@ -247,7 +247,7 @@ def render(
     predictor = answering.opened(artifact, wanted)
     with stages("draw rows", rows):
         shown = answered.goldens(predictor, rows) if data is None else answered.drawn(predictor, data, rows, wanted, stages)
-        return render.render(predictor.modality.name, shown, out, answered.title(predictor, data))
+        return render.render(predictor.modality, shown, out, answered.title(predictor, data))
 
 
 def evaluate(artifact: str | Path | Artifact | Predictor, data: Any, /, *, listen: Listener = ignore, **options: Any) -> Report:

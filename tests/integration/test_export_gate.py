@@ -418,7 +418,8 @@ def test_a_full_disk_leaves_nothing(bert: Artifact, artifact: Artifact, home: Pa
 
 
 KILLED = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs the tests in the background has it ignored
 sys.path[:0] = [sys.argv.pop(1)]
 import export_twin
 with export_twin.registered():

@@ -16,6 +16,7 @@ RENDERERS: "Registry[type[Renderer]]" = Registry(
         "series": "regraft.rendering.series:SeriesRenderer",
         "table": "regraft.rendering.tables:TableRenderer",
         "text-pair": "regraft.rendering.tables:TableRenderer",
+        "fusion": "regraft.rendering.fused:FusedRenderer",
     },
     extra="plots",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import math
 import warnings
@@ -49,13 +50,18 @@ def sheet(renderer: Renderer, rows: Sequence[Shown]) -> bytes:
     return _png(figure)
 
 
-def alone(renderer: Renderer, shown: Shown) -> bytes:
-    """Return the raw value of one row, without its answer, PNG."""
+def alone_on_page(renderer: Renderer, raw: Any) -> str:
+    """Return a raw value, without an answer, as PNG inside an HTML page."""
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(alone(renderer, raw)).decode()}">'
+
+
+def alone(renderer: Renderer, raw: Any) -> bytes:
+    """Return a raw value, without an answer, PNG."""
     require("matplotlib", needed_by="drawing", extra="plots")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(renderer.width_in * 1.25, renderer.height_in * 1.25), dpi=_DPI)
-    renderer.draw(figure, (0.02, 0.02, 0.96, 0.96), shown.raw)
+    renderer.draw(figure, (0.02, 0.02, 0.96, 0.96), raw)
     return _png(figure)
 
 

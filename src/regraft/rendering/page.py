@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import html
 from collections.abc import Sequence
 
-from regraft.rendering.figure import COLOURS, alone
+from regraft.rendering.figure import COLOURS, alone_on_page
 from regraft.rendering.renderer import Renderer, Shown, caption, plain
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -54,15 +53,10 @@ def page(renderer: Renderer, rows: Sequence[Shown], title: str) -> bytes:
 def _card(renderer: Renderer, shown: Shown) -> str:
     said = caption(shown)
     truth = f" <small>is {html.escape(said.truth)}</small>" if said.truth else ""
-    raw = "" if shown.raw is None else renderer.html(shown.raw) or _drawn(renderer, shown)
+    raw = "" if shown.raw is None else renderer.html(shown.raw) or alone_on_page(renderer, shown.raw)
     bars = "".join(
         f'<div class="bar"><i style="width:{100 * share:.1f}%"></i><span>{html.escape(name)}</span>'
         f"<b>{100 * share:.1f} %</b></div>"
         for name, share in said.bars
     )
     return f'<article><h2 class="{_KINDS[said.right]}">{html.escape(said.title)}{truth}</h2>{raw}{bars}</article>'
-
-
-def _drawn(renderer: Renderer, shown: Shown) -> str:
-    content = base64.b64encode(alone(renderer, shown)).decode()
-    return f'<img alt="" src="data:image/png;base64,{content}">'

@@ -17,6 +17,8 @@ from regraft.rendering.renderer import Renderer, Shown, caption
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from regraft.modalities.modality import Modality
+
 _INDEX, _PAGE = "index.html", ".html"
 _FORMS: Mapping[str, Callable[[Renderer, Sequence[Shown], str], bytes]] = {
     ".png": lambda renderer, rows, _: sheet(renderer, rows),
@@ -47,11 +49,11 @@ def check_out(out: str | Path | Console) -> None:
         require("matplotlib", needed_by="drawing", extra="plots")
 
 
-def render(modality: str, rows: Sequence[Shown], out: str | Path | Console, title: str) -> list[Path]:
+def render(modality: Modality, rows: Sequence[Shown], out: str | Path | Console, title: str) -> list[Path]:
     """Draw rows into files, each of which appears whole or not at all, or into the terminal.
 
     Args:
-        modality: Registered name.
+        modality: Reads them.
         rows: At least one.
         out: A .png: all rows on a sheet. A .html: a page. A folder: a page, and each row as a picture of its own. A console.
         title: What stands above the page.
@@ -65,7 +67,7 @@ def render(modality: str, rows: Sequence[Shown], out: str | Path | Console, titl
         UnknownNameError: Nobody has said how rows of the modality are drawn.
     """
     check_out(out)
-    renderer = RENDERERS.get(modality)()
+    renderer: Renderer = RENDERERS.get(modality.name).of(modality)
     if not isinstance(out, str | Path):
         show(renderer, rows, out)
         return []

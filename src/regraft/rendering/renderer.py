@@ -12,7 +12,7 @@ import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, Self
 
 from regraft.types import Prediction
 
@@ -74,10 +74,24 @@ class Caption:
 
 
 class Renderer(ABC):
-    """Show rows of one modality. The class attributes are the size of a raw value on paper, in inches."""
+    """Show rows of one modality.
 
-    width_in: ClassVar[float]
-    height_in: ClassVar[float]
+    Attributes:
+        width_in: Of a raw value on paper, in inches.
+        height_in: The same.
+    """
+
+    width_in: float
+    height_in: float
+
+    @classmethod
+    def of(cls, modality: Any) -> Self:
+        """Return the renderer of rows that a modality reads.
+
+        Args:
+            modality: The one that its artifact holds.
+        """
+        return cls()
 
     @abstractmethod
     def draw(self, figure: Figure, box: Box, raw: Any) -> None:

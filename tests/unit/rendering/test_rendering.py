@@ -8,6 +8,8 @@ import io
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +18,11 @@ from rich.console import Console
 
 from regraft.errors import MissingExtraError, OptionsError, UnknownNameError
 from regraft.modalities import MODALITIES, pictures, recordings
+from regraft.modalities.fusion import Part
 from regraft.rendering import RENDERERS
 from regraft.rendering.page import page
 from regraft.rendering.render import check_out, render
-from regraft.rendering.renderer import Shown, caption, cut, named, plain, sparks
+from regraft.rendering.renderer import Renderer, Shown, caption, cut, named, plain, sparks
 from regraft.types import Prediction
 
 HOSTILE = '<script>alert("1")</script>$\\frac{1}$ \x1b[31m\u202e\n&amp;[bold]x'
@@ -33,6 +36,23 @@ RAWS = {
     "text-pair": {"question": HOSTILE * 3, "passage": f"{HOSTILE} and what it says about much more than fits a line"},
     "table": {HOSTILE: HOSTILE, "age": 39, "gap": None, **{f"column {i}": i / 7 for i in range(20)}},
 }
+PARTS = {HOSTILE: "text", "photo": "image", "no photo": "image", "wave": "audio", "line": "series"}
+RAWS["fusion"] = {name: RAWS[kind] if name != "no photo" else None for name, kind in PARTS.items()} | {
+    "age": 39,
+    "city": HOSTILE,
+}
+
+
+def reads(modality: str) -> Any:
+    """What a renderer asks of a modality: its name, and the parts of its rows."""
+    if modality != "fusion":
+        return SimpleNamespace(name=modality, columns=("age", "city") if modality == "table" else ())
+    parts = [Part(name, f"part-{place}", (name,), reads(kind)) for place, (name, kind) in enumerate(PARTS.items())]
+    return SimpleNamespace(name=modality, parts=(*parts, Part("table", "table", (), reads("table"))))
+
+
+def renderer_of(modality: str) -> Renderer:
+    return RENDERERS.get(modality).of(reads(modality))
 
 
 def rows_of(modality: str, count: int = 3) -> list[Shown]:
@@ -65,7 +85,7 @@ def test_what_is_drawn_is_a_modality_and_no_renderer_is_left_untested():
 
 @pytest.mark.parametrize("modality", sorted(RAWS))
 def test_a_page_holds_no_markup_from_data_and_asks_for_nothing(modality: str):
-    text = page(RENDERERS.get(modality)(), rows_of(modality), HOSTILE).decode()
+    text = page(renderer_of(modality), rows_of(modality), HOSTILE).decode()
     parsed = Parsed(text)
     assert parsed.tags <= TAGS
     assert all(address.startswith("data:image/png;base64,") for address in parsed.addresses)
@@ -83,9 +103,9 @@ def test_a_page_holds_no_markup_from_data_and_asks_for_nothing(modality: str):
 
 @pytest.mark.parametrize("modality", sorted(RAWS))
 def test_a_sheet_is_a_picture_of_known_size_with_ink_in_every_cell(modality: str, tmp_path: Path):
-    (path,) = render(modality, rows_of(modality), tmp_path / "sheet.png", "title")
+    (path,) = render(reads(modality), rows_of(modality), tmp_path / "sheet.png", "title")
     picture = np.asarray(Image.open(path).convert("L")).astype(int)
-    renderer = RENDERERS.get(modality)
+    renderer = renderer_of(modality)
     across = min(4, int((11.0 - 0.16) / (renderer.width_in + 0.16)))
     assert picture.shape[1] == pytest.approx(150 * (across * (renderer.width_in + 0.16) - 0.16 + 0.24), abs=2)
     first = picture[: 150 * 2, : int(150 * renderer.width_in)]
@@ -96,7 +116,7 @@ def test_a_sheet_is_a_picture_of_known_size_with_ink_in_every_cell(modality: str
 @pytest.mark.parametrize("modality", sorted(RAWS))
 def test_the_terminal_shows_rows_without_escape_sequences_from_data(modality: str):
     file = io.StringIO()
-    assert render(modality, rows_of(modality), Console(file=file, width=100, color_system=None), "title") == []
+    assert render(reads(modality), rows_of(modality), Console(file=file, width=100, color_system=None), "title") == []
     text = file.getvalue()
     assert "\x1b" not in text
     assert "\u202e" not in text
@@ -106,13 +126,13 @@ def test_the_terminal_shows_rows_without_escape_sequences_from_data(modality: st
 
 
 def test_a_folder_holds_a_page_and_each_row(tmp_path: Path):
-    files = render("image", rows_of("image", 2), tmp_path / "drawn", "title")
+    files = render(reads("image"), rows_of("image", 2), tmp_path / "drawn", "title")
     assert sorted(path.name for path in files) == ["index.html", "row-000001.png", "row-000002.png", "row-000003.png"]
     assert all(path.is_file() for path in files)
 
 
 def test_a_picture_on_a_page_is_the_picture():
-    text = page(RENDERERS.get("image")(), rows_of("image", 1), "t").decode()
+    text = page(renderer_of("image"), rows_of("image", 1), "t").decode()
     (content,) = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
     found = np.asarray(Image.open(io.BytesIO(base64.b64decode(content))).convert("L"))
     assert np.array_equal(found, np.asarray(Image.open(io.BytesIO(RAWS["image"]))))
@@ -186,13 +206,34 @@ def test_without_matplotlib_the_extra_is_named_and_pages_of_texts_still_drawn(tm
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     for out in ("sheet.png", "folder"):
         with pytest.raises(MissingExtraError, match=r"pip install 'regraft\[plots\]'"):
-            render("text", rows_of("text"), tmp_path / out, "t")
+            render(reads("text"), rows_of("text"), tmp_path / out, "t")
     with pytest.raises(MissingExtraError, match=r"regraft\[plots\]"):
-        render("series", rows_of("series"), tmp_path / "page.html", "t")
+        render(reads("series"), rows_of("series"), tmp_path / "page.html", "t")
     assert not list(tmp_path.iterdir())
-    assert render("table", rows_of("table"), tmp_path / "page.html", "t")
+    assert render(reads("table"), rows_of("table"), tmp_path / "page.html", "t")
 
 
 def test_a_modality_that_nobody_draws(tmp_path: Path):
     with pytest.raises(UnknownNameError, match="among the renderers"):
-        render("smell", rows_of("text"), tmp_path / "x.html", "t")
+        render(reads("smell"), rows_of("text"), tmp_path / "x.html", "t")
+
+
+def test_parts_of_a_row_lie_below_each_other_and_a_missing_one_is_said():
+    from matplotlib.figure import Figure
+
+    renderer, figure = renderer_of("fusion"), Figure()
+    heights = [RENDERERS.get(kind)().height_in for kind in (*PARTS.values(), "table")]
+    assert renderer.height_in == pytest.approx(sum(heights) + 0.2 * len(heights))
+    renderer.draw(figure, (0.1, 0.2, 0.8, 0.7), RAWS["fusion"])
+    boxes = [axes.get_position() for axes in figure.axes]
+    assert min(box.y0 for box in boxes) >= 0.2 - 1e-9
+    names = {axes.texts[0].get_text(): axes.get_position().y1 for axes in figure.axes if axes.texts}
+    tops = [names[name] for name in (plain(HOSTILE)[:39].rstrip() + "…", "photo", "no photo: –", "wave", "line", "table")]
+    steps = [(height + 0.2) / renderer.height_in * 0.7 for height in heights]
+    np.testing.assert_allclose(tops, 0.9 - np.cumsum([0.0, *steps[:-1]]), atol=1e-6)
+    texts = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert "no photo: –" in texts
+    told = renderer.html(RAWS["fusion"])
+    assert "<small>no photo: –</small>" in told
+    assert told.count("<img") == 3  # the picture, and what is drawn of the sound and the series
+    assert HOSTILE not in told
