@@ -372,3 +372,38 @@ def test_stopped_at_any_moment_there_is_no_artifact_or_a_whole_one(how: signal.S
             assert process.returncode == 3, stderr.decode()[-2000:]
             assert b"nothing was left half-written" in stderr
             assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], "stages are swept"
+
+
+def test_an_artifact_that_will_be_replaced_is_told_before_anything_is_done(call: Call, mail_file: Path, tmp_path: Path):
+    arguments = ["fit", mail_file, "--target", "label", "--out", tmp_path / "model", *SMALL]
+    code, _, stderr = call(*arguments)
+    assert code == 0, stderr
+    assert "replaced" not in stderr
+    code, _, stderr = call(*arguments)
+    assert code == 0, stderr
+    told = f"{tmp_path / 'model'} is an artifact: it stays until the new one is whole, and is then replaced"
+    assert stderr.splitlines()[0] == told
+
+
+def test_drawing_alone_writes_no_answers(call: Call, mail_file: Path, tmp_path: Path):
+    code, _, stderr = call("fit", mail_file, "--target", "label", "--out", tmp_path / "model", *SMALL)
+    assert code == 0, stderr
+    page, answers = tmp_path / "page.html", tmp_path / "answers.csv"
+    code, stdout, stderr = call("predict", tmp_path / "model", mail_file, "--render", page, "--render-rows", "5")
+    assert (code, stdout) == (0, ""), stderr
+    assert page.read_text().count("<article>") == 5
+    assert f"drawn: {page}, at most 5 rows, drawn from all of them" in stderr
+    code, stdout, stderr = call("predict", tmp_path / "model", mail_file, "--render", page, "--out", answers)
+    assert (code, stdout) == (0, ""), stderr
+    assert answers.is_file()
+
+
+def test_list_alone_lists_the_families(call: Call, tmp_path: Path):
+    code, stdout, stderr = call("list")
+    assert code == 0, stderr
+    assert "regraft list tunings  " in stdout
+    assert "top-k" in stdout
+    assert last_json(call("list", "--json")[1])["families"]["tunings"]
+    code, _, stderr = call("list", "--compatible", tmp_path)
+    assert code == 2
+    assert "regraft list bases --compatible ARTIFACT" in stderr

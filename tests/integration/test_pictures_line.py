@@ -111,7 +111,8 @@ def test_a_broken_picture_is_found_before_training_and_named(folder: Path, tmp_p
     options = {"target": "label", "out": tmp_path / "model", "machine": THREADS, "train": {"epochs": 0}, **SMALL}
     fitted = rg.fit(rows, image="picture", **options)
     lost = fitted.report.to_json()["ledger"]["unreadable rows"]
-    assert lost == {"count": 1, "examples": ["list of dicts, row 47"]}
+    told = "list of dicts, row 47: the picture is damaged or cut off (image file is truncated)"
+    assert lost == {"count": 1, "examples": [told]}
     with pytest.raises(DataError) as caught:
         rg.fit(rows, image="picture", data={"lost_share": 0.0}, **options)
     assert "damaged or cut off" in str(caught.value)

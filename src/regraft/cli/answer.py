@@ -37,7 +37,7 @@ def evaluate(artifact: Path, data: str, as_json: bool, values: dict[str, Any]) -
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Where answers go: .csv, .tsv, .jsonl or .parquet (standard output if not given).",
+    help="Where answers go: .csv, .tsv, .jsonl or .parquet (standard output if neither it nor --render is given).",
 )
 @with_drawing(rows=24)
 @with_options(AnswerOptions)
@@ -47,6 +47,9 @@ def predict(artifact: Path, data: str, out: Path | None, drawing: Drawing, as_js
     if as_json and out is None:
         raise click.UsageError("--json needs --out: without it standard output carries the answers")
     drawing.check()
+    if drawing.out is not None and out is None:
+        drawing.draw(artifact, data, values)
+        return
     with watcher(as_json) as watch:
         summary = lifecycle.predict_file(artifact, data, out=out, listen=watch, **values)
     show_prediction_summary(summary, people())

@@ -43,7 +43,8 @@ class Drawing:
             return
         out = people() if self.out == _TERMINAL else self.out
         if files := lifecycle.render(artifact, data, out=out, rows=self.rows, **values):
-            people().print(f"drawn: {files[0]}", markup=False, soft_wrap=True)
+            told = "golden rows" if data is None else "rows, drawn from all of them"
+            people().print(f"drawn: {files[0]}, at most {self.rows} {told} (--render-rows)", markup=False, soft_wrap=True)
 
 
 def with_drawing(rows: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -10,7 +10,7 @@ import click
 from regraft import lifecycle
 from regraft.cli.console import people, watcher
 from regraft.cli.flags import options_help, with_options
-from regraft.cli.show import emit_json, show_export
+from regraft.cli.show import emit_json, show_export, show_replacing
 from regraft.verbs import ExportOptions
 
 
@@ -22,6 +22,7 @@ from regraft.verbs import ExportOptions
 )
 def export(artifact: Path, as_json: bool, values: dict[str, Any]) -> None:
     """Make ARTIFACT into another form; it appears only if a fresh process answers with it as ARTIFACT does."""
+    show_replacing(values.get("out"))
     with watcher(as_json) as watch:
         made = lifecycle.export(artifact, listen=watch, **values)
     facts = lifecycle.inspect(made)

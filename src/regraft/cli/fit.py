@@ -12,7 +12,7 @@ import click
 from regraft import lifecycle
 from regraft.cli.console import people, watcher
 from regraft.cli.flags import options_help, with_options
-from regraft.cli.show import emit_json, show_fit
+from regraft.cli.show import emit_json, show_fit, show_replacing
 from regraft.verbs import FitOptions
 
 
@@ -25,6 +25,7 @@ def fit(data: str | None, config: Path | None, as_json: bool, values: dict[str, 
 
     With --config, DATA may stand in the recipe.
     """
+    show_replacing(values.get("out"))
     began = time.monotonic()
     with watcher(as_json) as watch:
         artifact = lifecycle.fit(data, config=config, listen=watch, **values)

@@ -49,13 +49,21 @@ def bases(name: str | None, fetch: bool, as_json: bool) -> None:
 
 
 @click.command("list")
-@click.argument("family", metavar="FAMILY")
+@click.argument("family", metavar="[FAMILY]", required=False)
 @click.option("--compatible", type=click.Path(path_type=Path), help="Only what works with the network of this artifact.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def list_family(family: str, compatible: Path | None, as_json: bool) -> None:
-    """List what can be chosen in FAMILY (tasks, bases, tunings, readers, ...), with its options."""
-    found = lifecycle.list_family(family, compatible=compatible)
+def list_family(family: str | None, compatible: Path | None, as_json: bool) -> None:
+    """List what can be chosen in FAMILY (tasks, bases, tunings, readers, ...), with its options; without it, the families."""
     console = people() if as_json else results()
+    if family is None:
+        if compatible is not None:
+            raise click.UsageError("--compatible needs a FAMILY: regraft list bases --compatible ARTIFACT")
+        for name in FAMILIES.names():
+            console.print(f"[bold]regraft list {name}[/bold]  {', '.join(FAMILIES.get(name).names())}", soft_wrap=True)
+        if as_json:
+            emit_json({"families": {name: list(FAMILIES.get(name).names()) for name in FAMILIES.names()}})
+        return
+    found = lifecycle.list_family(family, compatible=compatible)
     for name, what in found.items():
         console.print(f"[bold]{name}[/bold]  {what}")
         cls = answering.declared(FAMILIES.get(family), name, "Options", None)

@@ -10,7 +10,7 @@ import click
 from regraft import lifecycle
 from regraft.cli.console import people, watcher
 from regraft.cli.flags import options_help, with_options
-from regraft.cli.show import emit_json, show_inspection
+from regraft.cli.show import emit_json, show_inspection, show_replacing
 from regraft.verbs import MergeOptions
 
 
@@ -22,6 +22,7 @@ from regraft.verbs import MergeOptions
 )
 def merge(artifact: Path, as_json: bool, values: dict[str, Any]) -> None:
     """Fold the adapters of ARTIFACT into its weights; the result appears only if it answers as ARTIFACT does."""
+    show_replacing(values.get("out"))
     with watcher(as_json) as watch:
         made = lifecycle.merge(artifact, listen=watch, **values)
     facts = lifecycle.inspect(made)

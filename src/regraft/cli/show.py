@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
-from regraft.cli.console import results
+from regraft.cli.console import people, results
 from regraft.evaluation import METRICS, render
 from regraft.evaluation.judge import metric_name
 from regraft.evaluation.measure import shown
@@ -38,6 +39,15 @@ def _show_ledger(report: Report, console: Console) -> None:
 def _show_cost(report: Report, console: Console) -> None:
     for line in render.cost_lines(report):
         console.print(line, style="dim", markup=False, soft_wrap=True)
+
+
+def show_replacing(out: str | Path | None) -> None:
+    """Say that an artifact stands where the new one will, before anything is done; it stays until the new one is whole."""
+    from regraft.artifact.verify import is_ours
+
+    if out and is_ours(Path(out)):
+        told = f"{out} is an artifact: it stays until the new one is whole, and is then replaced"
+        people().print(told, markup=False, style="yellow", soft_wrap=True)
 
 
 def show_fit(artifact: Artifact, report: Report, seconds: float, console: Console | None) -> None:

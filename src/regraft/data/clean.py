@@ -24,6 +24,7 @@ NO_TARGET = "rows without a target"
 NO_INPUT = "rows without an input"
 
 _STORE_ROWS = 1024
+_LONGEST_NAME = 200
 
 
 class _Losses:
@@ -137,14 +138,15 @@ def _keep(chunk: Chunk, columns: tuple[str, str], writer: StoreWriter, losses: _
     inputs: list[Any] = chunk.rows.column(names.index(columns[0])).to_pylist()
     given: list[Any] = chunk.rows.column(names.index(columns[1])).to_pylist()
     targets = [Cells.of(value) if value.__class__ is dict else value for value in given]
+    given_inputs = inputs
     if sight is not None:
         chunk, inputs = _looked_at(chunk, columns[0], inputs, sight)
     kept = []
     for i, (value, target) in enumerate(zip(inputs, targets, strict=True)):
         if i in chunk.bad:
-            # Of a row of several columns, the ledger says what is wrong in which of them.
-            said = f": {chunk.bad[i].what}" if isinstance(value, dict) else ""
-            losses.add(UNREADABLE, chunk.place(i) + said, chunk.bad[i])
+            losses.add(
+                UNREADABLE, f"{chunk.place(i)}{_named(given_inputs[i], chunk.folder)}: {chunk.bad[i].what}", chunk.bad[i]
+            )
         elif is_missing(target):
             losses.add(NO_TARGET, chunk.place(i))
         elif is_missing(value):
@@ -158,6 +160,15 @@ def _keep(chunk: Chunk, columns: tuple[str, str], writer: StoreWriter, losses: _
         rows = rows.take(pa.array(kept, pa.int64()))
         inputs, targets = [inputs[i] for i in kept], [targets[i] for i in kept]
     writer.write(rows, [chunk.first_row + i for i in kept], chunk.source, (inputs, targets))
+
+
+def _named(value: Any, folder: Path | None) -> str:
+    """Return how the file that a cell names is told, below the folder of the data where it lies there; else nothing."""
+    name = value.get("path") if isinstance(value, dict) else value
+    if not isinstance(name, str) or not name or len(name) > _LONGEST_NAME or not Path(name).suffix:
+        return ""
+    path = Path(name)
+    return f", {path.relative_to(folder) if folder is not None and path.is_relative_to(folder) else path}"
 
 
 def _looked_at(chunk: Chunk, column: str, values: list[Any], sight: Sight) -> tuple[Chunk, list[Any]]:
@@ -190,12 +201,14 @@ def _check_budget(name: str, losses: _Losses, total: int, options: DataOptions, 
     if kept and lost <= options.lost_share * total:
         return
     counts = ", ".join(f"{count:,} {why}" for why, count in losses.ledger.counts.items())
-    places = "; ".join(f"{why}: {', '.join(where)}" for why, where in losses.ledger.examples.items())
+    # What is unreadable stands below, each with its place.
+    told = {why: where for why, where in losses.ledger.examples.items() if why != UNREADABLE or not losses.problems}
+    places = "; ".join(f"{why}: {', '.join(where)}" for why, where in told.items())
     if not total:
         raise DataError(Problem(what="there are no rows", where=name, got="0 rows", fix="give at least one row"))
     head = Problem(
         what="more rows would be lost than allowed" if kept else "no row is left after cleaning",
-        where=f"{name} ({places})",
+        where=f"{name} ({places})" if places else name,
         got=f"{lost:,} of {total:,} rows ({lost / total:.1%}): {counts}",
         expected=f"at most {options.lost_share:.1%} lost",
         fix=_advice(losses, columns)

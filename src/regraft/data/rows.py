@@ -10,7 +10,7 @@ from typing import Self
 import pyarrow as pa
 
 from regraft.data import SAMPLES
-from regraft.data.class_folders import class_folders
+from regraft.data.class_folders import class_folders, unlabelled
 from regraft.data.columns import gathered_rows, plain_rows
 from regraft.data.folders import folder_files, ignored_files, is_saved, split_of
 from regraft.data.formats import is_readable, reader_for
@@ -170,6 +170,8 @@ def open_splits(source: object, options: DataOptions) -> dict[str, RowSource]:
         raise DataError(_missing(path))
     if path.is_dir():
         return _open_folder(path, options)
+    if alone := None if is_readable(path) else unlabelled(path):
+        return {"": RowSource(path.name, [alone], 0)}
     return {"": RowSource(path.name, [reader_for(path, options)], path.stat().st_size)}
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from regraft.data.file_kinds import KINDS
 from regraft.errors import MissingExtraError, Problem
 from regraft.types import Array, FloatArray
 
@@ -25,7 +26,7 @@ FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3")
 """Containers that are opened, as libsndfile names them; headerless files and everything else are refused."""
 
 LIMIT_BYTES = 2**28
-SUFFIXES = frozenset({".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3"})
+SUFFIXES = KINDS["audio"]
 _ADDRESS = "data:"
 _LONGEST_PATH = 4096
 _LIMIT_VALUES = 2**29  # 2 GB of samples, whatever the other limits allow

@@ -72,7 +72,9 @@ def _cell(figure: Figure, corner: tuple[float, float], renderer: Renderer, shown
     title.set_axis_off()
     fitting = int(width / _CHARACTER_IN)
     style: dict[str, Any] = {"fontsize": 8.5, "fontweight": "bold", "color": COLOURS[said.right]}
-    title.text(0.0, 0.45, said.headline(fitting), va="center", ha="left", parse_math=False, **style)
+    row = f"row {shown.row:,}"
+    title.text(0.0, 0.45, said.headline(max(8, fitting - len(row))), va="center", ha="left", parse_math=False, **style)
+    title.text(1.0, 0.45, row, va="center", ha="right", fontsize=6.5, color="#8a949e")
     below = top - _TITLE_IN - renderer.height_in
     if shown.raw is not None:
         renderer.draw(figure, _box(figure, left, below, width, renderer.height_in), shown.raw)

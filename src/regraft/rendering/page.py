@@ -59,4 +59,5 @@ def _card(renderer: Renderer, shown: Shown) -> str:
         f"<b>{100 * share:.1f} %</b></div>"
         for name, share in said.bars
     )
-    return f'<article><h2 class="{_KINDS[said.right]}">{html.escape(said.title)}{truth}</h2>{raw}{bars}</article>'
+    row = f"<small> row {shown.row:,}</small>"
+    return f'<article><h2 class="{_KINDS[said.right]}">{html.escape(said.title)}{truth}{row}</h2>{raw}{bars}</article>'

@@ -94,6 +94,7 @@ def show(renderer: Renderer, rows: Sequence[Shown], console: Console) -> None:
         told = Text(said.headline(60), styles[said.right])
         if said.bars:
             told.append(f"  {100 * said.bars[0][1]:.0f} %", "dim")
+        told.append(f"  row {shown.row:,}", "dim")
         raw = [] if shown.raw is None else [renderer.terminal(shown.raw, console.width - 2)]
         cells.append(Padding(Group(told, *raw), (0, 1, 1, 0)))
     console.print(Columns(cells, padding=(0, 1)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from regraft.rendering.renderer import Box, Renderer, columns_of, cut, named
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
-_LINES = 12
+_LINES, _LINE_IN = 12, 0.146
 _SMALL = 6.8
 _NAME, _VALUE = 20, 24
 _TERMINAL_LINES = 30
@@ -21,17 +21,27 @@ class TableRenderer(Renderer):
     """Show rows of a table."""
 
     width_in = 2.9
-    height_in = 1.75
+    height_in = _LINES * _LINE_IN
+
+    @classmethod
+    def of(cls, modality: Any) -> Self:
+        """Return a renderer with as many lines as the modality reads columns."""
+        made = cls()
+        made.lines = max(1, min(_LINES, len(modality.columns) or _LINES))
+        made.height_in = made.lines * _LINE_IN
+        return made
+
+    lines = _LINES
 
     def draw(self, figure: Figure, box: Box, raw: Any) -> None:
         """Write the first columns below each other, values beside them."""
         axes = figure.add_axes(box)
         axes.set_axis_off()
-        pairs = _pairs(raw, _LINES, _NAME, _VALUE)
+        pairs = _pairs(raw, self.lines, _NAME, _VALUE)
         for number, (name, value) in enumerate(pairs):
-            height = 1.0 - (number + 0.5) / _LINES
+            height = 1.0 - (number + 0.5) / self.lines
             if number % 2:
-                axes.axhspan(height - 0.5 / _LINES, height + 0.5 / _LINES, color="#f1f3f5", linewidth=0)
+                axes.axhspan(height - 0.5 / self.lines, height + 0.5 / self.lines, color="#f1f3f5", linewidth=0)
             axes.text(0.02, height, name, fontsize=_SMALL, va="center", color="#5a6570", parse_math=False)
             axes.text(0.46, height, value, fontsize=_SMALL, va="center", parse_math=False)
         axes.set(xlim=(0, 1), ylim=(0, 1))

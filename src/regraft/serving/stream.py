@@ -272,7 +272,7 @@ def _check_column(predictor: Predictor, source: RowSource) -> None:
             where=source.name,
             got=got,
             expected=f"'{name}'",
-            fix=f"name the column '{name}'; {did_you_mean(name, source.columns)}",
+            fix=f"rename the column that holds it to '{name}': {did_you_mean(name, source.columns)}",
         )
         for name in predictor.columns
         if name not in source.columns

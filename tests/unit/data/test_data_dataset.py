@@ -161,7 +161,7 @@ def test_lost_rows_are_counted_with_places(tmp_path):
     assert dataset.ledger.to_json() == {
         "rows without a target": {"count": 1, "examples": ["a.csv, row 91"]},
         "rows without an input": {"count": 1, "examples": ["a.csv, row 92"]},
-        "unreadable rows": {"count": 1, "examples": ["a.csv, row 93"]},
+        "unreadable rows": {"count": 1, "examples": ["a.csv, row 93: the row has a wrong number of fields"]},
     }
     assert sum(len(split) for split in dataset.splits.values()) == 90
 

@@ -222,7 +222,7 @@ def test_parts_of_a_row_lie_below_each_other_and_a_missing_one_is_said():
     from matplotlib.figure import Figure
 
     renderer, figure = renderer_of("fusion"), Figure()
-    heights = [RENDERERS.get(kind)().height_in for kind in (*PARTS.values(), "table")]
+    heights = [renderer_of(kind).height_in for kind in (*PARTS.values(), "table")]  # of the table two lines
     assert renderer.height_in == pytest.approx(sum(heights) + 0.2 * len(heights))
     renderer.draw(figure, (0.1, 0.2, 0.8, 0.7), RAWS["fusion"])
     boxes = [axes.get_position() for axes in figure.axes]
