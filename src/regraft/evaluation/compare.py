@@ -18,6 +18,7 @@ from regraft.evaluation.rows import checked
 from regraft.types import Array, FloatArray, Metric
 
 Verdict = Literal["better", "no evidence", "worse"]
+_NARROW = " The test is exact and decides; the interval is resampled, which makes it a little narrow on few rows."
 _RIGHT, _NEARER = ("only_a_right", "only_b_right"), ("nearer_a", "nearer_b")
 
 
@@ -90,7 +91,8 @@ class Comparison:
         if self.verdict != "no evidence":
             return f"{self.b} is {self.verdict} than {self.a}: {numbers}."
         small = 100 * self.smallest_detectable
-        return f"No evidence that {self.b} and {self.a} differ: {numbers}. Only from about {small:.1f} points would it show."
+        told = f"No evidence that {self.b} and {self.a} differ: {numbers}. Only from about {small:.1f} points would it show."
+        return told + (_NARROW if low > 0 or high < 0 else "")
 
     def _sentence_of_quantity(self) -> str:
         value, low, high = (_signed(end) for end in (self.difference.value, self.difference.low, self.difference.high))

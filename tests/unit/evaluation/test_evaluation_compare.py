@@ -165,3 +165,13 @@ def test_arrays_that_do_not_fit_are_refused_by_name():
     with pytest.raises(DataError, match="new cannot be judged on these arrays") as caught:
         compare_predictions(np.array([0, 1]), np.eye(2), np.eye(2)[:1], ("old", "new"))
     assert "2 targets, 1 rows of probabilities" in str(caught.value)
+
+
+@pytest.mark.parametrize(("only_a", "only_b", "told"), [(5, 14, True), (4, 11, False), (3, 14, False), (16, 6, True)])
+def test_an_interval_without_zero_beside_a_test_that_finds_nothing_is_explained(only_a, only_b, told):
+    right_a, right_b = np.zeros(400, bool), np.zeros(400, bool)
+    right_a[:only_a], right_b[only_a : only_a + only_b] = True, True
+    found = compare_right(right_a, right_b, ("probe", "fitted"))
+    odd = found.verdict == "no evidence" and (found.difference.low > 0 or found.difference.high < 0)
+    assert odd is told
+    assert found.sentence().endswith("a little narrow on few rows.") is told
