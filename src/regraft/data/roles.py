@@ -112,6 +112,11 @@ def _recognise(source: RowSource, target: str, recognisers: Mapping[str, Recogni
     if len(hits) == 1:
         name, kind = hits[0]
         return InputColumn(name, kind, f"'{name}' is the {kind} column: {_looks(values[name])}, the only such column")
+    if not hits and len(values) == len(recognisers) == 1:
+        # One other column, and one kind to read it as: nothing else can be meant, however short its values are.
+        ((name, found),), (kind,) = values.items(), recognisers
+        if found and all(isinstance(value, str) for value in found):
+            return InputColumn(name, kind, f"'{name}' is the {kind} column: {_looks(found)}, the only other column")
     kinds = " or ".join(recognisers) or "input"
     flags = " or ".join(f"--{kind} COLUMN" for kind in dict.fromkeys([kind for _, kind in hits] or recognisers))
     shown = [name for name, _ in hits] or list(values)

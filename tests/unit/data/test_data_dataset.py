@@ -401,3 +401,10 @@ def test_rows_of_one_target_are_never_split_where_the_target_says_which_rows_bel
     assert {name: len(values) for name, values in things.items()} == {"train": 210, "valid": 30, "test": 60}
     assert sum(len(set(values)) for values in things.values()) == 100
     assert "split with seed 0, rows of one target together: train 210, valid 30, test 60 rows" in notes
+
+
+def test_the_only_other_column_is_read_however_short_its_texts_are(tmp_path):
+    rows = [{"word": f"w{number}", "label": "ab"[number % 2]} for number in range(60)]
+    dataset = load(write_csv(tmp_path / "short.csv", rows))
+    assert dataset.input_column == "word"
+    assert any("'word' is the text column" in note and "the only other column" in note for note in dataset.notes)
