@@ -6,11 +6,17 @@ import numpy as np
 import pytest
 import torch
 from export_making import LONGEST, SCRATCH, batch_of, make_rows, make_source
+from transformers import AutoModel, ResNetConfig
 
 from regraft.exporters import graph as graphs
 from regraft.exporters.graph import answers_of, arrays_of, example_batch, graph_of, token_tables, trial_batches
 from regraft.exporters.read_positions import smallest, without_unread_positions
 from regraft.exporters.recurrence import plain
+from regraft.models.architectures import ARCHITECTURES
+from regraft.models.backbones import Backbone, Body, PoolingChoice
+from regraft.models.heads import LinearHead
+from regraft.models.memory_layout import channels_last
+from regraft.models.net import Headed
 
 ROWS = [*make_rows(20, seed=3), "w1"]
 
@@ -173,3 +179,21 @@ def test_every_family_answers_alike_without_unread_positions(pooling):
 
 def test_the_module_of_graphs_names_the_mask_as_the_hub_does():
     assert (graphs.MASK, graphs.OUTPUT) == ("attention_mask", "logits")
+
+
+def test_weights_that_lie_channels_last_become_copies_in_the_order_of_their_axes():
+    torch.manual_seed(0)
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
+    body = Body(AutoModel.from_config(config).eval(), ARCHITECTURES["resnet"])
+    backbone = Backbone(body, PoolingChoice("mean", "chosen by option"))
+    channels_last(backbone)  # on every processor
+    net = Headed(backbone, LinearHead(backbone.width, 3, 0.0, torch.Generator().manual_seed(0)))
+    before = {name: (weight, weight.stride()) for name, weight in net.named_parameters()}
+    twin = dict(graphs._padded(net).named_parameters())
+    laid_out = {name for name, (weight, _) in before.items() if not weight.is_contiguous()}
+    assert laid_out
+    for name, (weight, stride) in before.items():
+        assert weight.stride() == stride, "the source stays as it is"
+        assert twin[name].is_contiguous()
+        assert torch.equal(twin[name], weight)
+        assert (twin[name] is weight) is (name not in laid_out)
