@@ -131,8 +131,8 @@ def graph_of(source: Source, replacement: Replacement = lambda module: None) -> 
 def _padded(net: Headed) -> Headed:
     """Return a network that computes padded rows in plain steps and shares its weights with the one given.
 
-    Those that lie in memory in another order than their axes (channels last) it has of its own: torch's writer of programs takes
-    them for slices of something larger.
+    Those that lie in memory in another order than their axes (channels last) it has of its own: torch's writer of programs
+    takes them for slices of something larger.
     """
     shared = {id(tensor): tensor for tensor in (*net.parameters(), *net.buffers()) if tensor.is_contiguous()}
     twin: Headed = copy.deepcopy(net, shared)  # a memo holds the objects that are not copied
