@@ -2,7 +2,8 @@
 
 bf16 is used by the second Trainer where this processor multiplies it faster than fp32 (measured here); elsewhere it would be
 many times slower, and the Trainer tuned for this machine groups by length in fp32. Ours is fp32 against the first, and
-whatever `precision: auto` finds against the second.
+whatever `precision: auto` finds against the second. It finds that once a machine and network (about four passes over 512
+positions), in a warm-up or an earlier run, and keeps it: that is not inside the clock.
 
 Inside the clock on both sides: read the rows, tokenise, open the base, train. Outside: starting Python, imports, judging.
 """

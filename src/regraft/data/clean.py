@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from regraft.data.file_kinds import KINDS
 from regraft.data.options import DataOptions
 from regraft.data.reader import Chunk
 from regraft.data.rows import RowSource
@@ -165,9 +166,11 @@ def _keep(chunk: Chunk, columns: tuple[str, str], writer: StoreWriter, losses: _
 def _named(value: Any, folder: Path | None) -> str:
     """Return how the file that a cell names is told, below the folder of the data where it lies there; else nothing."""
     name = value.get("path") if isinstance(value, dict) else value
-    if not isinstance(name, str) or not name or len(name) > _LONGEST_NAME or not Path(name).suffix:
+    if not isinstance(name, str) or len(name) > _LONGEST_NAME:
         return ""
     path = Path(name)
+    if not any(path.suffix.lower() in suffixes for suffixes in KINDS.values()):
+        return ""  # a text may hold a full stop, and is nobody's business in a report
     return f", {path.relative_to(folder) if folder is not None and path.is_relative_to(folder) else path}"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from regraft.data.clean import NO_TARGET, UNREADABLE, store_rows
+from regraft.data.clean import UNREADABLE, store_rows
 from regraft.data.options import DataOptions
 from regraft.data.rows import open_rows, open_splits
 from regraft.errors import DataError
@@ -85,9 +85,29 @@ def test_a_missing_file_of_a_table_is_named_and_said_once_in_a_refusal(tmp_path:
     with pytest.raises(DataError) as raised:
         store_rows(source, ("photo", "kind"), (tmp_path, "rows"), DataOptions(lost_share=0.0), Ledger(), Image)
     text = str(raised.value)
-    assert text.count("there is no file 'gone.png'") == 1
-    assert "row 2" in text
-    assert NO_TARGET not in text or text.count("rows.csv, row 3") <= 2
+    assert text.count("there is no file 'gone.png'") == text.count("there is no file 'gone-too.png'") == 1
+    assert text.count("rows.csv, row 2, column 'photo'") == text.count("rows.csv, row 3, column 'photo'") == 1
+    assert "2 of 3 rows (66.7%): 2 unreadable rows" in text
+
+
+def test_what_a_text_says_is_not_told_as_a_file(tmp_path: Path):
+    class Refusing(Image):
+        @classmethod
+        def located(cls, raw: object, folder: Path | None) -> object:
+            return raw
+
+        @classmethod
+        def opened(cls, raw: object) -> object:
+            return raw
+
+        @classmethod
+        def unreadable(cls, raw: object) -> str:
+            return "not today" if "secret" in str(raw) else ""
+
+    ledger = Ledger()
+    source = open_rows([{"body": "My secret. Do not tell", "kind": "a"}, {"body": "fine", "kind": "b"}], OPTIONS)
+    store_rows(source, ("body", "kind"), (tmp_path, "rows"), OPTIONS, ledger, Refusing)
+    assert ledger.examples == {UNREADABLE: ["list of dicts, row 1: not today"]}
 
 
 def test_a_damaged_recording_is_named(tmp_path: Path):
