@@ -126,14 +126,20 @@ class OnnxExporter(Exporter):
         problems = weight_faults(expected, found, path, token_tables(graph))
         if not is_reduced(model.operators):
             return problems or shape_faults(source, path, _answering(path))
-        problems += [_not_the_weight(name, steps, path) for name, steps in reduced_faults(found, expected)]
+        problems += [_not_the_weight(name, times, path) for name, times in reduced_faults(found, expected)]
         return problems or shape_faults(source, path, _answering(path), _NEAR_IN_8_BITS * _size(graph, source))
 
 
-def _not_the_weight(name: str, steps: float, path: Path) -> Problem:
+def _not_the_weight(name: str, times: float, path: Path) -> Problem:
     what = f"the weight '{name}' in the exported file is not the source's, rounded to 8 bits"
     fix = "nothing was written; report this with the artifact's options"
-    return Problem(what=what, where=str(path), got=f"a number {steps:.3g} steps away", expected="at most half a step", fix=fix)
+    return Problem(
+        what=what,
+        where=str(path),
+        got=f"numbers {times:.3g} times as far away as rounding goes",
+        expected="at most as far",
+        fix=fix,
+    )
 
 
 def _in_8_bits(graph: Graph, source: Source, path: Path, *, external: bool) -> int:

@@ -3,21 +3,23 @@
 A product `x W + b` becomes `s_x s_W (q_x - z) q_W + b` with whole numbers q (Jacob et al. 2017, arXiv:1712.05877, equation 7).
 Each column of a weight has its own scale s_W; its numbers have 7 bits, so that processors whose 8-bit products keep only 16
 bits of a pair's sum cannot overflow, and all processors compute the same. An input has one range for all rows, taken from
-calibration rows: the part of what was seen for which rounding and clipping together lose least (mean square; Sung et al. 2015,
-arXiv:1511.06488, section 3). Ranges made up for each batch, as is usual, let the answer of a row depend on its company.
+calibration rows. Ranges made up for each batch, as is usual, let the answer of a row depend on its company.
+
+How both sides of a product are rounded so that it loses least stands in `regraft.exporters.rounding`.
 
 Where the outputs move too far, or rows are answered otherwise, the products that move them most stay in float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from regraft.errors import Problem, UsageError
+from regraft.exporters.rounding import Range, Seen, range_of, steps_apart, weight_in_8_bits
 from regraft.types import Array, FloatArray
 
 if TYPE_CHECKING:
@@ -28,12 +30,10 @@ LIMIT = 0.05
 """Mean distance of outputs from those in float32, as a share of their standard deviation, up to which nothing is put back."""
 LEAST_SAME = 0.99
 """Share of the calibration rows that must be answered as in float32 for nothing to be put back."""
-_MOST_WEIGHT = 63  # 7 bits with a sign
-_STEPS = 255
-_SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
-_VALUES_KEPT = 100_000
+_KEPT_BYTES, _ROWS_KEPT = 512_000_000, 4096
 _SMALLEST = 64
-_SUFFIXES = {"weight": "_int8", "scales": "_int8_scale"}
+_OF = "_int8_of_"  # NAME_int8_of_INPUT: the weight NAME, which INPUT is multiplied by
+_SCALES_OF, _EVEN_BY = "_int8_scale_of_", "_even_by"
 
 Run = Callable[[bytes, Sequence[Mapping[str, Array]], Sequence[str]], list[list[Array]]]
 Same = Callable[[FloatArray, FloatArray], float]
@@ -61,16 +61,20 @@ class Product:
 
 
 @dataclass(frozen=True)
-class Range:
-    """How an input becomes whole numbers.
+class Rounded:
+    """A product in whole numbers.
 
     Args:
-        scale: Size of one step.
-        zero: The number that stands for 0.
+        product: What is computed so.
+        range: How its input becomes whole numbers.
+        numbers_KN: Those of the weight, times the factors of the range, int8.
+        scales_N: Size of one step in each column.
     """
 
-    scale: float
-    zero: int
+    product: Product
+    range: Range
+    numbers_KN: Array
+    scales_N: FloatArray
 
 
 def reduced(
@@ -92,29 +96,28 @@ def reduced(
     if not products:
         what, fix = "the network has no product with a weight that 8 bits could hold", "export it with format.precision=fp32"
         raise UsageError(Problem(what=what, fix=fix))
-    names = sorted({product.taken for product in products})
-    ranges = _ranges(model, names, feeds, run)
+    made = _rounded(model, products, feeds, run)
     true = _outputs(run, model, feeds, output)
 
-    def moved(chosen: Sequence[Product]) -> tuple[float, float]:
-        found = _outputs(run, _with(model, chosen, ranges), feeds, output)
+    def moved(chosen: Sequence[Rounded]) -> tuple[float, float]:
+        found = _outputs(run, _with(model, chosen), feeds, output)
         return float(np.abs(found - true).mean() / max(float(true.std()), 1e-12)), same(true, found)
 
-    def far(chosen: Sequence[Product]) -> bool:
+    def far(chosen: Sequence[Rounded]) -> bool:
         distance, share = moved(chosen)
         return distance > LIMIT or share < LEAST_SAME
 
-    kept = list(products)
+    kept = made
     if far(kept):
         # Alone each moves the outputs by about its share of what all move them by.
-        order = sorted(products, key=lambda product: moved([product])[0])
+        order = sorted(made, key=lambda one: moved([one])[0])
         while kept and far(kept):
             kept = order[: len(kept) - max(1, len(kept) // 8)]
     if not kept:
         what = "in 8 bits the outputs move too far, whichever products are computed so"
         expected = f"at most {LIMIT:.0%} of their standard deviation, and {LEAST_SAME:.0%} of the rows answered alike"
         raise UsageError(Problem(what=what, expected=expected, fix="export it with format.precision=fp32"))
-    return _with(model, kept, ranges), len(products) - len(kept)
+    return _with(model, kept), len(made) - len(kept)
 
 
 def products_of(model: onnx.ModelProto) -> list[Product]:
@@ -148,8 +151,43 @@ def _added(node: onnx.NodeProto, product: str, shapes: Mapping[str, tuple[int, .
     return other if shapes.get(other) == (width,) else ""
 
 
-def _ranges(model: onnx.ModelProto, names: Sequence[str], feeds: Sequence[Mapping[str, Array]], run: Run) -> dict[str, Range]:
-    """Return how each input becomes whole numbers, from what calibration rows make of it."""
+def _rounded(
+    model: onnx.ModelProto, products: Sequence[Product], feeds: Sequence[Mapping[str, Array]], run: Run
+) -> list[Rounded]:
+    """Return each product in whole numbers, by what calibration rows make of its input."""
+    from onnx import numpy_helper
+
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    readers: dict[str, list[Product]] = {}
+    for product in products:
+        readers.setdefault(product.taken, []).append(product)
+    found: dict[int, Rounded] = {}
+    for names in _groups(readers, {product.taken: tensors[product.weight].dims[0] for product in products}):
+        for name, seen in _looked_at(model, names, feeds, run).items():
+            weights = [numpy_helper.to_array(tensors[product.weight]) for product in readers[name]]
+            chosen = range_of(seen, weights)
+            rows_NK = chosen.rounded(chosen.divided(seen.rows_NK))
+            for product, weight_KN in zip(readers[name], weights, strict=True):
+                found[product.node] = Rounded(product, chosen, *weight_in_8_bits(chosen.times(weight_KN), rows_NK))
+    return [found[product.node] for product in products]
+
+
+def _groups(names: Iterable[str], channels: Mapping[str, int]) -> Iterator[list[str]]:
+    """Yield names of inputs, as many at a time as there is room for their rows."""
+    group: list[str] = []
+    used = 0
+    for name in names:
+        needed = 4 * _ROWS_KEPT * channels[name]
+        if group and used + needed > _KEPT_BYTES:
+            yield group
+            group, used = [], 0
+        group.append(name)
+        used += needed
+    yield group
+
+
+def _looked_at(model: onnx.ModelProto, names: Sequence[str], feeds: Sequence[Mapping[str, Array]], run: Run) -> dict[str, Seen]:
+    """Return what calibration rows make of some inputs of products."""
     from onnx import TensorProto, helper
 
     looked_at = type(model)()
@@ -159,74 +197,38 @@ def _ranges(model: onnx.ModelProto, names: Sequence[str], feeds: Sequence[Mappin
     asked = [name for name in names if name not in given]
     extra = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in asked if name not in known]
     looked_at.graph.output.extend(extra)
-    seen: dict[str, list[FloatArray]] = {name: [_some(feed[name]) for feed in feeds] for name in names if name in given}
+    parts: dict[str, list[Array]] = {name: [feed[name] for feed in feeds] for name in names if name in given}
     for arrays in run(looked_at.SerializeToString(), feeds, asked) if asked else []:
         for name, values in zip(asked, arrays, strict=True):
-            seen.setdefault(name, []).append(_some(values))
-    return {name: _range(np.concatenate(parts)) for name, parts in seen.items()}
+            parts.setdefault(name, []).append(values)
+    return {name: Seen.of(parts.pop(name), _ROWS_KEPT) for name in names}
 
 
-def _some(values: Array) -> FloatArray:
-    """Return some of many values, evenly spread, the smallest and the largest among them."""
-    flat = values.reshape(-1)
-    spread = flat[:: max(1, flat.size // _VALUES_KEPT)]
-    return np.concatenate([spread, [flat.min(), flat.max()]]).astype(np.float32)
-
-
-def _range(values: FloatArray) -> Range:
-    low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
-    if high <= low:
-        return Range(1.0, 0)
-    tried = [_between(share * low, share * high) for share in _SHARES]
-    return min(tried, key=lambda found: _lost(values, found))
-
-
-def _between(low: float, high: float) -> Range:
-    scale = max((high - low) / _STEPS, 1e-12)
-    return Range(float(np.float32(scale)), int(np.clip(np.rint(-low / scale), 0, _STEPS)))
-
-
-def _lost(values: FloatArray, found: Range) -> float:
-    """Return the mean square of what rounding and clipping change."""
-    numbers = np.clip(np.rint(values / found.scale) + found.zero, 0, _STEPS)
-    return float(np.square((numbers - found.zero) * found.scale - values).mean())
-
-
-def weight_in_8_bits(weight_KN: FloatArray) -> tuple[Array, FloatArray]:
-    """Return a weight as whole numbers of 7 bits, int8 (K, N), and the scale of each column (N,).
-
-    Example:
-        >>> numbers, scales = weight_in_8_bits(np.array([[0.5, 2.0], [-1.0, 0.0]], np.float32))
-        >>> numbers.tolist()
-        [[32, 63], [-63, 0]]
-    """
-    scales_N = (np.maximum(np.abs(weight_KN).max(axis=0), 1e-12) / _MOST_WEIGHT).astype(np.float32)
-    numbers_KN = np.clip(np.rint(weight_KN / scales_N), -_MOST_WEIGHT, _MOST_WEIGHT).astype(np.int8)
-    return numbers_KN, scales_N
-
-
-def _with(model: onnx.ModelProto, products: Sequence[Product], ranges: Mapping[str, Range]) -> onnx.ModelProto:
+def _with(model: onnx.ModelProto, chosen: Sequence[Rounded]) -> onnx.ModelProto:
     """Return the model with these products in 8 bits."""
     from onnx import helper, numpy_helper
 
     made = type(model)()
     made.CopyFrom(model)
-    weights = {tensor.name: tensor for tensor in model.graph.initializer}
     instead: dict[int, list[onnx.NodeProto]] = {}
     constants: dict[str, Array] = {}
     rounded: set[str] = set()
-    for product in products:
+    for one in chosen:
+        product, found = one.product, one.range
         taken, weight = product.taken, product.weight
-        numbers, scales = weight_in_8_bits(numpy_helper.to_array(weights[weight]))
-        constants |= {weight + _SUFFIXES["weight"]: numbers, weight + _SUFFIXES["scales"]: scales}
-        constants |= {weight + "_int8_zero": np.zeros(len(scales), np.int8)}
-        found = ranges[taken]
+        constants |= {weight + _OF + taken: one.numbers_KN, weight + _SCALES_OF + taken: one.scales_N}
+        constants |= {weight + "_int8_zero": np.zeros(len(one.scales_N), np.int8)}
         constants |= {taken + "_scale": np.array(found.scale, np.float32), taken + "_zero": np.array(found.zero, np.uint8)}
         nodes = []
         if taken not in rounded:
-            nodes.append(helper.make_node("QuantizeLinear", [taken, taken + "_scale", taken + "_zero"], [taken + "_uint8"]))
+            even = taken
+            if found.factors_K is not None:
+                even = taken + "_even"
+                constants[taken + _EVEN_BY] = 1.0 / found.factors_K
+                nodes.append(helper.make_node("Mul", [taken, taken + _EVEN_BY], [even]))
+            nodes.append(helper.make_node("QuantizeLinear", [even, taken + "_scale", taken + "_zero"], [taken + "_uint8"]))
             rounded.add(taken)
-        ends = [taken + "_uint8", weight + _SUFFIXES["weight"], taken + "_scale", weight + _SUFFIXES["scales"]]
+        ends = [taken + "_uint8", weight + _OF + taken, taken + "_scale", weight + _SCALES_OF + taken]
         ends += [taken + "_zero", weight + "_int8_zero", *([product.bias] if product.bias else [])]
         instead[product.node] = [*nodes, helper.make_node(PRODUCT, ends, [product.given], domain=CONTRIB)]
         if product.addition is not None:
@@ -247,7 +249,7 @@ def _outputs(run: Run, model: onnx.ModelProto, feeds: Sequence[Mapping[str, Arra
 
 
 def reduced_faults(found: Sequence[tuple[str, Array]], expected: Mapping[str, Array]) -> list[tuple[str, Any]]:
-    """Return the weights in 8 bits that are no weight of the source, rounded, each with its distance from the nearest.
+    """Return the weights in 8 bits that are no weight of the source, rounded, each with its distance (see `steps_apart`).
 
     Args:
         found: Name and values of every tensor in the file.
@@ -256,20 +258,17 @@ def reduced_faults(found: Sequence[tuple[str, Array]], expected: Mapping[str, Ar
     tensors = dict(found)
     wanted = [layout for array in expected.values() if array.ndim == 2 for layout in (array, array.T)]
     faults = []
-    for name, numbers in tensors.items():
-        if not name.endswith(_SUFFIXES["weight"]) or numbers.ndim != 2:
+    for full, numbers in tensors.items():
+        name, of, taken = full.partition(_OF)
+        if not of or numbers.ndim != 2:
             continue
-        scales_N = tensors[name.removesuffix(_SUFFIXES["weight"]) + _SUFFIXES["scales"]]
-        values_KN = numbers.astype(np.float32) * scales_N
-        near = [_steps_apart(values_KN, layout, scales_N) for layout in wanted if layout.shape == values_KN.shape]
+        scales_N, divided = tensors[name + _SCALES_OF + taken], tensors.get(taken + _EVEN_BY)
+        steps_KN = scales_N * (np.ones((len(numbers), 1), np.float32) if divided is None else divided[:, None])
+        near = [steps_apart(numbers, layout / steps_KN) for layout in wanted if layout.shape == numbers.shape]
         distance = min(near, default=float("inf"))
-        if distance > 0.5 + 1e-3:
-            faults.append((name.removesuffix(_SUFFIXES["weight"]), distance))
+        if not distance <= 1.0 + 1e-3:
+            faults.append((name, distance))
     return faults
-
-
-def _steps_apart(values_KN: FloatArray, other_KN: Array, scales_N: FloatArray) -> float:
-    return float((np.abs(values_KN - other_KN) / scales_N).max(initial=0.0))
 
 
 def is_reduced(operators: Sequence[tuple[str, str]] | frozenset[tuple[str, str]]) -> bool:
@@ -283,7 +282,7 @@ __all__ = [
     "LIMIT",
     "PRODUCT",
     "Product",
-    "Range",
+    "Rounded",
     "is_reduced",
     "products_of",
     "reduced",

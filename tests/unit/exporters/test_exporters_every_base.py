@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from export_making import FAMILIES, SCRATCH, check_export, make_source
 
+from regraft.errors import UsageError
 from regraft.exporters import EXPORTERS
 from regraft.options import Pick
 from regraft.serving import RUNTIMES
@@ -32,6 +33,10 @@ BASES = [
 ]
 
 
+# Their positions or masks are made in ways that ExecuTorch plans for one length of rows; it must not be written for others.
+REFUSED = {("executorch", family) for family in ("modernbert", "deberta", "gpt2", "gpt_neox", "gemma")}
+
+
 def held(kind: str, source: Any, folder: Path, atol: float = 1e-5) -> None:
     runtime = RUNTIMES.get(FORMATS[kind])
     pytest.importorskip(runtime.package)
@@ -49,4 +54,21 @@ def test_every_base_answers_as_its_source_with_every_pooling(kind: str, name: st
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_family_of_the_hub_answers_as_its_source(kind: str, family: str, tmp_path: Path):
     for pooling in ("last", "mean") if kind == "onnx" else ("mean",):
-        held(kind, make_source(family, pooling), tmp_path / pooling, atol=2e-5)
+        if (kind, family) in REFUSED:
+            refused(kind, make_source(family, pooling), tmp_path)
+        else:
+            held(kind, make_source(family, pooling), tmp_path / pooling, atol=2e-5)
+
+
+def refused(kind: str, source: Any, folder: Path) -> None:
+    """It says that it cannot be computed, or what was written is found not to answer as its source."""
+    pytest.importorskip(RUNTIMES.get(FORMATS[kind]).package)
+    cls, options = Pick(kind).resolve(EXPORTERS)
+    exporter = cls(options)
+    try:
+        exporter.write(source, folder)
+        problems = exporter.faults(source, folder)
+    except UsageError as error:
+        problems = error.problems
+    assert problems
+    assert all(problem.what and problem.fix for problem in problems)
