@@ -19,6 +19,7 @@ import numpy as np
 from regraft.errors import GateError, OptionsError, Problem, did_you_mean
 from regraft.models.transform import added_names
 from regraft.training import OPTIMIZERS, SCHEDULES
+from regraft.training.checkpoint import BEST, Keeper, Nothing, State, captured, part, put_into
 from regraft.training.events import BeginEvent, EndEvent, Event, StepEvent, ValidEvent
 from regraft.training.freeze import evaluating, learning, put_back, snapshot
 from regraft.training.optimizers import gradient_norm, parameter_groups, peak_rates, scale_gradients
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from regraft.training.precision import Precision
     from regraft.tuning.tuning import Tuning
     from regraft.types import Batch
+
+
+NOTHING = Nothing()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +65,7 @@ def train(
     validation: Validation | None = None,
     seed: int = 0,
     pretrained: bool = True,
+    keeper: Keeper = NOTHING,
 ) -> Generator[Event, None, None]:
     """Train a network in place and say what happens.
 
@@ -77,6 +82,7 @@ def train(
         validation: Judges the network; without it the last weights are kept.
         seed: Draws the order of rows and dropout.
         pretrained: Whether the backbone was trained before; decides the default rate.
+        keeper: Keeps the state now and then, and gives the one to go on from.
 
     Yields:
         One `BeginEvent`, a `StepEvent` an update, a `ValidEvent` a validation, one `EndEvent`.
@@ -84,10 +90,11 @@ def train(
     Raises:
         OptionsError: Nothing would learn, or the validation does not give the metric.
         GateError: A loss or a gradient is not a finite number; the weights are those before that update.
+        ArtifactError: What the keeper gave is the state of another network.
     """
     trainable = tuning.trainable(net)
     with learning(net, trainable):
-        yield from _Run(net, objective, options, trainable, validation, seed, pretrained).events()
+        yield from _Run(net, objective, options, trainable, validation, seed, pretrained, keeper).events()
 
 
 class _Run:
@@ -100,11 +107,12 @@ class _Run:
         validation: Validation | None,
         seed: int,
         pretrained: bool,
+        keeper: Keeper,
     ) -> None:
         from regraft.training.precision import Precision
 
         self.net, self.objective, self.options, self.trainable = net, objective, options, trainable
-        self.validation, self.seed = validation, seed
+        self.validation, self.seed, self.keeper = validation, seed, keeper
         self.began = time.perf_counter()
         self.weights = [parameter for parameter in net.parameters() if parameter.requires_grad]
         self.device = net.device
@@ -131,6 +139,7 @@ class _Run:
         sizes = [parameter.numel() for parameter in self.net.parameters()]
         learnt = sum(weight.numel() for weight in self.weights)
         rows = self.objective.rows_per_epoch()
+        self.go_on(self.keeper.begin())
         yield BeginEvent(**self.now(), total_steps=self.total_steps, rows=rows, parameters=sum(sizes), trainable=learnt)
         reason = "max steps" if self.cut_short else "done"
         for micro_batches in self.batches():
@@ -154,11 +163,38 @@ class _Run:
     def batches(self) -> Iterator[list[Batch]]:
         size = self.options.batch_size
         micro_size = min(self.options.micro_batch_size or size, size)
-        for epoch in range(self.options.epochs):
-            for micro_batches in self.objective.batches(epoch, size, micro_size, row_generator(self.seed, epoch)):
+        begun, done = divmod(self.step, max(self.steps_per_epoch, 1))
+        for epoch in range(begun, self.options.epochs):
+            first = done if epoch == begun else 0
+            for micro_batches in self.objective.batches(epoch, size, micro_size, row_generator(self.seed, epoch), first):
+                # Here, and not behind the update: now the objective has ended it too.
+                if self.keeper.due(self.step):
+                    self.keeper.keep(self.state())
                 if self.step == self.total_steps:
                     return
                 yield micro_batches
+
+    def state(self) -> State:
+        tensors, optimizer = captured(self.net, self.trainable, self.optimizer)
+        if self.kept is not None and self.best_step != self.step:
+            tensors |= {BEST + name: value for name, value in self.kept.items()}
+        facts = {name: getattr(self, name) for name in ("best", "best_step", "stale")}
+        return State(
+            self.step,
+            tensors,
+            {**facts, "optimizer": optimizer, "objective": self.objective.state(), "precision": self.precision.state()},
+        )
+
+    def go_on(self, state: State | None) -> None:
+        if state is None:
+            return
+        self.step, facts = state.step, dict(state.facts)
+        put_into(self.net, self.trainable, self.optimizer, state, facts["optimizer"])
+        self.best, self.best_step, self.stale = facts["best"], facts["best_step"], facts["stale"]
+        if self.best is not None:
+            self.kept = part(state.tensors, BEST) or snapshot(self.net, self.trainable)
+        self.objective.put_back(facts["objective"])
+        self.precision.put_back(facts["precision"])
 
     def update(self, micro_batches: Sequence[Batch]) -> StepEvent:
         import torch
