@@ -1,9 +1,10 @@
 """What `retrieve` is made of: rows that ask with one part, rows that can be found by the other, and what is near what.
 
 With a list of names as what can be found, pictures are told apart by names that no training row had (zero-shot classification):
-the probability of a name is the softmax of the logits over the list, with the temperature that was learnt.
+the probability of a name is the softmax of the logits over the list, with the temperature that was learnt. With the loss
+sigmoid it is the sigmoid of the logit: of each name by itself, so that none may be likely, or several.
 
-Shapes: Q rows that ask, N rows that can be found, W width of the shared space, K places.
+Shapes: Q rows that ask, N rows that can be found, C numbers that the network gives for a part of a row, K places.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from regraft.answering import opened, source
 from regraft.errors import DataError, Problem, UsageError, did_you_mean
 from regraft.modalities.fusion import Fusion, Part
 from regraft.options import JSON
-from regraft.tasks import TASKS
+from regraft.tasks import TASKS, Task
 from regraft.training.stages import Stages
 from regraft.types import Array, FloatArray, Ledger
 from regraft.verbs import AnswerOptions, RetrieveOptions
@@ -44,7 +45,8 @@ class Match:
     Args:
         row: Its position in what could be found, counted from 0.
         cosine: Of the two vectors, -1 to 1.
-        probability: That it is this one and no other of all that could be found.
+        probability: That it is this one and no other of all that could be found; of an artifact that was fitted with the loss
+            sigmoid, that the two belong together, whatever else could be found.
         about: Its columns that people can read: texts, numbers.
     """
 
@@ -74,13 +76,13 @@ class Collection:
     """Rows that can be found.
 
     Args:
-        vectors_NW: Their vectors; inner products with those of the rows that ask are the logits.
+        outputs_NC: What the network gave for them, their vectors and what the task learnt beside; `Task.matched` takes it.
         rows_N: Their positions, counted from 0: rows that cannot be read are not among them.
         about: Of each row the columns that people can read.
         ledger: Rows that cannot be read.
     """
 
-    vectors_NW: FloatArray
+    outputs_NC: FloatArray
     rows_N: Array
     about: Sequence[Mapping[str, JSON]]
     ledger: Ledger
@@ -176,13 +178,13 @@ def _guessed(parts: tuple[Part, Part], values: Sequence[Any], said: str | None) 
     raise DataError(Problem(what=what, got=got, expected=" or ".join(f"'{part.name}'" for part in parts), fix=fix))
 
 
-def vectors(
+def outputs(
     predictor: Predictor, part: Part, rows: RowSource, wanted: AnswerOptions
 ) -> Iterator[tuple[FloatArray, list[str], list[dict[str, JSON]]]]:
-    """Yield, for a window of rows at a time, vectors (B, W) of one part, why rows have none, and what people can read of them.
+    """Yield, for a window of rows at a time, outputs (B, C) of one part, why rows have none, and what people can read of them.
 
     Args:
-        predictor: Makes the vectors.
+        predictor: Gives the outputs.
         part: Which part; the other one is missing in every row.
         rows: The rows.
         wanted: How many go through the network at once.
@@ -198,9 +200,9 @@ def vectors(
         found = predictor.window(raws, problems, wanted.batch_size)
         good = [np.split(np.asarray(one.logits), 2)[place] for one in found if not one.error]
         width = len(good[0]) if good else 0
-        made_BW = np.zeros((len(found), width))
-        made_BW[[not one.error for one in found]] = good if good else np.zeros((0, width))
-        yield made_BW, [one.error for one in found], list(map(_readable, chunk.rows.to_pylist()))
+        made_BC = np.zeros((len(found), width))
+        made_BC[[not one.error for one in found]] = good if good else np.zeros((0, width))
+        yield made_BC, [one.error for one in found], list(map(_readable, chunk.rows.to_pylist()))
 
 
 def _readable(row: Mapping[str, Any]) -> dict[str, JSON]:
@@ -212,7 +214,7 @@ def _readable(row: Mapping[str, Any]) -> dict[str, JSON]:
 
 
 def collection(predictor: Predictor, part: Part, rows: RowSource, wanted: AnswerOptions, stages: Stages) -> Collection:
-    """Return the vectors of all rows that can be found.
+    """Return all rows that can be found, answered.
 
     Raises:
         DataError: None can be read; or, with `strict`, one cannot.
@@ -221,12 +223,12 @@ def collection(predictor: Predictor, part: Part, rows: RowSource, wanted: Answer
     numbers: list[int] = []
     about: list[Mapping[str, JSON]] = []
     ledger, read = Ledger(), 0
-    for made_BW, errors, told in vectors(predictor, part, rows, wanted):
+    for made_BC, errors, told in outputs(predictor, part, rows, wanted):
         good = [row for row, error in enumerate(errors) if not error]
         for row, error in enumerate(errors):
             if error:
                 ledger.add("rows that cannot be found", 1, f"{rows.name}, row {read + row + 1}: {error}")
-        kept += [made_BW[good]] if good else []
+        kept += [made_BC[good]] if good else []
         numbers += [read + row for row in good]
         about += [told[row] for row in good]
         read += len(errors)
@@ -239,26 +241,23 @@ def collection(predictor: Predictor, part: Part, rows: RowSource, wanted: Answer
     return Collection(np.concatenate(kept), np.array(numbers), about, ledger)
 
 
-def nearest(asking_QW: FloatArray, held: Collection, top: int) -> list[tuple[Match, ...]]:
-    """Return for each vector the rows of the collection nearest to it, the nearest first; the earlier row of equals.
+def nearest(task: Task, asking_QC: FloatArray, held: Collection, top: int) -> list[tuple[Match, ...]]:
+    """Return for each row that asks the rows of the collection nearest to it, the nearest first; the earlier row of equals.
 
     Args:
-        asking_QW: As `vectors` gives them.
+        task: Says what is near what.
+        asking_QC: As `outputs` gives them.
         held: What can be found.
         top: How many at most.
     """
-    logits_QN = asking_QW @ held.vectors_NW.T
-    scales = np.linalg.norm(asking_QW, axis=1)[:, None] * np.linalg.norm(held.vectors_NW, axis=1)
-    cosines_QN = logits_QN / np.maximum(scales, np.finfo(np.float64).tiny)
-    shifted_QN = np.exp(logits_QN - logits_QN.max(axis=1, keepdims=True))
-    shares_QN = shifted_QN / shifted_QN.sum(axis=1, keepdims=True)
+    cosines_QN, probabilities_QN = task.matched(asking_QC, held.outputs_NC)
     places_QK = np.argsort(-cosines_QN, axis=1, kind="stable")[:, :top]
     return [
         tuple(
             Match(
                 row=int(held.rows_N[place]),
                 cosine=float(cosines_QN[query, place]),
-                probability=float(shares_QN[query, place]),
+                probability=float(probabilities_QN[query, place]),
                 about=held.about[place],
             )
             for place in places
@@ -276,13 +275,13 @@ def answers(
         DataError: With `strict`, a row that asks cannot be read.
     """
     first = 0
-    for made_QW, errors, told in vectors(predictor, part, rows, wanted):
+    for made_QC, errors, told in outputs(predictor, part, rows, wanted):
         bad = [f"{rows.name}, row {first + row + 1}: {error}" for row, error in enumerate(errors) if error]
         if bad and wanted.strict:
             what, fix = f"{len(bad):,} rows that ask cannot be read", "mend the rows, or leave --strict out"
             raise DataError(Problem(what=what, where="; ".join(bad[:3]), fix=fix))
         good = [row for row, error in enumerate(errors) if not error]
-        matches = dict(zip(good, nearest(made_QW[good], held, wanted.top), strict=True)) if good else {}
+        matches = dict(zip(good, nearest(predictor.task, made_QC[good], held, wanted.top), strict=True)) if good else {}
         yield [
             (Found(row=first + row, matches=matches.get(row, ()), error=error), told[row]) for row, error in enumerate(errors)
         ]
