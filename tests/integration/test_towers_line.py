@@ -213,6 +213,7 @@ def test_rows_that_cannot_be_read_say_so_in_their_place(fitted, tmp_path):
         ("DATA", "DATA", {}, "say which part asks: --by name or --by picture"),
         ("DATA", "DATA", {"by": "names"}, "did you mean 'name'?"),
         ([{"title": "x"}], "DATA", {}, "the columns that are read are not there"),
+        (["x"], "DATA", {"by": "names"}, "did you mean 'name'?"),
         (["x"], "DATA", {"top": 0}, "greater than or equal to 1"),
     ],
 )
