@@ -346,6 +346,9 @@ def search(predictor: Predictor, queries: Sequence[Any], among: Sequence[Any], q
     Raises:
         UsageError: The predictor holds no parts against each other.
         DataError: Columns are missing, or could be read in two ways; nothing can be found; with `strict`, a row cannot be read.
+
+    Example:
+        `search(predictor, ["a cat", "a dog"], [{"photo": content}], Question(top=1))`
     """
     from regraft.data.options import DataOptions
     from regraft.data.rows import open_rows
