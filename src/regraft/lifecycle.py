@@ -454,7 +454,7 @@ def serve(
     say: Callable[[str], None] = lambda _: None,
     **options: Any,
 ) -> None:
-    """Answer over HTTP until interrupted: POST /predict, GET /health, GET /info.
+    """Answer over HTTP until interrupted: POST /predict, of two towers POST /retrieve, GET /health, GET /info.
 
     Args:
         artifact: Its folder.
