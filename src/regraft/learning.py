@@ -115,6 +115,7 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages, run: Run | 
     from regraft.training.cost import Meter, Passes
     from regraft.training.loop import NOTHING
     from regraft.training.loop import train as loop
+    from regraft.training.optimizers import from_scratch
 
     wanted, meter = plan.wanted, Meter(stages.listen)
     objective_class, objective_options = wanted.objective.resolve(OBJECTIVES)
@@ -132,10 +133,9 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages, run: Run | 
             precision.network(learning),
             objective,
             Decided(learner.trainable),
-            wanted.train,
+            wanted.train if plan.base.pretrained else from_scratch(wanted.train),
             validation=_validation(learning, learner, plan),
             seed=wanted.seed,
-            pretrained=plan.base.pretrained,
             keeper=keeper,
         )
         for event in stack.enter_context(contextlib.closing(events)):

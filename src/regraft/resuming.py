@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from regraft.artifact.run_keeper import RunKeeper
     from regraft.training.precision import Wanted
 
-_FREE = (("out",), ("train", "checkpoint_every"), ("train", "checkpoints"))
+_FREE = (("out",), ("machine", "checkpoint"))
 """Options that change nothing of the result."""
 
 
@@ -60,21 +60,14 @@ class Run:
         from regraft.artifact.run_keeper import RunKeeper, goes_on
         from regraft.training.checkpoint import Stop, stopping
 
-        now, train = identity(plan), plan.wanted.train
+        now = identity(plan)
         going_on = goes_on(self.was.get("identity"), now, plan.wanted.out, asked=self.resumed)
         if self.was and not going_on:
             stages.note("an interrupted fit of other rows or options was kept here: it is given up", "warning")
             self.folder.forget()
         self.folder.describe({**self.asked, "identity": now, "precision": precision})
         with stopping(Stop()) as stop:
-            keeper = RunKeeper(
-                self.folder,
-                every=train.checkpoint_every,
-                keep=train.checkpoints,
-                stop=stop,
-                note=stages.note,
-                going_on=going_on,
-            )
+            keeper = RunKeeper(self.folder, plan.wanted.machine.checkpoint, stop=stop, note=stages.note, going_on=going_on)
             try:
                 yield keeper
             finally:

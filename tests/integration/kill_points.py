@@ -87,8 +87,8 @@ def fit(out: Path, options: dict[str, Any], cache: Path) -> None:
     os.environ["REGRAFT_CACHE"] = str(cache)
     fitting.gate = lambda *_, **__: None  # type: ignore[assignment]
     rows = ROWS["pictures" if options["base"]["name"] == "conv" else "text"]
-    train = {"epochs": 3, "batch_size": 16, "checkpoint_every": 5, "validate_every": 7, **options["train"]}
-    machine = {"threads": 1, **options.get("machine", {})}
+    train = {"epochs": 3, "batch_size": 16, "validate_every": 7, **options["train"]}
+    machine = {"threads": 1, "checkpoint": {"every": 5}, **options.get("machine", {})}
     lifecycle.fit(rows, target="label", out=str(out), **{**options, "train": train, "machine": machine})
 
 

@@ -18,6 +18,7 @@ from regraft.training.checkpoint import State, Stop
 
 if TYPE_CHECKING:
     from regraft.artifact.run import RunFolder, Staged
+    from regraft.training.options import CheckpointOptions
 
 SHARE = 0.02
 """Share of the time of training that checkpoints may take where nobody says how often."""
@@ -32,8 +33,7 @@ class RunKeeper:
 
     Args:
         run: The folder, locked.
-        every: Updates between checkpoints; as often as `SHARE` allows if not given.
-        keep: How many stay.
+        options: How often, and how many stay; as often as `SHARE` allows if it does not say.
         stop: Whether somebody asked to stop.
         note: Told what a person should know, and how grave it is.
         going_on: Whether checkpoints that are there are of this very fit.
@@ -43,15 +43,15 @@ class RunKeeper:
     def __init__(
         self,
         run: RunFolder,
+        options: CheckpointOptions,
         *,
-        every: int | None,
-        keep: int,
         stop: Stop,
         note: Callable[[str, str], None],
         going_on: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.run, self.every, self.number, self.stop, self.note = run, every, keep, stop, note
+        self.run, self.every, self.number = run, options.every, options.keep
+        self.stop, self.note = stop, note
         self.going_on, self.clock = going_on, clock
         self.last = self.first = 0
         self.cost_s = 0.0

@@ -64,7 +64,6 @@ def train(
     *,
     validation: Validation | None = None,
     seed: int = 0,
-    pretrained: bool = True,
     keeper: Keeper = NOTHING,
 ) -> Generator[Event, None, None]:
     """Train a network in place and say what happens.
@@ -81,7 +80,6 @@ def train(
         options: Steps, rates, schedule, clipping, early stopping.
         validation: Judges the network; without it the last weights are kept.
         seed: Draws the order of rows and dropout.
-        pretrained: Whether the backbone was trained before; decides the default rate.
         keeper: Keeps the state now and then, and gives the one to go on from.
 
     Yields:
@@ -94,7 +92,7 @@ def train(
     """
     trainable = tuning.trainable(net)
     with learning(net, trainable):
-        yield from _Run(net, objective, options, trainable, validation, seed, pretrained, keeper).events()
+        yield from _Run(net, objective, options, trainable, validation, seed, keeper).events()
 
 
 class _Run:
@@ -106,7 +104,6 @@ class _Run:
         trainable: set[str],
         validation: Validation | None,
         seed: int,
-        pretrained: bool,
         keeper: Keeper,
     ) -> None:
         from regraft.training.precision import Precision
@@ -120,7 +117,7 @@ class _Run:
         optimizer_class, optimizer_options = options.optimizer.resolve(OPTIMIZERS)
         new = new_parameters(net)
         only_new = trainable <= new - added_names(net) and net.backbone.convex
-        rates = peak_rates(options, pretrained=pretrained, only_new=only_new)
+        rates = peak_rates(options, pretrained=True, only_new=only_new)
         groups = parameter_groups(net, trainable, new, rates, options.weight_decay)
         self.optimizer = optimizer_class(optimizer_options).build(groups)
         schedule_class, schedule_options = options.schedule.resolve(SCHEDULES)

@@ -58,15 +58,20 @@ class TrainOptions:
     metric: str | None = None
     """Registered name of the validation metric that chooses the best weights; the task's own if not given."""
 
-    checkpoint_every: Count | None = None
-    """Updates between checkpoints, from which an interrupted fit goes on (`regraft fit --resume OUT`) to the same bytes; if not
-    given, as often as takes at most 2 % of the time, and not before 20 seconds have passed."""
-
-    checkpoints: Annotated[int, Field(ge=0)] = 2
-    """How many checkpoints are kept while the fit runs, each with the best weights so far; with 0 none is written."""
-
     dropout: Fraction = 0.1
     """Share of pooled features dropped before the head in training."""
+
+
+@options
+class CheckpointOptions:
+    """When the state of training is kept, so that an interrupted fit goes on to the same bytes (`regraft fit --resume OUT`)."""
+
+    every: Count | None = None
+    """Updates between checkpoints; if not given, as often as takes at most 2 % of the time, and not before 20 seconds have
+    passed."""
+
+    keep: Annotated[int, Field(ge=0)] = 2
+    """How many stay while the fit runs, each with the best weights so far; with 0 none is written."""
 
 
 @options
@@ -100,3 +105,6 @@ class ComputeOptions(MachineOptions):
 
     cache: CacheOptions = Field(default_factory=CacheOptions)
     """What is kept of work that would only be done again."""
+
+    checkpoint: CheckpointOptions = Field(default_factory=CheckpointOptions)
+    """When the state of training is kept, so that an interrupted fit goes on."""

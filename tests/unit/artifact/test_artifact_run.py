@@ -20,6 +20,7 @@ from regraft.artifact.run import MANIFEST, RunFolder, folder_of, left_at, safete
 from regraft.artifact.run_keeper import FIRST_S, SHARE, RunKeeper, differences, goes_on
 from regraft.errors import InterruptedRunError, UsageError
 from regraft.training.checkpoint import State, Stop
+from regraft.training.options import CheckpointOptions
 
 
 def state(step: int, size: int = 1000) -> State:
@@ -200,8 +201,9 @@ def test_a_disk_that_fails_at_any_step_leaves_what_was_saved(tmp_path: Path, cod
 
 
 def keeper_of(run: RunFolder, said: list, **options) -> RunKeeper:
-    given = {"every": None, "keep": 2, "stop": Stop(), "note": lambda text, level: said.append((text, level)), "going_on": True}
-    return RunKeeper(run, **{**given, **options})
+    how = CheckpointOptions(**{name: options.pop(name) for name in ("every", "keep") if name in options})
+    given = {"stop": Stop(), "note": lambda text, level: said.append((text, level)), "going_on": True}
+    return RunKeeper(run, how, **{**given, **options})
 
 
 def test_without_an_order_checkpoints_take_a_small_share_of_the_time(tmp_path: Path):
