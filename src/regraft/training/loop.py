@@ -19,9 +19,10 @@ import numpy as np
 from regraft.errors import GateError, OptionsError, Problem, did_you_mean
 from regraft.models.transform import added_names
 from regraft.training import OPTIMIZERS, SCHEDULES
-from regraft.training.events import BeginEvent, EndEvent, Event, StepEvent, ValidEvent
+from regraft.training.events import BeginEvent, EndEvent, Event, NoteEvent, StepEvent, ValidEvent
 from regraft.training.freeze import evaluating, learning, put_back, snapshot
 from regraft.training.optimizers import gradient_norm, parameter_groups, peak_rates, scale_gradients
+from regraft.training.out_of_memory import Spare
 from regraft.training.schedules import share_of_peak
 from regraft.training.seed import network_randomness, row_generator
 from regraft.tuning.parts import new_parameters
@@ -79,11 +80,13 @@ def train(
         pretrained: Whether the backbone was trained before; decides the default rate.
 
     Yields:
-        One `BeginEvent`, a `StepEvent` an update, a `ValidEvent` a validation, one `EndEvent`.
+        One `BeginEvent`, a `StepEvent` an update, a `ValidEvent` a validation, one `EndEvent`; a `NoteEvent` where memory ran
+        out and micro-batches were made smaller (`regraft.training.out_of_memory`).
 
     Raises:
         OptionsError: Nothing would learn, or the validation does not give the metric.
         GateError: A loss or a gradient is not a finite number; the weights are those before that update.
+        MachineError: There is not enough memory for one row a forward pass; the weights are those before that update.
     """
     trainable = tuning.trainable(net)
     with learning(net, trainable):
@@ -126,6 +129,7 @@ class _Run:
         self.best_step = 0
         self.kept: dict[str, torch.Tensor] | None = None
         self.stale = 0
+        self.spare = Spare(objective, net)
 
     def events(self) -> Iterator[Event]:
         sizes = [parameter.numel() for parameter in self.net.parameters()]
@@ -134,7 +138,10 @@ class _Run:
         yield BeginEvent(**self.now(), total_steps=self.total_steps, rows=rows, parameters=sum(sizes), trainable=learnt)
         reason = "max steps" if self.cut_short else "done"
         for micro_batches in self.batches():
-            yield self.update(micro_batches)
+            done = self.update(micro_batches)
+            while self.spare.notes:
+                yield NoteEvent(**self.now(), text=self.spare.notes.pop(0), level="warning")
+            yield done
             if self.validation is not None and self.is_time_to_validate():
                 yield self.validate(self.validation)
                 if self.options.patience is not None and self.stale >= self.options.patience:
@@ -167,8 +174,13 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * share
         rate = self.optimizer.param_groups[0]["lr"]
-        with network_randomness(self.seed, self.step, self.device), torch.enable_grad():
-            loss, weight, logs = self.gradients(micro_batches)
+
+        def gradients(batches: Sequence[Batch]) -> tuple[float, float, dict[str, float]]:
+            with network_randomness(self.seed, self.step, self.device), torch.enable_grad():
+                return self.gradients(batches)
+
+        where = f"step {self.step + 1} of {self.total_steps}"
+        micro_batches, (loss, weight, logs) = self.spare.run(gradients, micro_batches, where)
         norm = self.scale_gradients(weight, micro_batches)
         self.optimizer.step()
         self.drop_gradients()
