@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from regraft.training.cost import Passes
     from regraft.training.frozen import Learner, Setting
     from regraft.training.loop import Validation
+    from regraft.training.options import TrainOptions
     from regraft.training.precision import Precision
     from regraft.types import Batch
 
@@ -113,12 +114,12 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages) -> Passes:
             compact = stack.enter_context(compacted(learner.net, learner.trainable, used))
         stages.notes(compact.notes)
         learning = view(compact.net, fast_dropouts(compact.net))
-        learning, precision = _arithmetic(learning, objective, learner, plan, stages)
+        learning, precision, options = _arithmetic(learning, objective, learner, plan, stages)
         events = loop(
             precision.network(learning),
             objective,
             Decided(learner.trainable),
-            wanted.train,
+            options,
             validation=_validation(learning, learner, plan),
             seed=wanted.seed,
             pretrained=plan.base.pretrained,
@@ -132,10 +133,13 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages) -> Passes:
     return Passes(meter.training, flops, precision.name, objective.notes)
 
 
-def _arithmetic(net: Headed, objective: Objective, learner: Learner, plan: Plan, stages: Stages) -> tuple[Headed, Precision]:
-    """Return the network as it is trained fastest here, and its number format."""
+def _arithmetic(
+    net: Headed, objective: Objective, learner: Learner, plan: Plan, stages: Stages
+) -> tuple[Headed, Precision, TrainOptions]:
+    """Return the network as it is trained fastest here, its number format, and options under which it fits into memory."""
     from regraft.training.kernels import compiled
     from regraft.training.machine import Profile
+    from regraft.training.memory import Demand, fitted
     from regraft.training.precision import TRIED_POSITIONS, Workload, choose
     from regraft.training.seed import row_generator
 
@@ -162,9 +166,18 @@ def _arithmetic(net: Headed, objective: Objective, learner: Learner, plan: Plan,
         threads=wanted.machine.threads or default_threads(),
     )
     precision = choose(net, wanted.machine.precision, workload, Profile.load(), stages.note)
+    demand = Demand(
+        net=precision.network(net),
+        objective=objective,
+        options=wanted.train,
+        trainable=names,
+        seed=wanted.seed,
+        validates=len(plan.rows["valid"]) > 0,
+    )
+    options = fitted(demand, stages.note)
     if wanted.machine.compile:
-        net = compiled(net, loss_of(some(micro_size)), names, stages.note)
-    return net, precision
+        net = compiled(net, loss_of(some(min(options.micro_batch_size or size, size))), names, stages.note)
+    return net, precision, options
 
 
 def _whole(event: Event, net: Headed) -> Event:
