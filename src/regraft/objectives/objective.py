@@ -101,6 +101,15 @@ class Objective(ABC):
         """
         return list(batches)
 
+    def part(self, batch: Batch, places: Array) -> Batch:
+        """Return the rows at some places of a micro-batch; as it stands here, all of them.
+
+        Args:
+            batch: What `largest` or `batches` gave.
+            places: Places (R,) of rows in it.
+        """
+        return batch
+
     def largest(self, batch_size: int, micro_batch_size: int, rngs: Iterable[np.random.Generator], *, padded: bool) -> Batch:
         """Return the micro-batch of a training that has most positions, and so takes most memory.
 

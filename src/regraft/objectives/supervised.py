@@ -140,6 +140,10 @@ class Supervised(Objective):
             made += [batch] if small else self._made(_pieces(np.asarray(batch.rows_B), most_rows), batch.scales)
         return made
 
+    def part(self, batch: Batch, places: Array) -> Batch:
+        """Return the rows at some places of a micro-batch."""
+        return self._made([np.asarray(batch.rows_B)[places]], batch.scales)[0]
+
     def largest(self, batch_size: int, micro_batch_size: int, rngs: Iterable[np.random.Generator], *, padded: bool) -> Batch:
         """Return the micro-batch of a training that has most positions, its longest rows first.
 

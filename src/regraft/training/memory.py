@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from regraft.errors import MachineError, Problem
@@ -236,25 +237,27 @@ class Forecast:
 
     def _watched(self) -> tuple[Curve, Curve, bool]:
         """Return a step over a few rows, one over more of them, and whether memory grows with padding."""
-        batch = self._largest(self.micro_batch_size, padded=True)
+        demand, batch = self.demand, self._largest(self.micro_batch_size, padded=True)
         more_rows = min(batch.size, max(2 * _FEWEST_ROWS, -(-batch.size // _PART_OF_BATCH)))
         few_rows = min(batch.size, max(_FEWEST_ROWS, more_rows // 2))
-        few = self._curve(batch, few_rows)
+        # From the longest row to the shortest, so that real and padded positions do not grow alike.
+        spread = np.linspace(0, batch.size - 1, more_rows).round().astype(np.int64)
+        some = [demand.objective.part(batch, spread[:rows]) for rows in (few_rows, more_rows)]
+        few = self._curve(some[0])
         if few_rows == more_rows:
             return few, few, True
-        free = _free_bytes(self.demand.net.device)
+        free = _free_bytes(demand.net.device)
         expected = few.gradients + float(few.activations_N.max()) * more_rows / few_rows
         if len(few.made_N) > _MANY_OPERATIONS or (free is not None and expected > free):
             # Watching costs by the operation: a network that takes positions one after the other is watched once.
-            forward = [self._curve(batch, rows, backward=False) for rows in (few_rows, more_rows)]
+            forward = [self._curve(part, backward=False) for part in some]
             return few, few, padding_counts(*forward)
-        more = self._curve(batch, more_rows)
+        more = self._curve(some[1])
         return few, more, padding_counts(few, more)
 
-    def _curve(self, batch: Batch, rows: int, *, backward: bool = True) -> Curve:
+    def _curve(self, batch: Batch, *, backward: bool = True) -> Curve:
         objective, names = self.demand.objective, self.demand.trainable
-        some = objective.split([batch], rows)[0]  # the longest ones
-        return curve(self.demand.net, lambda net, given: objective.loss(net, given)[0].total, some, names, backward=backward)
+        return curve(self.demand.net, lambda net, given: objective.loss(net, given)[0].total, batch, names, backward=backward)
 
 
 def optimizer_bytes(options: TrainOptions, weights: Sequence[torch.nn.Parameter]) -> int:

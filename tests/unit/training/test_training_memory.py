@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from memory_turn import bert
 from tiny_net import tiny_net, tiny_objective
 from torch import nn
 
@@ -90,6 +91,20 @@ def test_a_step_is_watched_to_the_byte():
     assert 2 * output <= found.activations_N.max() <= 4 * output + 100
     assert found.activations_N[-1] <= output + 100  # what is left at the end is the gradient alone, but for the last product
     assert wide.weight.grad is None
+
+
+@pytest.mark.parametrize("shapes", ["packed", "padded"])
+def test_a_few_rows_tell_what_all_of_them_take_and_whether_padding_counts(shapes):
+    net, objective = bert(shapes, layers=2, words=12, width=32), tiny_objective(n=64)
+    forecast = Forecast(demand(net, objective, batch_size=64, epochs=1))
+    assert forecast.padded == (shapes == "padded")
+    estimate = forecast.at(64)
+    batch = objective.largest(64, 64, [np.random.default_rng(0)], padded=True)
+    assert estimate.positions == (batch.mask_BT.size if shapes == "padded" else batch.mask_BT.sum())
+    names = {name for name, _ in net.named_parameters()}
+    found = curve(net, lambda net, given: objective.loss(net, given)[0].total, batch, names)
+    peak = (found.activations_N + found.gradients_N).max() - found.gradients
+    assert estimate.activations == pytest.approx(peak, rel=0.2)
 
 
 def test_nothing_is_changed_by_looking():

@@ -86,6 +86,23 @@ def test_the_same_rows_go_through_in_the_same_order_and_later_steps_begin_with_f
     assert "out of memory in step 1 of 2: a forward pass sees 4 instead of 8 rows from here on" in note.text
 
 
+def test_a_step_that_is_done_again_draws_from_the_same_seed():
+    objective, seeds = tiny_objective(n=16), []
+    honest = objective.loss
+
+    def loss(net, batch):
+        seeds.append(torch.initial_seed())
+        torch.rand(3)
+        if batch.size > 4:
+            raise MemoryError()
+        return honest(net, batch)
+
+    objective.loss = loss
+    run(tiny_net(), objective, options(epochs=1))
+    first, again, *_, last = seeds
+    assert first == again != last
+
+
 def test_statistics_of_batches_are_not_counted_twice():
     def net():
         made = tiny_net()
