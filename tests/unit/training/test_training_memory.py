@@ -39,7 +39,7 @@ def test_the_estimate_is_near_the_peak_that_was_measured(case):
     assert found["measured_mb"] > found["before_mb"] + 20  # it is training that was measured
     assert found["expected_mb"] == pytest.approx(found["measured_mb"], rel=SHARE)
     grew = found["measured_mb"] - found["held_mb"]
-    assert found["needed_mb"] == pytest.approx(grew, rel=SHARE if case in QUICK else 2 * SHARE)
+    assert found["needed_mb"] == pytest.approx(grew, rel=2 * SHARE)
 
 
 def turn(case: str) -> dict:
