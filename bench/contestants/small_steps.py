@@ -66,7 +66,7 @@ class Toy(Objective):
         self.made: list[Batch] = rows
         return self
 
-    def batches(self, epoch: int, batch_size: int, micro_batch_size: int, rng: np.random.Generator) -> Any:
+    def batches(self, epoch: int, batch_size: int, micro_batch_size: int, rng: np.random.Generator, first: int = 0) -> Any:
         """Yield each batch as it is."""
         for batch in self.made:
             yield [batch]

@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 
     from regraft.models.net import Headed
     from regraft.objectives.objective import Objective
+    from regraft.resuming import Run
+    from regraft.training.checkpoint import Keeper
     from regraft.training.cost import Passes
     from regraft.training.frozen import Learner, Setting
     from regraft.training.loop import Validation
     from regraft.training.options import TrainOptions
-    from regraft.training.precision import Precision
+    from regraft.training.precision import Precision, Wanted
     from regraft.types import Batch
 
 _FORWARD_ROWS = 32
@@ -91,17 +93,28 @@ def features_before(net: Headed, learner: Learner, plan: Plan, stages: Stages) -
     return found
 
 
-def train(net: Headed, learner: Learner, plan: Plan, stages: Stages) -> Passes:
+def train(net: Headed, learner: Learner, plan: Plan, stages: Stages, run: Run | None = None) -> Passes:
     """Train the network in place; the best weights by the validation metric are left in it.
+
+    Args:
+        net: The network.
+        learner: The part of it that is trained.
+        plan: What is known before the first step.
+        stages: Told what happens.
+        run: Where the state of training is kept; nowhere if not given.
 
     Returns:
         What went through the network in training, for the report.
+
+    Raises:
+        InterruptedRunError: Somebody asked to stop; the state is kept.
     """
     from regraft.models.dropout import fast_dropouts
     from regraft.models.view import view
     from regraft.training.arithmetic import training_flops
     from regraft.training.compact import Compacted, compacted, used_ids
     from regraft.training.cost import Meter, Passes
+    from regraft.training.loop import NOTHING
     from regraft.training.loop import train as loop
 
     wanted, meter = plan.wanted, Meter(stages.listen)
@@ -114,7 +127,8 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages) -> Passes:
             compact = stack.enter_context(compacted(learner.net, learner.trainable, used))
         stages.notes(compact.notes)
         learning = view(compact.net, fast_dropouts(compact.net))
-        learning, precision, options = _arithmetic(learning, objective, learner, plan, stages)
+        learning, precision, options = _arithmetic(learning, objective, learner, plan, stages, run)
+        keeper = stack.enter_context(run.keeper(plan, precision.name, stages)) if run else NOTHING
         events = loop(
             precision.network(learning),
             objective,
@@ -122,7 +136,7 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages) -> Passes:
             options,
             validation=_validation(learning, learner, plan),
             seed=wanted.seed,
-            pretrained=plan.base.pretrained,
+            keeper=keeper,
         )
         for event in stack.enter_context(contextlib.closing(events)):
             meter(_whole(event, net))
@@ -130,16 +144,22 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages) -> Passes:
     if learner.pooled:
         meter.training.tokens = 0  # the head sees rows
     flops = training_flops(net, learner.trainable, plan.rows["train"].lengths, learner.cut)
-    return Passes(meter.training, flops, precision.name, objective.notes)
+    return Passes(meter.training, flops, precision.name, (*objective.notes, *_resumed(keeper)))
+
+
+def _resumed(keeper: Keeper) -> tuple[str, ...]:
+    first = getattr(keeper, "first", 0)
+    return (f"went on after step {first}: seconds, rows and tokens count from there",) if first else ()
 
 
 def _arithmetic(
-    net: Headed, objective: Objective, learner: Learner, plan: Plan, stages: Stages
+    net: Headed, objective: Objective, learner: Learner, plan: Plan, stages: Stages, run: Run | None
 ) -> tuple[Headed, Precision, TrainOptions]:
     """Return the network as it is trained fastest here, its number format, and options under which it fits into memory."""
     from regraft.training.kernels import compiled
     from regraft.training.machine import Profile
     from regraft.training.memory import Demand, fitted
+    from regraft.training.optimizers import from_scratch
     from regraft.training.precision import TRIED_POSITIONS, Workload, choose
     from regraft.training.seed import row_generator
 
@@ -165,11 +185,14 @@ def _arithmetic(
         positions=int(np.count_nonzero(batch.mask_BT)),
         threads=wanted.machine.threads or default_threads(),
     )
-    precision = choose(net, wanted.machine.precision, workload, Profile.load(), stages.note)
+    asked: Wanted = wanted.machine.precision
+    if run and asked == "auto" and run.precision:
+        asked = run.precision
+    precision = choose(net, asked, workload, Profile.load(), stages.note)
     demand = Demand(
         net=precision.network(net),
         objective=objective,
-        options=wanted.train,
+        options=wanted.train if plan.base.pretrained else from_scratch(wanted.train),
         trainable=names,
         seed=wanted.seed,
         validates=len(plan.rows["valid"]) > 0,

@@ -40,13 +40,23 @@ if TYPE_CHECKING:
     from regraft.training.cache.listing import CacheListing
 
 
-def fit(data: Any = None, /, *, config: str | Path | None = None, listen: Listener = ignore, **options: Any) -> Artifact:
+def fit(
+    data: Any = None,
+    /,
+    *,
+    config: str | Path | None = None,
+    resume: str | Path | None = None,
+    listen: Listener = ignore,
+    **options: Any,
+) -> Artifact:
     """Fit a base to data, judge it against the baselines, save it as an artifact that answers as it was judged.
 
     Args:
         data: A file, a folder, the name of a sample, a DataFrame, a `datasets` object, an Arrow table or a list of dicts;
             given by position, because `data={...}` among the options says how it is read. A recipe may name it instead.
         config: A recipe: a YAML file with options (`regraft.recipe`); those given here win over it.
+        resume: The `out` of a fit that was interrupted: goes on where it stood, with the same data and
+            options, to the same bytes.
         listen: Called with every event (`regraft.training.events`).
         **options: The fields of `FitOptions`; `target` and `out` are required. `valid` and `test` take whatever `data` takes;
             `text="body"` or `image="file"` name the column to read.
@@ -58,26 +68,30 @@ def fit(data: Any = None, /, *, config: str | Path | None = None, listen: Listen
         UsageError: Options, data or base cannot be used; nothing was started.
         MissingExtraError: What brings networks is not installed; names the extra.
         GateError: The saved artifact does not answer as the network that was judged; nothing was written.
+        InterruptedRunError: SIGINT or SIGTERM came while weights learnt; what was learnt is kept for `resume`.
 
     Example:
         `fit("mails.csv", target="label", out="spam-model", train={"epochs": 2})`
     """
     require("torch", "transformers", needed_by="fitting", extra="train")
-    from regraft import fitting
+    from regraft import fitting, resuming
     from regraft.artifact.store import check_out, write_artifact
     from regraft.recipe import with_recipe
 
-    data, options, recipe = with_recipe(config, data, options)
+    if resume is None:
+        data, options, recipe = with_recipe(config, data, options)
+    else:
+        data, options, recipe = resuming.as_it_was(resume, data, options)
     data, options = fitting.joined_splits(data, options)
     wanted, stages = build(FitOptions, options), Stages(listen)
-    check_out(wanted.out)
+    run = resuming.run_of(check_out(wanted.out), wanted, data, recipe, resumed=resume is not None)
     base, wanted = fitting.open_base(fitting.settled(data, wanted, stages), stages)
-    with with_threads(wanted.machine.threads), fitting.read(data, wanted, stages) as dataset:
+    with run.folder, with_threads(wanted.machine.threads), fitting.read(data, wanted, stages) as dataset:
         plan = fitting.plan(data, dataset, base, wanted, stages)
         net = fitting.network(plan, stages)
         with fitting.learner(net, plan, stages) as learner:
             before = fitting.features_before(net, learner, plan, stages)
-            trained = fitting.train(net, learner, plan, stages)
+            trained = fitting.train(net, learner, plan, stages, run)
         report = fitting.judge(net, plan, before, trained, stages, recipe)
         with stages("save and replay in a fresh process"):
             fill = functools.partial(fitting.fill, net=net, plan=plan, report=report)
@@ -440,7 +454,7 @@ def serve(
     say: Callable[[str], None] = lambda _: None,
     **options: Any,
 ) -> None:
-    """Answer over HTTP until interrupted: POST /predict, GET /health, GET /info.
+    """Answer over HTTP until interrupted: POST /predict, of two towers POST /retrieve, GET /health, GET /info.
 
     Args:
         artifact: Its folder.

@@ -45,6 +45,7 @@ ROOMS = [
     "recipe",
     "parts",
     "planning",
+    "resuming",
     "learning",
     "fitting",
     "answering",

@@ -12,6 +12,7 @@ from regraft.objectives import OBJECTIVES
 from regraft.options import build
 from regraft.tasks import TASKS
 from regraft.training.loop import train
+from regraft.training.optimizers import from_scratch
 from regraft.training.options import TrainOptions
 from regraft.tuning import TUNINGS
 from regraft.types import Ledger
@@ -47,7 +48,7 @@ def learnt(base, raws, tests, steps=150):
     options = build(
         TrainOptions, {"epochs": 1000, "max_steps": steps, "batch_size": 64, "learning_rate": 1e-2, "head_learning_rate": 1e-2}
     )
-    for _ in train(net, objective, full(full.Options()), options, seed=0, pretrained=False):
+    for _ in train(net, objective, full(full.Options()), from_scratch(options), seed=0):
         pass
     net.eval()
     with torch.no_grad():

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 import regraft
 from regraft.artifact.store import read_artifact
@@ -55,6 +57,15 @@ def fitted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("towers")
     data = flags_of_things(folder)
     assert _run(command(data, folder / "m")) == 0
+    return read_artifact(folder / "m"), data
+
+
+@pytest.fixture(scope="module")
+def by_sigmoid(tmp_path_factory):
+    """One artifact of two towers whose pairs were told apart one by one."""
+    folder = tmp_path_factory.mktemp("sigmoid")
+    data = flags_of_things(folder)
+    assert _run(command(data, folder / "m", "task.loss=sigmoid", epochs=8)) == 0
     return read_artifact(folder / "m"), data
 
 
@@ -152,6 +163,34 @@ def test_names_that_no_row_had_tell_pictures_apart(fitted):
     assert sum(match.probability for match in found.matches) == pytest.approx(1)
 
 
+def test_with_the_loss_sigmoid_a_pair_has_a_probability_of_its_own(by_sigmoid):
+    """Against the weights of the heads as they are stored: t is the product of the towers' scales, b the sum of their biases."""
+    artifact, data = by_sigmoid
+    metrics = artifact.report.to_json()["metrics"]
+    assert metrics["recall_at_10"]["value"] > 0.8
+    weights = load_file(artifact.path / "weights.safetensors")
+    scale = math.exp(sum(float(array) for name, array in weights.items() if name.endswith("log_scale")))
+    biases = [float(array) for name, array in weights.items() if name.count(".") == 3 and name.endswith(".bias")]
+    assert len(biases) == 2
+    row = rows_of(data)[0]
+    pixels = (data.parent / row["picture"]).read_bytes()
+    names = [row["name"], *(other["name"] for other in rows_of(data)[2:9])]
+    (found,) = regraft.retrieve(artifact, [{"picture": pixels}], among=names)
+    answers = regraft.load(artifact).predict([{"name": name, "picture": pixels} for name in names])
+    assert all(len(vector) == 16 for answer in answers for vector in answer.value.values())
+    for match in found.matches:
+        cosine = float(np.dot(answers[match.row].value["name"], answers[match.row].value["picture"]))
+        assert match.cosine == pytest.approx(cosine, abs=1e-5)
+        assert match.probability == pytest.approx(1 / (1 + math.exp(-(scale * cosine + sum(biases)))), rel=1e-3)
+    (alone,) = regraft.retrieve(artifact, [{"picture": pixels}], among=names[:1])
+    assert alone.matches[0].probability == pytest.approx(next(one.probability for one in found.matches if not one.row))
+
+
+def test_a_bias_for_the_loss_softmax_is_refused(fitted, tmp_path, capsys):
+    assert _run(command(fitted[1], tmp_path / "m", "task.bias=-10")) == 2
+    assert "the loss softmax has no bias" in capsys.readouterr().err
+
+
 def test_rows_that_cannot_be_read_say_so_in_their_place(fitted, tmp_path):
     artifact, data = fitted
     rows = [*rows_of(data)[:3]]
@@ -174,6 +213,7 @@ def test_rows_that_cannot_be_read_say_so_in_their_place(fitted, tmp_path):
         ("DATA", "DATA", {}, "say which part asks: --by name or --by picture"),
         ("DATA", "DATA", {"by": "names"}, "did you mean 'name'?"),
         ([{"title": "x"}], "DATA", {}, "the columns that are read are not there"),
+        (["x"], "DATA", {"by": "names"}, "did you mean 'name'?"),
         (["x"], "DATA", {"top": 0}, "greater than or equal to 1"),
     ],
 )
@@ -222,9 +262,14 @@ def test_an_artifact_of_another_task_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_export_finds_what_its_source_finds(fitted, tmp_path):
-    artifact, data = fitted
+@pytest.mark.parametrize("which", ["fitted", "by_sigmoid"])
+def test_an_export_finds_what_its_source_finds(which, request, tmp_path):
+    artifact, data = request.getfixturevalue(which)
     exported = regraft.export(artifact, format="onnx", out=str(tmp_path / "o"), rows=str(data), machine={"threads": 1})
     names = [row["name"] for row in rows_of(data, "left")[:20]]
     ours, theirs = (regraft.retrieve(one, names, among=str(data), top=2) for one in (artifact, exported))
     assert [[match.row for match in one.matches] for one in ours] == [[match.row for match in one.matches] for one in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        for numbers in ("cosine", "probability"):
+            near = [[getattr(match, numbers) for match in found.matches] for found in (one, other)]
+            assert near[0] == pytest.approx(near[1], abs=1e-4)

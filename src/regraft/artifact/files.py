@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -46,6 +46,20 @@ class Files:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+
+    def pour(self, path: Path, parts: Iterable[bytes | memoryview]) -> tuple[int, str]:
+        """Write a new file piece by piece without waiting for the disk (`sync` does); returns its bytes and their sha256."""
+        digest, size = hashlib.sha256(), 0
+        with path.open("xb") as file:
+            for part in parts:
+                file.write(part)
+                digest.update(part)
+                size += len(part)
+        return size, digest.hexdigest()
+
+    def replace(self, source: Path, target: Path) -> None:
+        """Give a file the name of another, which it takes the place of in one step."""
+        source.replace(target)
 
     def give_rights(self, path: Path, mode: int) -> None:
         """Set who may read and write a file."""
@@ -162,8 +176,20 @@ def stage_prefix(out: Path) -> str:
 
 def stage_name(out: Path) -> str:
     """Return a new name for a staging folder, which says which process owns it: host, process id, its start time, chance."""
+    return f"{stage_prefix(out)}{owner()}-{secrets.token_hex(4)}"
+
+
+def owner() -> str:
+    """Return what tells this process from every other one: host, process id, its start time."""
     pid = os.getpid()
-    return f"{stage_prefix(out)}{_host()}-{pid}-{_started(pid)}-{secrets.token_hex(4)}"
+    return f"{_host()}-{pid}-{_started(pid)}"
+
+
+def alive(who: str) -> bool:
+    """Return whether the process that `owner` named lives; of another host nobody knows, and it counts as alive."""
+    host, _, rest = who.partition("-")
+    pid, _, started = rest.partition("-")
+    return bool(pid.isdigit()) and (host != _host() or _alive(int(pid), started))
 
 
 def sweep_stages(out: Path, files: Files = FILES) -> list[Path]:

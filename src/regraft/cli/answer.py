@@ -81,5 +81,5 @@ def compare(first: Path, second: Path, data: str, as_json: bool, values: dict[st
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 takes a free one.")
 @with_options(AnswerOptions)
 def serve(artifact: Path, host: str, port: int, values: dict[str, Any]) -> None:
-    """Answer over HTTP: POST /predict, GET /health, GET /info, and /openapi.json for programs."""
+    """Answer over HTTP: POST /predict, POST /retrieve, GET /health, GET /info, and /openapi.json for programs."""
     lifecycle.serve(artifact, host=host, port=port, say=lambda text: people().print(text, markup=False), **values)

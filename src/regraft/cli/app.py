@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a check or gate failed, 2 wrong use or wrong input, 3 inte
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -149,4 +150,6 @@ def _report(error: RegraftError, arguments: list[str]) -> None:
 def _say(text: str, arguments: list[str], hint: str = "", problems: list[dict[str, str]] | None = None) -> None:
     click.echo(click.style("error: ", fg="red", bold=True) + text + (f"\n  to do: {hint}" if hint else ""), err=True)
     if "--json" in arguments:
-        click.echo(json.dumps({"error": text, "problems": problems or [{"what": text}]}))
+        # Whoever read our output may have gone, and the error is said above: the exit code is still that of the error.
+        with contextlib.suppress(BrokenPipeError):
+            click.echo(json.dumps({"error": text, "problems": problems or [{"what": text}]}))

@@ -69,17 +69,26 @@ class Tower(nn.Module):
     of the logarithm of the scale: the inner product of two towers' vectors is the cosine times e^(s + s'), so that whoever has
     the vectors has the logits. CLIP's limit, a scale of 100, is kept by both halves.
 
+    With a bias (Zhai et al. 2023, arXiv:2303.15343, algorithm 1) the tower's own share of it follows as one more number: the
+    logit is the inner product plus both shares. That loss knows no limit of the scale.
+
     Args:
         sizes: Width D of the features, of the hidden layer (0 for none), and W of the shared space.
         dropout: Share of features dropped in training.
         scale: Of the inner product of two towers, before it is learnt.
         generator: Draws the weights; torch's current one if not given.
+        bias: What is added to the inner product of two towers, before it is learnt; None for nothing.
     """
 
     LARGEST = 100.0
 
     def __init__(
-        self, sizes: tuple[int, int, int], dropout: float, scale: float, generator: torch.Generator | None = None
+        self,
+        sizes: tuple[int, int, int],
+        dropout: float,
+        scale: float,
+        generator: torch.Generator | None = None,
+        bias: float | None = None,
     ) -> None:
         super().__init__()
         width, hidden, outputs = sizes
@@ -88,13 +97,16 @@ class Tower(nn.Module):
         self.hidden = _drawn(width, hidden, generator) if hidden else None
         self.linear = _drawn(hidden or width, outputs, generator)
         self.log_scale = nn.Parameter(torch.tensor(0.5 * math.log(scale)))
+        self.bias = None if bias is None else nn.Parameter(torch.tensor(0.5 * bias))
 
     def forward(self, features: Features) -> torch.Tensor:
-        """Return the vectors (B, W), all of length e^s."""
+        """Return the vectors (B, W), all of length e^s; with a bias its share beside each (B, W + 1)."""
         x_BD = self.dropout(self.norm(features.pooled_BD))
         if self.hidden is not None:
             x_BD = self.dropout(functional.gelu(self.hidden(x_BD)))
         z_BW = functional.normalize(self.linear(x_BD), dim=-1)
+        if self.bias is not None:
+            return torch.cat([z_BW * self.log_scale.exp(), self.bias.expand(z_BW.shape[0], 1)], dim=1)
         # Beyond the limit the gradient still flows, so that the scale can come down again.
         beyond = (self.log_scale - 0.5 * math.log(self.LARGEST)).clamp(min=0.0).detach()
         output_BW: torch.Tensor = z_BW * (self.log_scale - beyond).exp()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from regraft.options import JSON
 from regraft.types import FloatArray
 
 if TYPE_CHECKING:
@@ -66,6 +67,19 @@ class GradNorm:
         self._moments_2K: FloatArray = np.zeros((2, len(self.names)))
         self._steps_K: FloatArray = np.zeros(len(self.names))
         self.begin()
+
+    def state(self) -> dict[str, JSON]:
+        """Return everything that updates change, as JSON; a loss that was never seen is null."""
+        first = [None if math.isnan(loss) else float(loss) for loss in self._first_K]
+        path = [weights_K.tolist() for weights_K in self.path]
+        return {"first": first, "moments": self._moments_2K.tolist(), "steps": self._steps_K.tolist(), "path": path}
+
+    def put_back(self, state: Mapping[str, Any]) -> None:
+        """Take what `state` gave."""
+        self.path = [np.array(weights) for weights in state["path"]]
+        self.weights_K = self.path[-1]
+        self._first_K = np.array([math.nan if loss is None else loss for loss in state["first"]])
+        self._moments_2K, self._steps_K = np.array(state["moments"]), np.array(state["steps"])
 
     def begin(self) -> None:
         """Begin an update: nothing of it has been seen."""

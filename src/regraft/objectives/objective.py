@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from regraft.options import JSON
 from regraft.types import Array, Batch, BatchRows
 
 if TYPE_CHECKING:
@@ -60,7 +61,9 @@ class Objective(ABC):
         return ()
 
     @abstractmethod
-    def batches(self, epoch: int, batch_size: int, micro_batch_size: int, rng: np.random.Generator) -> Iterator[list[Batch]]:
+    def batches(
+        self, epoch: int, batch_size: int, micro_batch_size: int, rng: np.random.Generator, first: int = 0
+    ) -> Iterator[list[Batch]]:
         """Yield one epoch: for each optimiser step the micro-batches that make up its batch.
 
         Args:
@@ -68,7 +71,15 @@ class Objective(ABC):
             batch_size: Rows an update.
             micro_batch_size: Rows a forward pass, at most `batch_size`.
             rng: Draws the order of rows; the same generator state gives the same batches.
+            first: Step of the epoch to begin with, counting from 0; those before it are not made.
         """
+
+    def state(self) -> dict[str, JSON]:
+        """Return what updates change in the objective itself, as JSON; floats keep all their digits."""
+        return {}
+
+    def put_back(self, state: Mapping[str, JSON]) -> None:  # noqa: B027 - most have no state
+        """Take what `state` gave."""
 
     @abstractmethod
     def rows_per_epoch(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -11,7 +11,7 @@ import numpy as np
 from regraft.errors import DataError, OptionsError, Problem
 from regraft.objectives.gradnorm import GradNorm
 from regraft.objectives.objective import Objective
-from regraft.options import options
+from regraft.options import JSON, options
 from regraft.tasks.task import Loss
 from regraft.types import Array, Batch, BatchRows
 
@@ -94,14 +94,16 @@ class Supervised(Objective):
         """What became of the weights of losses, where gradients decided."""
         return () if self._gradnorm is None else (self._gradnorm.told(),)
 
-    def batches(self, epoch: int, batch_size: int, micro_batch_size: int, rng: np.random.Generator) -> Iterator[list[Batch]]:
+    def batches(
+        self, epoch: int, batch_size: int, micro_batch_size: int, rng: np.random.Generator, first: int = 0
+    ) -> Iterator[list[Batch]]:
         """Yield one epoch in an order drawn from `rng`; the last batch may be short, of every row once none is left out.
 
         Inside a batch that is split, rows are sorted by length: the update is the same, and less padding is computed.
         """
         order_N = self._order(rng)
         rows = self._rows.drawn(rng)
-        for cuts in self._cuts(order_N, batch_size, micro_batch_size):
+        for cuts in self._cuts(order_N[first * batch_size :], batch_size, micro_batch_size):
             self._drawn = rows  # whoever else draws in between has rows of his own
             rows_B = np.concatenate(cuts)
             update = self._made(cuts, self._task.scales(self._targets[rows_B]))
@@ -173,6 +175,15 @@ class Supervised(Objective):
             return rng.permutation(rows)
         chances_N = self._task.balance(self._targets)
         return rng.choice(rows, size=rows, replace=True, p=chances_N / chances_N.sum())
+
+    def state(self) -> dict[str, JSON]:
+        """Return the weights of the losses and how they move, where gradients decide."""
+        return {} if self._gradnorm is None else self._gradnorm.state()
+
+    def put_back(self, state: Mapping[str, JSON]) -> None:
+        """Take what `state` gave."""
+        if self._gradnorm is not None:
+            self._gradnorm.put_back(state)
 
     def rows_per_epoch(self) -> int:
         """Return the number of training rows."""

@@ -1,4 +1,4 @@
-"""The HTTP application: POST /predict, GET /health, GET /info, and /openapi.json for programs.
+"""The HTTP application: POST /predict, POST /retrieve, GET /health, GET /info, and /openapi.json for programs.
 
 Rows are answered by one worker thread, off the event loop, so that /health answers while rows are computed. The queue before it
 is bounded: who finds it full is told to come again (503, Retry-After). Errors are JSON with what, where, got, expected and fix.
@@ -8,23 +8,26 @@ is bounded: who finds it full is told to come again (503, Retry-After). Errors a
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from regraft.errors import DataError, Problem, RegraftError
+from regraft.errors import DataError, Problem, RegraftError, UsageError
 from regraft.serving.guard import App, Guard
 from regraft.serving.options import ServeOptions
 from regraft.serving.predictor import Predictor
+from regraft.serving.search import Found, Match, Question, parts_of, search
 from regraft.version import __version__
 
 T = TypeVar("T")
 log = logging.getLogger("regraft.serving")
 _NO_BODY = 400
+_SHAPES = {"/predict": '{"rows": ["...", ...]}', "/retrieve": '{"queries": ["...", ...], "among": ["...", ...]}'}
 
 
 class PredictRequest(BaseModel):
@@ -56,6 +59,45 @@ class PredictResponse(BaseModel):
     """One answer a row, in order."""
 
     predictions: list[Answer]
+
+
+class RetrieveRequest(BaseModel):
+    """Rows that ask with one part of a pair, and rows among which the other part is looked for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    queries: list[Any] = Field(description="Rows that ask: objects from column name to value, or plain values of one part.")
+    among: list[Any] = Field(description="Rows that can be found, the same.")
+    top: int = Field(default=10, ge=1, description="Rows that are found for each row that asks, at most.")
+    by: str | None = Field(
+        default=None, description="The part that asks, by its name; found by looking at the columns of both sides if not given."
+    )
+    strict: bool = Field(default=False, description="Refuse the request if a row cannot be read (422).")
+
+
+class FoundRow(BaseModel):
+    """One row that was found."""
+
+    row: int = Field(description="Its position in `among`, counted from 0.")
+    cosine: float = Field(description="Of the two vectors, -1 to 1.")
+    probability: float = Field(
+        description="That it is this one and no other of `among`; fitted with the loss sigmoid, that both belong together."
+    )
+    about: dict[str, Any] = Field(description="Its columns that people can read: texts, numbers.")
+
+
+class FoundFor(BaseModel):
+    """What was found for one row, or why nothing was."""
+
+    row: int = Field(description="Its position in `queries`, counted from 0.")
+    matches: list[FoundRow] = Field(description="The nearest first.")
+    error: str | None = Field(default=None, description="Why the row cannot ask.")
+
+
+class RetrieveResponse(BaseModel):
+    """What was found for each row that asks, in order."""
+
+    found: list[FoundFor]
 
 
 class Health(BaseModel):
@@ -124,15 +166,27 @@ class Desk:
 
     async def answer(self, request: PredictRequest) -> PredictResponse:
         """Answer a request, or raise why not."""
+        self._check_ready()
+        self._check_size(rows=request.rows)
+        return await self._answered(lambda: self._predict(request))
+
+    async def retrieve(self, request: RetrieveRequest) -> RetrieveResponse:
+        """Find what belongs to the rows of a request, or raise why not."""
+        self._check_ready()
+        self._check_pairs()
+        self._check_size(queries=request.queries, among=request.among)
+        self._check_matches(request)
+        return await self._answered(lambda: self._retrieve(request))
+
+    def _check_ready(self) -> None:
         if self.state.status != "ready":
             fix = "wait until GET /health says ready" if not self.state.problems else "see GET /health"
             what = f"the server is not ready ({self.state.status})"
             raise _Refused(503, Problem(what=what, fix=fix), retry_after_s=self.options.retry_after_s)
-        problems = self._oversized(request.rows)
-        if problems:
-            raise _Refused(422, *problems)
+
+    async def _answered(self, work: Callable[[], T]) -> T:
         try:
-            return await self._queued(lambda: self._predict(request))
+            return await self._queued(work)
         except (RegraftError, _Refused):
             raise
         except Exception as error:
@@ -144,6 +198,33 @@ class Desk:
         predictions = self.predictor.predict(request.rows, batch_size=self.options.batch_size, strict=request.strict)
         # Our own numbers are not checked again: validating every float would cost more than it could find.
         return PredictResponse.model_construct(predictions=[Answer.model_construct(**p.to_json()) for p in predictions])
+
+    def _retrieve(self, request: RetrieveRequest) -> RetrieveResponse:
+        question = Question(
+            top=request.top,
+            by=request.by,
+            batch_size=self.options.batch_size,
+            strict=request.strict,
+            opens_files=False,
+            by_name="by",
+        )
+        found = search(self.predictor, request.queries, request.among, question)
+        return RetrieveResponse.model_construct(found=[_found(one) for one in found])
+
+    def _check_pairs(self) -> None:
+        try:
+            parts_of(self.predictor)
+        except UsageError as error:
+            fix = f"{error.problems[0].fix}; this one answers POST /predict"
+            raise _Refused(404, replace(error.problems[0], where="POST /retrieve", fix=fix)) from error
+
+    def _check_matches(self, request: RetrieveRequest) -> None:
+        each, limit = min(request.top, len(request.among)), self.options.max_matches
+        if len(request.queries) * each > limit:
+            got, expected = f"{len(request.queries)} rows that ask, {each} matches each", f"at most {limit} matches"
+            fix = "send fewer queries a request, or a smaller top"
+            what = "too many matches in one request"
+            raise _Refused(422, Problem(what=what, where="top", got=got, expected=expected, fix=fix))
 
     async def _queued(self, work: Callable[[], T]) -> T:
         state, limit = self.state, self.options.max_waiting
@@ -162,22 +243,41 @@ class Desk:
     def _leave(self) -> None:
         self.state.waiting -= 1
 
-    def _oversized(self, rows: list[Any]) -> list[Problem]:
+    def _check_size(self, **lists: list[Any]) -> None:
+        problems = [problem for name, rows in lists.items() for problem in self._oversized(name, rows)]
+        if problems:
+            raise _Refused(422, *problems)
+
+    def _oversized(self, name: str, rows: list[Any]) -> list[Problem]:
         options = self.options
         if len(rows) > options.max_rows:
             fix = f"send at most {options.max_rows} rows a request"
             got, expected = f"{len(rows)} rows", f"at most {options.max_rows}"
-            return [Problem(what="too many rows in one request", where="rows", got=got, expected=expected, fix=fix)]
+            return [Problem(what="too many rows in one request", where=name, got=got, expected=expected, fix=fix)]
         if self.predictor.modality.looks:
             return []  # what a file holds is longer in text than a text is; the body as a whole has its limit
         columns, limit = self.predictor.columns, options.max_text_chars
         raws = [(i, raw) for i, row in enumerate(rows) for raw in _looked_at(row, columns)]
         long = [(i, len(raw)) for i, raw in raws if isinstance(raw, str) and len(raw) > limit]
-        expected = f"at most {limit} characters"
+        expected, of = f"at most {limit} characters", "" if name == "rows" else f"{name}, "
         return [
-            Problem(what="a text is too long", where=f"row {i + 1}", got=f"{n} characters", expected=expected, fix="shorten it")
+            Problem(
+                what="a text is too long", where=f"{of}row {i + 1}", got=f"{n} characters", expected=expected, fix="shorten it"
+            )
             for i, n in long
         ]
+
+
+def _found(one: Found) -> FoundFor:
+    matches = [FoundRow.model_construct(**{**vars(match), "about": _as_json(match)}) for match in one.matches]
+    if one.error:
+        return FoundFor.model_construct(row=one.row, matches=matches, error=one.error)
+    return FoundFor.model_construct(row=one.row, matches=matches)
+
+
+def _as_json(match: Match) -> dict[str, Any]:
+    """Return what is said about a match, without numbers that JSON has no word for."""
+    return {name: value for name, value in match.about.items() if not isinstance(value, float) or math.isfinite(value)}
 
 
 def _looked_at(row: Any, columns: Sequence[str]) -> list[Any]:
@@ -230,6 +330,10 @@ def _add_routes(app: Any, desk: Desk, info: Mapping[str, Any]) -> None:
         """Answer rows, in order; a row that cannot be answered says why in its place."""
         return await desk.answer(request)
 
+    async def retrieve(request: RetrieveRequest) -> RetrieveResponse:
+        """Find among rows what belongs to rows that ask, in order; a row that cannot be read says why in its place."""
+        return await desk.retrieve(request)
+
     async def health(response: Response) -> Health:
         """Say whether the server answers; 503 until the golden rows have been replayed."""
         response.status_code = 200 if desk.state.status == "ready" else 503
@@ -240,6 +344,9 @@ def _add_routes(app: Any, desk: Desk, info: Mapping[str, Any]) -> None:
         return dict(info)
 
     app.add_api_route("/predict", predict, methods=["POST"], response_model=PredictResponse, response_model_exclude_unset=True)
+    app.add_api_route(
+        "/retrieve", retrieve, methods=["POST"], response_model=RetrieveResponse, response_model_exclude_unset=True
+    )
     app.add_api_route("/health", health, methods=["GET"], response_model=Health)
     app.add_api_route("/info", about, methods=["GET"], response_model=dict[str, Any])
 
@@ -259,14 +366,14 @@ def _add_errors(app: Any) -> None:
     async def ours(_: Request, error: RegraftError) -> JSONResponse:
         return say(422 if isinstance(error, DataError) else 500, list(error.problems))
 
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        return say(422, [_invalid(item) for item in error.errors()])
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        return say(422, [_invalid(item, request.url.path) for item in error.errors()])
 
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         where = f"{request.method} {request.url.path}"
         if error.status_code == _NO_BODY:  # the framework's own words for a body that its parser gave up on
-            return say(_NO_BODY, [_unread(where="body", expected="JSON in UTF-8")])
-        fix = "use POST /predict, GET /health, GET /info or GET /openapi.json"
+            return say(_NO_BODY, [_unread(request.url.path, where="body", expected="JSON in UTF-8")])
+        fix = "use POST /predict, POST /retrieve, GET /health, GET /info or GET /openapi.json"
         return say(error.status_code, [Problem(what=str(error.detail), where=where, fix=fix)], error.headers)
 
     async def failed(_: Request, error: Exception) -> JSONResponse:
@@ -280,16 +387,16 @@ def _add_errors(app: Any) -> None:
     app.add_exception_handler(Exception, failed)
 
 
-def _invalid(item: Mapping[str, Any]) -> Problem:
+def _invalid(item: Mapping[str, Any], path: str) -> Problem:
     where = ".".join(str(part) for part in item["loc"])
     broken = item.get("ctx", {}).get("error") if item["type"] == "json_invalid" else None
     if broken:
-        return _unread(where=where, got=f"{broken} at character {item['loc'][-1]}", expected="JSON")
-    return _unread(where=where, got=repr(item.get("input"))[:80], expected=item["msg"])
+        return _unread(path, where=where, got=f"{broken} at character {item['loc'][-1]}", expected="JSON")
+    return _unread(path, where=where, got=repr(item.get("input"))[:80], expected=item["msg"])
 
 
-def _unread(*, where: str, got: str = "", expected: str) -> Problem:
-    fix = 'send {"rows": ["...", ...]} with Content-Type: application/json'
+def _unread(path: str, *, where: str, got: str = "", expected: str) -> Problem:
+    fix = f"send {_SHAPES.get(path, _SHAPES['/predict'])} with Content-Type: application/json"
     return Problem(what="the request cannot be read", where=where, got=got, expected=expected, fix=fix)
 
 

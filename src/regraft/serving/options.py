@@ -26,6 +26,9 @@ class ServeOptions:
     max_rows: Annotated[int, Field(ge=1)] = 1024
     """Rows a request, at most."""
 
+    max_matches: Annotated[int, Field(ge=1)] = 16_384
+    """Rows that one request to /retrieve can find: those that ask times the most that are found for each."""
+
     max_body_bytes: Annotated[int, Field(ge=1)] = 16_000_000
     """Bytes of a request's body, at most."""
 

@@ -48,7 +48,8 @@ def serve(
         GateError: The artifact does not answer its golden rows as it did.
     """
     with _stoppable(), BackgroundServer(artifact, options or ServeOptions()) as server:
-        say(f"serving on {server.url} (POST /predict, GET /health, GET /info, GET /openapi.json); Ctrl-C stops")
+        asked = "POST /predict, POST /retrieve" if server.predictor.task.paired else "POST /predict"
+        say(f"serving on {server.url} ({asked}, GET /health, GET /info, GET /openapi.json); Ctrl-C stops")
         try:
             server.wait()
         except KeyboardInterrupt:

@@ -3,7 +3,8 @@
 The target of a row says what it is of: rows with the same target (a picture under its names in two languages) belong together,
 whatever batch they are in. With the target as a name of things, not of classes, what was never seen in training can be found.
 
-Shapes: B rows, W width of the shared space, two parts.
+Shapes: B rows, W width of the shared space, C numbers that the head of a part gives: its vector, and with the loss sigmoid its
+share of the bias.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field
 
-from regraft.errors import DataError, Problem
+from regraft.errors import DataError, OptionsError, Problem
 from regraft.options import JSON, options
+from regraft.tasks.pairings import PAIRINGS, Pairing
 from regraft.tasks.task import Loss, Task
 from regraft.types import Array, FloatArray, Ledger, Prediction
 
@@ -33,7 +35,7 @@ _ALIKE = 0.99
 
 @options
 class RetrievalOptions:
-    """The space that both towers share."""
+    """The space that both towers share, and how they are brought together in it."""
 
     width: Annotated[int, Field(ge=2, le=4096)] = 128
     """Numbers of a vector in the shared space."""
@@ -41,8 +43,17 @@ class RetrievalOptions:
     hidden: Annotated[int, Field(ge=0, le=16384)] = 0
     """Numbers of a hidden layer in front of the shared space, in each tower; 0 for none."""
 
-    temperature: Annotated[float, Field(gt=0.01, le=10.0)] = 0.07
-    """What cosines are divided by at the start of training; learnt from there, and never below 0.01."""
+    loss: Literal["softmax", "sigmoid"] = "softmax"
+    """How the pairs of a batch are told apart: softmax over all rows of the batch (CLIP), or sigmoid of each pair by itself
+    (SigLIP)."""
+
+    temperature: Annotated[float | None, Field(gt=0.01, le=10.0)] = None
+    """What cosines are divided by at the start of training, learnt from there; if not given 0.07, with the loss sigmoid 0.1.
+    With softmax it never falls below 0.01."""
+
+    bias: Annotated[float | None, Field(ge=-100.0, le=100.0)] = None
+    """What is added to every pair's product at the start of training, learnt from there; -10 if not given. Only with the loss
+    sigmoid."""
 
 
 class Retrieval(Task):
@@ -83,6 +94,11 @@ class Retrieval(Task):
         self._parts: tuple[str, ...] = ()
 
     @property
+    def pairing(self) -> Pairing:
+        """What follows from the loss."""
+        return PAIRINGS[self.options.loss]()
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Names of the two parts."""
         return self._parts
@@ -97,7 +113,11 @@ class Retrieval(Task):
 
         Raises:
             DataError: Fewer than two different targets, or targets that name nothing.
+            OptionsError: A bias is set for a loss that has none.
         """
+        if self.options.bias is not None and self.pairing.bias is None:
+            what, fix = f"the loss {self.options.loss} has no bias", "set task.loss=sigmoid, or leave task.bias out"
+            raise OptionsError(Problem(what=what, where="task.bias", got=f"{self.options.bias:g}", fix=fix))
         strange = [value for value in values if self.target_problem(value)]
         if strange:
             raise DataError(
@@ -166,45 +186,44 @@ class Retrieval(Task):
 
         from regraft.models.heads import Tower
 
-        sizes, scale = (width, self.options.hidden, self.options.width), 1.0 / self.options.temperature
-        return Tower(sizes, dropout, scale, torch.Generator().manual_seed(seed))
+        options, pairing = self.options, self.pairing
+        temperature = pairing.temperature if options.temperature is None else options.temperature
+        bias = pairing.bias if options.bias is None else options.bias
+        sizes = (width, options.hidden, options.width)
+        return Tower(sizes, dropout, 1.0 / temperature, torch.Generator().manual_seed(seed), bias=bias)
 
     def loss(self, output: torch.Tensor, targets: torch.Tensor) -> Loss:
-        """Return the symmetric InfoNCE of a batch: each part of each row is to find the other among those of all rows.
-
-        -1/2 sum_i [sum_j p_ij log softmax_j(x_i y_j) + sum_j p_ij log softmax_j(x_j y_i)] with p_ij = 1 / |P_i| for the rows
-        P_i with the target of row i, else 0. With one row a target this is CLIP's loss (Radford et al. 2021, arXiv:2103.00020,
-        figure 3, there a mean over rows); with several it is the bidirectional loss of UniCL (Yang et al. 2022,
-        arXiv:2204.03610, equations 3 to 5).
+        """Return the contrastive loss of a batch, as `regraft.tasks.pairings` says: which rows belong together.
 
         Args:
-            output: The vectors of both parts (B, 2 W); their inner products are the logits.
+            output: Of both parts (B, 2 C); who has it has the logits of all pairs.
             targets: What each row is of (B,).
         """
-        first_BW, second_BW = output.float().chunk(_TWO, dim=1)
-        same_BB = (targets[:, None] == targets[None]).to(first_BW.dtype)
-        wanted_BB = same_BB / same_BB.sum(dim=1, keepdim=True)
-        logits_BB = first_BW @ second_BW.T
-        there_B = -(wanted_BB * logits_BB.log_softmax(dim=1)).sum(dim=1)
-        back_B = -(wanted_BB * logits_BB.T.log_softmax(dim=1)).sum(dim=1)
-        return Loss(total=0.5 * (there_B + back_B).sum(), weight=output.new_tensor(float(len(targets))))
+        first_BC, second_BC = output.float().chunk(_TWO, dim=1)
+        same_BB = (targets[:, None] == targets[None]).to(first_BC.dtype)
+        return Loss(total=self.pairing.total(first_BC, second_BC, same_BB), weight=output.new_tensor(float(len(targets))))
 
     def probabilities(self, output: FloatArray) -> FloatArray:
         """Return the vectors of both parts (B, 2 W), float64: what is judged is which are near each other."""
-        return np.asarray(output, dtype=np.float64)
+        return self._vectors(np.asarray(output, dtype=np.float64)).reshape(len(output), -1)
+
+    def _vectors(self, output: FloatArray) -> FloatArray:
+        """Return the vectors of both parts (B, 2, W) in outputs (B, 2 C)."""
+        return self.pairing.vectors(output.reshape(len(output), _TWO, output.shape[-1] // _TWO))
 
     def decode(self, output: FloatArray) -> list[Prediction]:
         """Return the vectors of the parts that a row has, each of length 1.
 
         Args:
-            output: Of both parts (B, 2 W); zeros where a part is missing.
+            output: Of both parts (B, 2 C); zeros where a part is missing.
         """
         if not len(output):
             return []
-        return [self._decoded(row) for row in np.asarray(output, dtype=np.float64).reshape(len(output), _TWO, -1)]
+        output = np.asarray(output, dtype=np.float64).reshape(len(output), -1)
+        return [self._decoded(row, vectors_2W) for row, vectors_2W in zip(output, self._vectors(output), strict=True)]
 
-    def _decoded(self, vectors_2W: FloatArray) -> Prediction:
-        if not np.isfinite(vectors_2W).all():
+    def _decoded(self, output: FloatArray, vectors_2W: FloatArray) -> Prediction:
+        if not np.isfinite(output).all():
             return Prediction(value=None, error="the network's output for this row is not a finite number")
         lengths = np.linalg.norm(vectors_2W, axis=1)
         value = {
@@ -212,7 +231,18 @@ class Retrieval(Task):
             for name, vector_W, length in zip(self._parts, vectors_2W, lengths.tolist(), strict=True)
             if length > 0
         }
-        return Prediction(value=value, logits=tuple(vectors_2W.ravel().tolist()))
+        return Prediction(value=value, logits=tuple(output.tolist()))
+
+    def matched(self, asking_QC: FloatArray, found_NC: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the cosines and the probabilities (Q, N) of pairs; see `Task.matched`.
+
+        Example:
+            >>> task = Retrieval(RetrievalOptions(loss="sigmoid"))
+            >>> cosines, probabilities = task.matched(np.array([[2.0, -3.0]]), np.array([[3.0, -3.0]]))
+            >>> cosines.tolist(), probabilities.tolist()
+            ([[1.0]], [[0.5]])
+        """
+        return self.pairing.cosines(asking_QC, found_NC), self.pairing.probabilities(asking_QC, found_NC)
 
     def same_answer(self, was: Prediction, now: Prediction, near: float) -> bool:
         """Return whether the vectors of two answers differ by what raw outputs that moved by `near` make them differ."""
@@ -220,7 +250,8 @@ class Retrieval(Task):
             return bool(was.value == now.value)
         # The golden rows let outputs move by `near` times the largest of them; a vector of length 1 has none above 1.
         gaps = [np.abs(np.subtract(was.value[name], now.value[name])).max(initial=0.0) for name in was.value]
-        shortest = min((math.hypot(*vector) for vector in np.split(np.asarray(was.logits), _TWO) if vector.any()), default=1.0)
+        vectors_2W = self._vectors(np.asarray([was.logits]))[0]
+        shortest = min((math.hypot(*vector) for vector in vectors_2W if vector.any()), default=1.0)
         size = max(1.0, *(abs(raw) for raw in was.logits)) / shortest
         return bool(max(gaps, default=0.0) <= _TWO * near * size + 1e-6)
 

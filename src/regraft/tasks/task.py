@@ -265,6 +265,21 @@ class Task(ABC):
     def decode(self, output: FloatArray) -> list[Prediction]:
         """Turn a head's output (B, ...) into one prediction a row. Numpy only: the torch-free core calls it."""
 
+    def matched(self, asking_QC: FloatArray, found_NC: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return cosines and probabilities (Q, N), each pair of a row that asks and one that can be found; of a `paired` task.
+
+        As it stands here, the output of a part is its vector, and probabilities are the softmax of inner products over all that
+        can be found.
+
+        Args:
+            asking_QC: Outputs of the part that asks, a half of what the network gives for a row.
+            found_NC: Outputs of the other part.
+        """
+        from regraft.tasks.pairings import SoftmaxPairing
+
+        usual = SoftmaxPairing()
+        return usual.cosines(asking_QC, found_NC), usual.probabilities(asking_QC, found_NC)
+
     @property
     def answer_columns(self) -> tuple[str, ...]:
         """Names of the numbers that stand beside an answer, as `Prediction.numbers` gives them."""

@@ -91,10 +91,14 @@ def evaluating(net: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def changing(net: nn.Module, trainable: Set[str]) -> list[tuple[str, torch.Tensor]]:
+    """Return everything that training can change, by name: the weights that learn, and all buffers."""
+    return [*((name, value) for name, value in net.named_parameters() if name in trainable), *net.named_buffers()]
+
+
 def snapshot(net: nn.Module, trainable: Set[str]) -> dict[str, torch.Tensor]:
-    """Return copies, on the CPU, of everything that training can change: the weights that learn, and all buffers."""
-    kept = [*((name, value) for name, value in net.named_parameters() if name in trainable), *net.named_buffers()]
-    return {name: value.detach().to("cpu", copy=True) for name, value in kept}
+    """Return copies, on the CPU, of everything that training can change."""
+    return {name: value.detach().to("cpu", copy=True) for name, value in changing(net, trainable)}
 
 
 def put_back(net: nn.Module, kept: dict[str, torch.Tensor]) -> None:

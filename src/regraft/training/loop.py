@@ -19,6 +19,7 @@ import numpy as np
 from regraft.errors import GateError, OptionsError, Problem, did_you_mean
 from regraft.models.transform import added_names
 from regraft.training import OPTIMIZERS, SCHEDULES
+from regraft.training.checkpoint import BEST, Keeper, Nothing, State, captured, part, put_into
 from regraft.training.events import BeginEvent, EndEvent, Event, NoteEvent, StepEvent, ValidEvent
 from regraft.training.freeze import evaluating, learning, put_back, snapshot
 from regraft.training.optimizers import gradient_norm, parameter_groups, peak_rates, scale_gradients
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from regraft.training.precision import Precision
     from regraft.tuning.tuning import Tuning
     from regraft.types import Batch
+
+
+NOTHING = Nothing()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +65,7 @@ def train(
     *,
     validation: Validation | None = None,
     seed: int = 0,
-    pretrained: bool = True,
+    keeper: Keeper = NOTHING,
 ) -> Generator[Event, None, None]:
     """Train a network in place and say what happens.
 
@@ -77,20 +81,20 @@ def train(
         options: Steps, rates, schedule, clipping, early stopping.
         validation: Judges the network; without it the last weights are kept.
         seed: Draws the order of rows and dropout.
-        pretrained: Whether the backbone was trained before; decides the default rate.
+        keeper: Keeps the state now and then, and gives the one to go on from.
 
     Yields:
-        One `BeginEvent`, a `StepEvent` an update, a `ValidEvent` a validation, one `EndEvent`; a `NoteEvent` where memory ran
-        out and micro-batches were made smaller (`regraft.training.out_of_memory`).
+        One `BeginEvent`, a `StepEvent` an update, a `ValidEvent` a validation, one `EndEvent`; a `NoteEvent` if memory ran out.
 
     Raises:
         OptionsError: Nothing would learn, or the validation does not give the metric.
         GateError: A loss or a gradient is not a finite number; the weights are those before that update.
+        ArtifactError: What the keeper gave is the state of another network.
         MachineError: There is not enough memory for one row a forward pass; the weights are those before that update.
     """
     trainable = tuning.trainable(net)
     with learning(net, trainable):
-        yield from _Run(net, objective, options, trainable, validation, seed, pretrained).events()
+        yield from _Run(net, objective, options, trainable, validation, seed, keeper).events()
 
 
 class _Run:
@@ -102,12 +106,12 @@ class _Run:
         trainable: set[str],
         validation: Validation | None,
         seed: int,
-        pretrained: bool,
+        keeper: Keeper,
     ) -> None:
         from regraft.training.precision import Precision
 
         self.net, self.objective, self.options, self.trainable = net, objective, options, trainable
-        self.validation, self.seed = validation, seed
+        self.validation, self.seed, self.keeper = validation, seed, keeper
         self.began = time.perf_counter()
         self.weights = [parameter for parameter in net.parameters() if parameter.requires_grad]
         self.device = net.device
@@ -115,7 +119,7 @@ class _Run:
         optimizer_class, optimizer_options = options.optimizer.resolve(OPTIMIZERS)
         new = new_parameters(net)
         only_new = trainable <= new - added_names(net) and net.backbone.convex
-        rates = peak_rates(options, pretrained=pretrained, only_new=only_new)
+        rates = peak_rates(options, pretrained=True, only_new=only_new)
         groups = parameter_groups(net, trainable, new, rates, options.weight_decay)
         self.optimizer = optimizer_class(optimizer_options).build(groups)
         schedule_class, schedule_options = options.schedule.resolve(SCHEDULES)
@@ -135,12 +139,12 @@ class _Run:
         sizes = [parameter.numel() for parameter in self.net.parameters()]
         learnt = sum(weight.numel() for weight in self.weights)
         rows = self.objective.rows_per_epoch()
+        self.go_on(self.keeper.begin())
         yield BeginEvent(**self.now(), total_steps=self.total_steps, rows=rows, parameters=sum(sizes), trainable=learnt)
         reason = "max steps" if self.cut_short else "done"
         for micro_batches in self.batches():
             done = self.update(micro_batches)
-            while self.spare.notes:
-                yield NoteEvent(**self.now(), text=self.spare.notes.pop(0), level="warning")
+            yield from (NoteEvent(**self.now(), text=text, level="warning") for text in self.spare.told())
             yield done
             if self.validation is not None and self.is_time_to_validate():
                 yield self.validate(self.validation)
@@ -161,26 +165,46 @@ class _Run:
     def batches(self) -> Iterator[list[Batch]]:
         size = self.options.batch_size
         micro_size = min(self.options.micro_batch_size or size, size)
-        for epoch in range(self.options.epochs):
-            for micro_batches in self.objective.batches(epoch, size, micro_size, row_generator(self.seed, epoch)):
+        begun, done = divmod(self.step, max(self.steps_per_epoch, 1))
+        for epoch in range(begun, self.options.epochs):
+            first = done if epoch == begun else 0
+            for micro_batches in self.objective.batches(epoch, size, micro_size, row_generator(self.seed, epoch), first):
+                # Here, and not behind the update: now the objective has ended it too.
+                if self.keeper.due(self.step):
+                    self.keeper.keep(self.state())
                 if self.step == self.total_steps:
                     return
                 yield micro_batches
 
-    def update(self, micro_batches: Sequence[Batch]) -> StepEvent:
-        import torch
+    def state(self) -> State:
+        tensors, optimizer = captured(self.net, self.trainable, self.optimizer)
+        if self.kept is not None and self.best_step != self.step:
+            tensors |= {BEST + name: value for name, value in self.kept.items()}
+        facts = {name: getattr(self, name) for name in ("best", "best_step", "stale")}
+        return State(
+            self.step,
+            tensors,
+            {**facts, "optimizer": optimizer, "objective": self.objective.state(), "precision": self.precision.state()},
+        )
 
+    def go_on(self, state: State | None) -> None:
+        if state is None:
+            return
+        self.step, facts = state.step, dict(state.facts)
+        put_into(self.net, self.trainable, self.optimizer, state, facts["optimizer"])
+        self.best, self.best_step, self.stale = facts["best"], facts["best_step"], facts["stale"]
+        if self.best is not None:
+            self.kept = part(state.tensors, BEST) or snapshot(self.net, self.trainable)
+        self.objective.put_back(facts["objective"])
+        self.precision.put_back(facts["precision"])
+
+    def update(self, micro_batches: Sequence[Batch]) -> StepEvent:
         share = share_of_peak(self.step, self.total_steps, self.options.warmup_share, self.schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * share
         rate = self.optimizer.param_groups[0]["lr"]
-
-        def gradients(batches: Sequence[Batch]) -> tuple[float, float, dict[str, float]]:
-            with network_randomness(self.seed, self.step, self.device), torch.enable_grad():
-                return self.gradients(batches)
-
         where = f"step {self.step + 1} of {self.total_steps}"
-        micro_batches, (loss, weight, logs) = self.spare.run(gradients, micro_batches, where)
+        micro_batches, (loss, weight, logs) = self.spare.run(self.gradients, micro_batches, where)
         norm = self.scale_gradients(weight, micro_batches)
         self.optimizer.step()
         self.drop_gradients()
@@ -202,13 +226,16 @@ class _Run:
             parameter.grad = None
 
     def gradients(self, micro_batches: Sequence[Batch]) -> tuple[float, float, dict[str, float]]:
+        import torch
+
         # A format whose gradients overflow at the present scale takes the same step again at a smaller one.
-        while True:
-            scale = self.precision.scale
-            found = self.scaled_gradients(micro_batches, scale)
-            if self.precision.settled(self.weights):
-                return found[0], found[1] * scale, found[2]
-            self.drop_gradients()
+        with network_randomness(self.seed, self.step, self.device), torch.enable_grad():
+            while True:
+                scale = self.precision.scale
+                found = self.scaled_gradients(micro_batches, scale)
+                if self.precision.settled(self.weights):
+                    return found[0], found[1] * scale, found[2]
+                self.drop_gradients()
 
     def scaled_gradients(self, micro_batches: Sequence[Batch], scale: float) -> tuple[float, float, dict[str, float]]:
         # Gradients of totals add up over micro-batches; dividing them by the weight of the whole batch comes after.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from regraft.models.transform import added_names
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from regraft.training.options import TrainOptions
 
+_SCRATCH = 1e-3
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
@@ -127,10 +128,15 @@ def peak_rates(options: TrainOptions, *, pretrained: bool, only_new: bool) -> Ra
         pretrained: Whether the backbone has been trained before.
         only_new: Whether the backbone is frozen; a head alone is a convex problem and bears a larger rate.
     """
-    backbone = options.learning_rate or (1e-4 if pretrained else 1e-3)
+    backbone = options.learning_rate or (1e-4 if pretrained else _SCRATCH)
     new = options.head_learning_rate or (1e-2 if only_new else 1e-3)
     # Adapters bear about ten times the rate of the weights they stand beside (Biderman et al. 2024, arXiv:2405.09673).
     return Rates(backbone=backbone, new=new, adapters=options.learning_rate or 1e-3)
+
+
+def from_scratch(options: TrainOptions) -> TrainOptions:
+    """Return options with the default rate of a backbone that nobody trained before."""
+    return options if options.learning_rate else replace(options, learning_rate=_SCRATCH)
 
 
 def parameter_groups(

@@ -1,8 +1,8 @@
 """Out of memory in the middle of a step: the same step again, in smaller pieces.
 
-spare = Spare(objective, net)
-batches, found = spare.run(step, batches, "step 17 of 200")     step(batches), as often as it takes
-spare.notes                                                     what had to be made smaller
+    spare = Spare(objective, net)
+    batches, found = spare.run(step, batches, "step 17 of 200")     step(batches), as often as it takes
+    spare.told()                                                    what had to be made smaller
 """
 
 from __future__ import annotations
@@ -52,16 +52,18 @@ class Spare:
     Args:
         objective: Makes micro-batches smaller.
         net: The network, while it learns.
-
-    Attributes:
-        notes: A sentence for each time that memory ran out; whoever tells them takes them out.
     """
 
     def __init__(self, objective: Objective, net: nn.Module) -> None:
         self._objective, self._net = objective, net
         self._buffers = [buffer for module in net.modules() if module.training for buffer in module.buffers(recurse=False)]
         self._most_rows: int | None = None
-        self.notes: list[str] = []
+        self._notes: list[str] = []
+
+    def told(self) -> list[str]:
+        """Return a sentence for each time that memory ran out since this was asked."""
+        notes, self._notes = self._notes, []
+        return notes
 
     def run(
         self, step: Callable[[Sequence[Batch]], FoundT], batches: Sequence[Batch], where: str
@@ -105,7 +107,7 @@ class Spare:
         if rows == 1 or not self._objective.divisible:
             raise MachineError(_no_room(rows, said, where))
         self._most_rows = rows // 2
-        self.notes.append(
+        self._notes.append(
             f"out of memory in {where}: a forward pass sees {self._most_rows:,} instead of {rows:,} rows from here on; this "
             "step is done again, and updates are of as many rows as before"
         )

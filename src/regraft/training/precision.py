@@ -69,6 +69,14 @@ class Precision:
         """Whether everything is computed in float32."""
         return self.name == "fp32"
 
+    def state(self) -> dict[str, float]:
+        """Return what updates change in it."""
+        return {"scale": self.scale, "good_steps": self._good_steps}
+
+    def put_back(self, state: Mapping[str, float]) -> None:
+        """Take what `state` gave."""
+        self.scale, self._good_steps = state["scale"], int(state["good_steps"])
+
     @contextmanager
     def autocast(self, device_type: str = "cpu") -> Iterator[None]:
         """Compute matrix products inside the block in this format; in fp32 the block runs as it would without."""

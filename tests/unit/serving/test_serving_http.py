@@ -158,6 +158,17 @@ def test_a_body_that_is_too_large_is_refused_told_or_not(client):
     assert client.post("/predict", json={"rows": ["w1"]}).status_code == 200
 
 
+def test_an_artifact_that_holds_no_parts_against_each_other_does_not_retrieve(client):
+    response = client.post("/retrieve", json={"queries": ["w1"], "among": ["w2"]})
+    assert response.status_code == 404
+    assert problem(response) == {
+        "what": "this artifact does not bring parts of a row into one space",
+        "where": "POST /retrieve",
+        "got": "the task 'classification'",
+        "fix": "give an artifact that was fitted with --task retrieval; this one answers POST /predict",
+    }
+
+
 def test_paths_and_methods_that_do_not_exist(client):
     assert problem(client.get("/nothing"))["fix"].startswith("use POST /predict")
     assert client.get("/nothing").status_code == 404

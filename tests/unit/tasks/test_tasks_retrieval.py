@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.special import log_softmax
 
-from regraft.errors import DataError
+from regraft.errors import DataError, OptionsError
 from regraft.models.heads import Tower
 from regraft.models.joinings import Sizes, TowersJoining
 from regraft.options import build
@@ -18,7 +18,7 @@ from regraft.tasks.retrieval import Retrieval, RetrievalOptions
 from regraft.types import Features, Ledger, Prediction
 
 
-def made(**options: float) -> Retrieval:
+def made(**options: float | str) -> Retrieval:
     task = Retrieval(build(RetrievalOptions, options))
     task.learn(["cat", "dog"], Ledger())
     task.joins(["picture", "name"])
@@ -53,6 +53,125 @@ def test_with_one_row_a_target_the_loss_is_clips():
     clip = (entropy(logits, diagonal) + entropy(logits.T, diagonal)) / 2
     loss = made().loss(vectors, torch.tensor([5, 1, 7, 2, 9, 4]))
     assert float(loss.total / loss.weight) == pytest.approx(float(clip), rel=1e-6)
+
+
+def siglip(first: np.ndarray, second: np.ndarray, targets: np.ndarray, scale: float, bias: float) -> float:
+    """Zhai et al. 2023, algorithm 1, pair by pair in loops, of vectors of length 1: the sum over rows and not their mean."""
+    total = 0.0
+    for row in range(len(targets)):
+        for other in range(len(targets)):
+            sign = 1.0 if targets[row] == targets[other] else -1.0
+            total += math.log1p(math.exp(-sign * (scale * float(first[row] @ second[other]) + bias)))
+    return total
+
+
+def sided(first: np.ndarray, second: np.ndarray, scale: float, biases: tuple[float, float]) -> np.ndarray:
+    """Return what two towers give: vectors of half the scale each, and each tower's own share of the bias."""
+    sides = [math.sqrt(scale) * vectors for vectors in (first, second)]
+    return np.concatenate(
+        [np.column_stack([side, np.full(len(side), bias)]) for side, bias in zip(sides, biases, strict=True)], axis=1
+    )
+
+
+@pytest.mark.parametrize("targets", [np.arange(7), np.array([3, 1, 3, 3, 2, 1, 9])])
+def test_the_sigmoid_loss_is_the_closed_form_of_siglip(targets):
+    rng = np.random.default_rng(0)
+    first, second = (one / np.linalg.norm(one, axis=1, keepdims=True) for one in rng.normal(size=(2, 7, 5)))
+    for scale, biases in ((10.0, (-5.0, -5.0)), (3.0, (0.5, -2.0))):
+        output = torch.from_numpy(sided(first, second, scale, biases))
+        loss = made(loss="sigmoid").loss(output, torch.from_numpy(targets))
+        assert float(loss.total) == pytest.approx(siglip(first, second, targets, scale, sum(biases)), rel=1e-5)
+        assert float(loss.weight) == 7
+
+
+def test_gradients_of_the_sigmoid_loss_are_those_of_the_papers_code():
+    """Algorithm 1 as it stands there, with one t' and one b: each tower holds a share of both."""
+    rng = torch.Generator().manual_seed(2)
+    heads = [Tower((6, 0, 4), 0.0, 10.0, rng, bias=-10.0).double() for _ in range(2)]
+    found = [torch.randn(5, 6, generator=rng, dtype=torch.float64) for _ in range(2)]
+    scale, bias = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (math.log(10.0), -10.0))
+    sides = [torch.nn.functional.normalize(head.linear(head.norm(x)), dim=-1) for head, x in zip(heads, found, strict=True)]
+    logits = sides[0] @ sides[1].T * scale.exp() + bias
+    labels = 2 * torch.eye(5, dtype=torch.float64) - 1
+    weights = [head.linear.weight for head in heads]
+    wanted = torch.autograd.grad(-torch.nn.functional.logsigmoid(labels * logits).sum() / 5, [*weights, scale, bias])
+    output = torch.cat([head(features(x)) for head, x in zip(heads, found, strict=True)], dim=1)
+    loss = made(loss="sigmoid").loss(output, torch.arange(5))
+    ours = torch.autograd.grad(
+        loss.total / loss.weight, [*weights, *(head.log_scale for head in heads), *(head.bias for head in heads)]
+    )
+    # t' and b are sums of two shares, so each share has the gradient of the sum.
+    for found_gradient, gradient in zip(ours, [*wanted[:2], *[wanted[2]] * 2, *[wanted[3]] * 2], strict=True):
+        assert torch.allclose(found_gradient.double(), gradient, rtol=2e-4, atol=1e-7)
+
+
+def test_gradients_of_the_sigmoid_loss_are_finite_differences():
+    task, targets = made(loss="sigmoid"), torch.tensor([4, 1, 4])
+    output = torch.randn(3, 8, generator=torch.Generator().manual_seed(5))
+    output.requires_grad_()
+    task.loss(output, targets).total.backward()
+    step, flat = 1e-2, output.detach().ravel()
+    for place in range(flat.numel()):
+        moved = [flat.clone().index_add(0, torch.tensor([place]), torch.tensor([sign * step])) for sign in (1.0, -1.0)]
+        above, below = (float(task.loss(one.view(3, 8), targets).total) for one in moved)
+        assert (above - below) / (2 * step) == pytest.approx(float(output.grad.ravel()[place]), abs=3e-3)
+
+
+def test_a_tower_with_a_bias_starts_where_siglip_does_and_is_not_held_to_clips_limit():
+    tower = made(loss="sigmoid", width=4).head(6, 0.0, 3)
+    output = tower(features(torch.randn(5, 6, generator=torch.Generator().manual_seed(0))))
+    assert torch.allclose((output[:, :4] ** 2).sum(dim=1), torch.tensor(10.0))
+    assert torch.equal(output[:, 4], torch.full((5,), -5.0))
+    own = made(loss="sigmoid", width=4, temperature=0.5, bias=-3.0).head(6, 0.0, 3)(features(torch.randn(5, 6)))
+    assert torch.allclose((own[:, :4] ** 2).sum(dim=1), torch.tensor(2.0))
+    assert torch.equal(own[:, 4], torch.full((5,), -1.5))
+    with torch.no_grad():
+        tower.log_scale.fill_(3.0)
+    assert torch.allclose(tower(features(torch.randn(2, 6)))[:, :4].norm(dim=1), torch.tensor(math.exp(3.0)))
+    assert sorted(made(width=4).head(6, 0.0).state_dict()) == ["linear.weight", "log_scale", "norm.bias", "norm.weight"]
+
+
+def test_the_bias_is_no_part_of_a_vector_but_of_the_probability_of_a_pair():
+    rng = np.random.default_rng(3)
+    first, second = (one / np.linalg.norm(one, axis=1, keepdims=True) for one in rng.normal(size=(2, 4, 3)))
+    task, output = made(loss="sigmoid"), sided(first, second, 8.0, (-4.0, -3.0))
+    output[1, 4:] = 0.0
+    judged = task.probabilities(output)
+    assert judged.shape == (4, 6)
+    np.testing.assert_allclose(judged[:, :3], math.sqrt(8.0) * first)
+    decoded = task.decode(output)
+    assert [list(one.value) for one in decoded] == [["picture", "name"], ["picture"], ["picture", "name"], ["picture", "name"]]
+    np.testing.assert_allclose([one.value["picture"] for one in decoded], first, atol=1e-7)
+    np.testing.assert_array_equal([one.logits for one in decoded], output)
+    asking, there = (output[[0, 2, 3], start : start + 4] for start in (0, 4))
+    cosines, probabilities = task.matched(asking, there)
+    wanted = first[[0, 2, 3]] @ second[[0, 2, 3]].T
+    np.testing.assert_allclose(cosines, wanted, rtol=1e-12)
+    np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(-(8.0 * wanted - 7.0))), rtol=1e-12)
+    assert task.same_answer(decoded[0], decoded[0], 0.0)
+    assert not task.same_answer(decoded[0], decoded[2], 1e-5)
+
+
+def test_probabilities_of_the_softmax_are_shares_of_all_that_can_be_found():
+    rng = np.random.default_rng(4)
+    asking, there = rng.normal(size=(3, 5)), rng.normal(size=(6, 5))
+    cosines, probabilities = made().matched(asking, there)
+    np.testing.assert_allclose(probabilities, np.exp(log_softmax(asking @ there.T, axis=1)), rtol=1e-12)
+    lengths = np.linalg.norm(asking, axis=1)[:, None] * np.linalg.norm(there, axis=1)
+    np.testing.assert_allclose(cosines, asking @ there.T / lengths, rtol=1e-12)
+
+
+def test_a_bias_for_the_softmax_is_refused():
+    with pytest.raises(OptionsError, match=r"the loss softmax has no bias") as caught:
+        made(bias=-10.0)
+    assert "set task.loss=sigmoid, or leave task.bias out" in str(caught.value)
+
+
+def test_what_was_written_before_there_was_a_choice_is_read_as_softmax():
+    was = {"width": 16, "hidden": 0, "temperature": 0.07}
+    task = Retrieval.restore(build(RetrievalOptions, was), {"parts": ["picture", "name"]})
+    assert sorted(task.head(6, 0.0).state_dict()) == ["linear.weight", "log_scale", "norm.bias", "norm.weight"]
+    assert torch.equal(task.head(6, 0.0).log_scale, made(width=16).head(6, 0.0).log_scale)
 
 
 def test_names_of_one_thing_in_two_languages_are_not_held_against_each_other():

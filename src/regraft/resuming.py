@@ -1,0 +1,131 @@
+"""Go on with a fit that was interrupted: what it was asked for, and whether this is the same one."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regraft.errors import Problem, UsageError
+from regraft.options import JSON, merge, respelt, to_json
+from regraft.planning import Plan
+from regraft.recipe import Recipe
+from regraft.training.stages import Stages
+from regraft.training.threads import default_threads
+from regraft.verbs import FitOptions
+from regraft.version import __version__
+
+if TYPE_CHECKING:
+    from regraft.artifact.run import RunFolder
+    from regraft.artifact.run_keeper import RunKeeper
+    from regraft.training.precision import Wanted
+
+_FREE = (("out",), ("machine", "checkpoint"))
+"""Options that change nothing of the result."""
+
+
+class Run:
+    """One fit, from its first look at the place of the artifact until that stands.
+
+    Args:
+        folder: Locked by this process.
+        asked: What was asked for, as JSON, to be read by whoever goes on.
+        resumed: Whether going on was asked for.
+    """
+
+    def __init__(self, folder: RunFolder, asked: Mapping[str, JSON], *, resumed: bool) -> None:
+        from regraft.artifact.run import left_at
+
+        self.folder, self.asked, self.resumed = folder, asked, resumed
+        left = left_at(folder.place)
+        self.was: Mapping[str, Any] = left.about if left and left.step else {}
+
+    @property
+    def precision(self) -> Wanted | None:
+        """Number format of the fit that was interrupted: another measurement of the machine must not change it."""
+        return self.was.get("precision")
+
+    @contextmanager
+    def keeper(self, plan: Plan, precision: str, stages: Stages) -> Iterator[RunKeeper]:
+        """Give what keeps the state of training, and goes on from what was kept; signals stop training inside the block.
+
+        Raises:
+            UsageError: Going on was asked for, and this is another fit.
+        """
+        from regraft.artifact.run_keeper import RunKeeper, goes_on
+        from regraft.training.checkpoint import Stop, stopping
+
+        now = identity(plan)
+        going_on = goes_on(self.was.get("identity"), now, plan.wanted.out, asked=self.resumed)
+        if self.was and not going_on:
+            stages.note("an interrupted fit of other rows or options was kept here: it is given up", "warning")
+            self.folder.forget()
+        self.folder.describe({**self.asked, "identity": now, "precision": precision})
+        with stopping(Stop()) as stop:
+            keeper = RunKeeper(self.folder, plan.wanted.machine.checkpoint, stop=stop, note=stages.note, going_on=going_on)
+            try:
+                yield keeper
+            finally:
+                keeper.wait()
+
+
+def run_of(place: Path, wanted: FitOptions, data: Any, recipe: Recipe | None, *, resumed: bool) -> Run:
+    """Return the run of a fit; its folder is a context manager, to be entered first."""
+    from regraft.artifact.run import RunFolder
+
+    named = str(data) if isinstance(data, str | os.PathLike) else None
+    asked: dict[str, JSON] = {"data": named, "folder": str(Path.cwd()), "options": to_json(wanted)}
+    asked["recipe"] = to_json(recipe.content) if recipe else None
+    return Run(RunFolder(place), asked, resumed=resumed)
+
+
+def as_it_was(out: str | Path, data: Any, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any], Recipe | None]:
+    """Return data, options and recipe of the fit that was interrupted at a place; what is given beside it wins.
+
+    Raises:
+        UsageError: None was, it was started in another folder, or its data were an object that is not given.
+    """
+    from regraft.artifact.run import left_at
+    from regraft.artifact.run_keeper import left_or_refused
+
+    place = Path(out).expanduser().resolve()
+    about = left_or_refused(left_at(place), str(out)).about
+    if data is None:
+        data = about["data"]
+        if data is None:
+            what, fix = "the interrupted fit was given its rows as an object", "give the same rows: fit(rows, resume=OUT)"
+            raise UsageError(Problem(what=what, where=str(out), fix=fix))
+        if about["folder"] != str(Path.cwd()):
+            what, fix = "the interrupted fit was started in another folder", f"cd {about['folder']}, then the same command"
+            raise UsageError(Problem(what=what, where=str(out), got=str(Path.cwd()), expected=about["folder"], fix=fix))
+    recipe = Recipe(content=about["recipe"], data=None, options={}) if about.get("recipe") else None
+    layers = [about["options"], {**options, "out": str(out)}]
+    return data, merge(respelt(FitOptions, layer) for layer in layers), recipe
+
+
+def identity(plan: Plan) -> dict[str, JSON]:
+    """Return everything that decides the bytes of a fit: rows, options, base, versions, machine."""
+    import numpy as np
+    import torch
+
+    from regraft.training.machine import instructions
+
+    options = to_json(plan.wanted)
+    for path in _FREE:
+        functools.reduce(lambda found, name: found[name], path[:-1], options).pop(path[-1], None)
+    origin = plan.base.origin()
+    versions = {
+        "regraft": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+    threads = plan.wanted.machine.threads or default_threads()
+    machine = {"threads": threads, "instructions": instructions(), "byteorder": sys.byteorder}
+    rows = {"fingerprint": to_json(plan.dataset.fingerprint), "preprocessing": plan.preprocessing}
+    return {"options": options, "base": to_json(origin), "versions": versions, "machine": machine, "rows": rows}

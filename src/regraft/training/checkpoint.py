@@ -1,0 +1,176 @@
+"""Everything that training has become at one moment between two updates, and who keeps it.
+
+Randomness is no part of it: every draw is a function of the seed and of where in the fit it happens (`regraft.training.seed`),
+and so is the order of rows. What is left are numbers that updates change: weights, buffers, the optimiser, the best weights so
+far, the counters of the loop, of the number format and of the objective. All of it is plain tensors and JSON.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from regraft.errors import ArtifactError, Problem
+from regraft.options import JSON
+from regraft.training.freeze import changing
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+WEIGHTS, OPTIMIZER, BEST, OBJECTIVE = "weights.", "optimizer.", "best.", "objective."
+
+
+@dataclass(frozen=True)
+class State:
+    """Training between two updates.
+
+    Args:
+        step: Updates done.
+        tensors: Name -> values. They are the live ones of the network: what keeps them has copied or written them when it
+            returns.
+        facts: What else there is, as JSON.
+    """
+
+    step: int
+    tensors: Mapping[str, torch.Tensor]
+    facts: Mapping[str, JSON] = field(default_factory=dict)
+
+
+class Keeper(Protocol):
+    """Keep the state of training now and then."""
+
+    def begin(self) -> State | None:
+        """Return the state to go on from, or nothing."""
+
+    def due(self, step: int) -> bool:
+        """Return whether the state after so many updates is to be kept."""
+
+    def keep(self, state: State) -> None:
+        """Keep it; raises where training is to end here."""
+
+
+class Nothing:
+    """Keep nothing: training begins at the start, and what is interrupted is lost."""
+
+    def begin(self) -> State | None:
+        """Return nothing."""
+        return None
+
+    def due(self, step: int) -> bool:
+        """Return no."""
+        return False
+
+    def keep(self, state: State) -> None:
+        """Do nothing."""
+
+
+def captured(net: nn.Module, trainable: Set[str], optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], JSON]:
+    """Return what updates change in a network and an optimiser: tensors, and the optimiser's other values."""
+    tensors = {WEIGHTS + name: value.detach() for name, value in changing(net, trainable)}
+    others: dict[str, dict[str, JSON]] = {}
+    for place, parameter in enumerate(_parameters(optimizer)):
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if hasattr(value, "detach"):
+                tensors[f"{OPTIMIZER}{place}.{key}"] = value.detach()
+            else:
+                others.setdefault(str(place), {})[key] = value
+    return tensors, others
+
+
+def put_into(net: nn.Module, trainable: Set[str], optimizer: torch.optim.Optimizer, state: State, others: Any) -> None:
+    """Write what `captured` gave back into the same network and optimiser.
+
+    Raises:
+        ArtifactError: It is the state of another network.
+    """
+    import torch
+
+    found = part(state.tensors, WEIGHTS)
+    places = dict(changing(net, trainable))
+    same = found.keys() == places.keys() and all(found[name].shape == value.shape for name, value in places.items())
+    if not same:
+        what, fix = "the checkpoint is of another network", "fit anew: it was made by another version or from other rows"
+        raise ArtifactError(Problem(what=what, got=f"{len(found)} tensors", expected=f"{len(places)} of these shapes", fix=fix))
+    with torch.no_grad():
+        for name, value in places.items():
+            value.copy_(found[name])
+    parameters = _parameters(optimizer)
+    for name, value in part(state.tensors, OPTIMIZER).items():
+        place, _, key = name.partition(".")
+        parameter = parameters[int(place)]
+        # Counters stay where the optimiser had them: on the processor, even of weights on a GPU.
+        moved = value.clone() if value.ndim == 0 else value.to(parameter.device, copy=True)
+        optimizer.state[parameter][key] = moved
+    for place, values in dict(others).items():
+        optimizer.state[parameters[int(place)]].update(values)
+
+
+def part(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Return the tensors whose names begin so, without the beginning.
+
+    Example:
+        >>> part({"best.a": 1, "weights.a": 2}, "best.")
+        {'a': 1}
+    """
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Any]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+class Stop:
+    """Whether somebody asked to stop: the first time politely, the second time at once."""
+
+    def __init__(self) -> None:
+        self.asked = ""
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Take a signal.
+
+        Raises:
+            KeyboardInterrupt: It is not the first.
+        """
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = signal.Signals(number).name
+
+
+@contextmanager
+def stopping(note: Stop) -> Iterator[Stop]:
+    """Let SIGINT and SIGTERM ask training to stop after the present update, for as long as the block runs.
+
+    Only the main thread of a process hears signals; elsewhere, and where a signal is ignored, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield note
+        return
+    numbers = [each for each in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(each) not in (signal.SIG_IGN, None)]
+    before = {each: signal.signal(each, note) for each in numbers}
+    try:
+        yield note
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+__all__ = [
+    "BEST",
+    "OBJECTIVE",
+    "OPTIMIZER",
+    "WEIGHTS",
+    "Keeper",
+    "Nothing",
+    "State",
+    "Stop",
+    "captured",
+    "part",
+    "put_into",
+    "stopping",
+]
