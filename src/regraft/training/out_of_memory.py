@@ -1,8 +1,8 @@
 """Out of memory in the middle of a step: the same step again, in smaller pieces.
 
-    spare = Spare(objective, net)
-    batches, found = spare.run(step, batches, "step 17 of 200")     step(batches), as often as it takes
-    spare.told()                                                    what had to be made smaller
+spare = Spare(objective, net)
+batches, found = spare.run(step, batches, "step 17 of 200")     step(batches), as often as it takes
+spare.told()                                                    what had to be made smaller
 """
 
 from __future__ import annotations
