@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from regraft.training.cost import Passes
     from regraft.training.frozen import Learner, Setting
     from regraft.training.loop import Validation
+    from regraft.training.options import TrainOptions
     from regraft.training.precision import Precision, Wanted
     from regraft.types import Batch
 
@@ -115,7 +116,6 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages, run: Run | 
     from regraft.training.cost import Meter, Passes
     from regraft.training.loop import NOTHING
     from regraft.training.loop import train as loop
-    from regraft.training.optimizers import from_scratch
 
     wanted, meter = plan.wanted, Meter(stages.listen)
     objective_class, objective_options = wanted.objective.resolve(OBJECTIVES)
@@ -127,13 +127,13 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages, run: Run | 
             compact = stack.enter_context(compacted(learner.net, learner.trainable, used))
         stages.notes(compact.notes)
         learning = view(compact.net, fast_dropouts(compact.net))
-        learning, precision = _arithmetic(learning, objective, learner, plan, stages, run)
+        learning, precision, options = _arithmetic(learning, objective, learner, plan, stages, run)
         keeper = stack.enter_context(run.keeper(plan, precision.name, stages)) if run else NOTHING
         events = loop(
             precision.network(learning),
             objective,
             Decided(learner.trainable),
-            wanted.train if plan.base.pretrained else from_scratch(wanted.train),
+            options,
             validation=_validation(learning, learner, plan),
             seed=wanted.seed,
             keeper=keeper,
@@ -154,10 +154,12 @@ def _resumed(keeper: Keeper) -> tuple[str, ...]:
 
 def _arithmetic(
     net: Headed, objective: Objective, learner: Learner, plan: Plan, stages: Stages, run: Run | None
-) -> tuple[Headed, Precision]:
-    """Return the network as it is trained fastest here, and its number format."""
+) -> tuple[Headed, Precision, TrainOptions]:
+    """Return the network as it is trained fastest here, its number format, and options under which it fits into memory."""
     from regraft.training.kernels import compiled
     from regraft.training.machine import Profile
+    from regraft.training.memory import Demand, fitted
+    from regraft.training.optimizers import from_scratch
     from regraft.training.precision import TRIED_POSITIONS, Workload, choose
     from regraft.training.seed import row_generator
 
@@ -187,9 +189,18 @@ def _arithmetic(
     if run and asked == "auto" and run.precision:
         asked = run.precision
     precision = choose(net, asked, workload, Profile.load(), stages.note)
+    demand = Demand(
+        net=precision.network(net),
+        objective=objective,
+        options=wanted.train if plan.base.pretrained else from_scratch(wanted.train),
+        trainable=names,
+        seed=wanted.seed,
+        validates=len(plan.rows["valid"]) > 0,
+    )
+    options = fitted(demand, stages.note)
     if wanted.machine.compile:
-        net = compiled(net, loss_of(some(micro_size)), names, stages.note)
-    return net, precision
+        net = compiled(net, loss_of(some(min(options.micro_batch_size or size, size))), names, stages.note)
+    return net, precision, options
 
 
 def _whole(event: Event, net: Headed) -> Event:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -92,3 +92,49 @@ class Objective(ABC):
     @abstractmethod
     def loss(self, net: Headed, batch: Batch) -> tuple[Loss, dict[str, float]]:
         """Return the loss of one micro-batch and numbers worth logging."""
+
+    @property
+    def divisible(self) -> bool:
+        """Whether `split` gives the same update: the loss of a batch is the sum of the losses of its rows."""
+        return False
+
+    def split(self, batches: Sequence[Batch], most_rows: int) -> list[Batch]:
+        """Return the rows of an update, which begins afresh, in micro-batches of at most so many rows.
+
+        As it stands here, the micro-batches as they are, for an objective that is not `divisible`.
+
+        Args:
+            batches: Micro-batches of one update, as the epoch that `batches` is yielding gave them.
+            most_rows: Rows a forward pass, at least 1.
+
+        Returns:
+            The same rows in the same order.
+        """
+        return list(batches)
+
+    def part(self, batch: Batch, places: Array) -> Batch:
+        """Return the rows at some places of a micro-batch; as it stands here, all of them.
+
+        Args:
+            batch: What `largest` or `batches` gave.
+            places: Places (R,) of rows in it.
+        """
+        return batch
+
+    def largest(self, batch_size: int, micro_batch_size: int, rngs: Iterable[np.random.Generator], *, padded: bool) -> Batch:
+        """Return the micro-batch of a training that has most positions, and so takes most memory.
+
+        As it stands here, that of the first epoch, made and looked at one after the other.
+
+        Args:
+            batch_size: Rows an update.
+            micro_batch_size: Rows a forward pass.
+            rngs: One for each epoch, as `batches` takes them.
+            padded: Whether padding counts.
+        """
+
+        def positions(batch: Batch) -> int:
+            return batch.mask_BT.size if padded else int(np.count_nonzero(batch.mask_BT))
+
+        made = self.batches(0, batch_size, micro_batch_size, next(iter(rngs)))
+        return max((batch for update in made for batch in update), key=positions)

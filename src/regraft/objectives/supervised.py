@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from regraft.tasks.task import Task
 
 _SHARED = "backbone."
+_MOST_LOOKED_AT = 200_000
 
 
 @options
@@ -46,6 +47,7 @@ class Supervised(Objective):
         self._targets: Array
         self._task: Task
         self._gradnorm: GradNorm | None = None
+        self._drawn: BatchRows
 
     def attach(self, rows: BatchRows, targets: Array | None, task: Task) -> Self:
         """Take the training rows with their targets and the task that makes the loss.
@@ -65,6 +67,7 @@ class Supervised(Objective):
                 )
             )
         self._rows, self._targets, self._task = rows, targets, task
+        self._drawn = rows
         if task.by_gradients is not None:
             self._gradnorm = GradNorm(*task.by_gradients)
         return self
@@ -100,20 +103,70 @@ class Supervised(Objective):
         """
         order_N = self._order(rng)
         rows = self._rows.drawn(rng)
-        for start in range(first * batch_size, len(order_N), batch_size):
-            rows_B = order_N[start : start + batch_size]
-            if len(rows_B) > micro_batch_size:
-                rows_B = rows_B[np.argsort(self._rows.lengths[rows_B], kind="stable")]
-            cuts = range(0, len(rows_B), micro_batch_size)
-            made = [rows.batch(rows_B[cut : cut + micro_batch_size], self._targets) for cut in cuts]
-            scales = self._task.scales(self._targets[rows_B])
-            update = made if scales is None else [replace(batch, scales=scales) for batch in made]
+        for cuts in self._cuts(order_N[first * batch_size :], batch_size, micro_batch_size):
+            self._drawn = rows  # whoever else draws in between has rows of his own
+            rows_B = np.concatenate(cuts)
+            update = self._made(cuts, self._task.scales(self._targets[rows_B]))
             if self._gradnorm is None:
                 yield update
                 continue
             self._gradnorm.begin()
             yield update
             self._gradnorm.end(len(rows_B))
+
+    def _cuts(self, order_N: Array, batch_size: int, micro_batch_size: int) -> Iterator[list[Array]]:
+        """Yield the positions of the rows of each update, as those of its micro-batches."""
+        for start in range(0, len(order_N), batch_size):
+            rows_B = order_N[start : start + batch_size]
+            if len(rows_B) > micro_batch_size:
+                rows_B = rows_B[np.argsort(self._rows.lengths[rows_B], kind="stable")]
+            yield _pieces(rows_B, micro_batch_size)
+
+    def _made(self, cuts: Sequence[Array], scales: Array | None) -> list[Batch]:
+        """Return micro-batches of rows of the present epoch; the scales are those of the whole update."""
+        made = [self._drawn.batch(rows_B, self._targets) for rows_B in cuts]
+        return made if scales is None else [replace(batch, scales=scales) for batch in made]
+
+    @property
+    def divisible(self) -> bool:
+        """Whether the loss of a batch is the sum of the losses of its rows."""
+        return not self._task.paired
+
+    def split(self, batches: Sequence[Batch], most_rows: int) -> list[Batch]:
+        """Return the rows of an update in micro-batches of at most so many rows; its losses are weighed afresh."""
+        if self._gradnorm is not None:
+            self._gradnorm.begin()
+        made: list[Batch] = []
+        for batch in batches:
+            small = batch.rows_B is None or batch.size <= most_rows
+            made += [batch] if small else self._made(_pieces(np.asarray(batch.rows_B), most_rows), batch.scales)
+        return made
+
+    def part(self, batch: Batch, places: Array) -> Batch:
+        """Return the rows at some places of a micro-batch."""
+        return self._made([np.asarray(batch.rows_B)[places]], batch.scales)[0]
+
+    def largest(self, batch_size: int, micro_batch_size: int, rngs: Iterable[np.random.Generator], *, padded: bool) -> Batch:
+        """Return the micro-batch of a training that has most positions, its longest rows first.
+
+        Only lengths are looked at, of all epochs or of the first 200,000 rows.
+        """
+        lengths_N, most, looked_at = self._rows.lengths, -1, 0
+        for rng in rngs:
+            order_N = self._order(rng)
+            self._drawn = self._rows.drawn(rng)
+            for cuts in self._cuts(order_N[:_MOST_LOOKED_AT], batch_size, micro_batch_size):
+                for rows_B in cuts:
+                    lengths_B = lengths_N[rows_B]
+                    positions = int(lengths_B.max()) * len(rows_B) if padded else int(lengths_B.sum())
+                    if positions > most:
+                        most, chosen_B = positions, rows_B
+                        scales = self._task.scales(self._targets[np.concatenate(cuts)])
+            looked_at += len(order_N)
+            if looked_at >= _MOST_LOOKED_AT:
+                break
+        longest_first_B = chosen_B[np.argsort(-lengths_N[chosen_B], kind="stable")]
+        return self._made([longest_first_B], scales)[0]
 
     def _order(self, rng: np.random.Generator) -> Array:
         """Return the positions of the rows of one epoch (N,)."""
@@ -150,3 +203,7 @@ class Supervised(Objective):
             return self._task.scaled_loss(output, targets, batch.scales), {}
         total, logs = self._gradnorm.weigh(net, self._task.losses(output, targets, batch.scales), id(batch))
         return Loss(output.new_zeros(()) if total is None else total, output.new_tensor(float(len(targets)))), logs
+
+
+def _pieces(rows_B: Array, most_rows: int) -> list[Array]:
+    return [rows_B[start : start + most_rows] for start in range(0, len(rows_B), most_rows)]

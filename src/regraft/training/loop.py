@@ -20,9 +20,10 @@ from regraft.errors import GateError, OptionsError, Problem, did_you_mean
 from regraft.models.transform import added_names
 from regraft.training import OPTIMIZERS, SCHEDULES
 from regraft.training.checkpoint import BEST, Keeper, Nothing, State, captured, part, put_into
-from regraft.training.events import BeginEvent, EndEvent, Event, StepEvent, ValidEvent
+from regraft.training.events import BeginEvent, EndEvent, Event, NoteEvent, StepEvent, ValidEvent
 from regraft.training.freeze import evaluating, learning, put_back, snapshot
 from regraft.training.optimizers import gradient_norm, parameter_groups, peak_rates, scale_gradients
+from regraft.training.out_of_memory import Spare
 from regraft.training.schedules import share_of_peak
 from regraft.training.seed import network_randomness, row_generator
 from regraft.tuning.parts import new_parameters
@@ -83,12 +84,13 @@ def train(
         keeper: Keeps the state now and then, and gives the one to go on from.
 
     Yields:
-        One `BeginEvent`, a `StepEvent` an update, a `ValidEvent` a validation, one `EndEvent`.
+        One `BeginEvent`, a `StepEvent` an update, a `ValidEvent` a validation, one `EndEvent`; a `NoteEvent` if memory ran out.
 
     Raises:
         OptionsError: Nothing would learn, or the validation does not give the metric.
         GateError: A loss or a gradient is not a finite number; the weights are those before that update.
         ArtifactError: What the keeper gave is the state of another network.
+        MachineError: There is not enough memory for one row a forward pass; the weights are those before that update.
     """
     trainable = tuning.trainable(net)
     with learning(net, trainable):
@@ -131,6 +133,7 @@ class _Run:
         self.best_step = 0
         self.kept: dict[str, torch.Tensor] | None = None
         self.stale = 0
+        self.spare = Spare(objective, net)
 
     def events(self) -> Iterator[Event]:
         sizes = [parameter.numel() for parameter in self.net.parameters()]
@@ -140,7 +143,9 @@ class _Run:
         yield BeginEvent(**self.now(), total_steps=self.total_steps, rows=rows, parameters=sum(sizes), trainable=learnt)
         reason = "max steps" if self.cut_short else "done"
         for micro_batches in self.batches():
-            yield self.update(micro_batches)
+            done = self.update(micro_batches)
+            yield from (NoteEvent(**self.now(), text=text, level="warning") for text in self.spare.told())
+            yield done
             if self.validation is not None and self.is_time_to_validate():
                 yield self.validate(self.validation)
                 if self.options.patience is not None and self.stale >= self.options.patience:
@@ -194,14 +199,12 @@ class _Run:
         self.precision.put_back(facts["precision"])
 
     def update(self, micro_batches: Sequence[Batch]) -> StepEvent:
-        import torch
-
         share = share_of_peak(self.step, self.total_steps, self.options.warmup_share, self.schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * share
         rate = self.optimizer.param_groups[0]["lr"]
-        with network_randomness(self.seed, self.step, self.device), torch.enable_grad():
-            loss, weight, logs = self.gradients(micro_batches)
+        where = f"step {self.step + 1} of {self.total_steps}"
+        micro_batches, (loss, weight, logs) = self.spare.run(self.gradients, micro_batches, where)
         norm = self.scale_gradients(weight, micro_batches)
         self.optimizer.step()
         self.drop_gradients()
@@ -223,13 +226,16 @@ class _Run:
             parameter.grad = None
 
     def gradients(self, micro_batches: Sequence[Batch]) -> tuple[float, float, dict[str, float]]:
+        import torch
+
         # A format whose gradients overflow at the present scale takes the same step again at a smaller one.
-        while True:
-            scale = self.precision.scale
-            found = self.scaled_gradients(micro_batches, scale)
-            if self.precision.settled(self.weights):
-                return found[0], found[1] * scale, found[2]
-            self.drop_gradients()
+        with network_randomness(self.seed, self.step, self.device), torch.enable_grad():
+            while True:
+                scale = self.precision.scale
+                found = self.scaled_gradients(micro_batches, scale)
+                if self.precision.settled(self.weights):
+                    return found[0], found[1] * scale, found[2]
+                self.drop_gradients()
 
     def scaled_gradients(self, micro_batches: Sequence[Batch], scale: float) -> tuple[float, float, dict[str, float]]:
         # Gradients of totals add up over micro-batches; dividing them by the weight of the whole batch comes after.

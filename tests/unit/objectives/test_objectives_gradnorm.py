@@ -233,6 +233,22 @@ def test_a_micro_batch_that_is_computed_again_counts_once():
     np.testing.assert_array_equal(*found)
 
 
+def test_an_update_that_begins_again_in_smaller_pieces_counts_once():
+    task, x, targets = problem(lacking=True)
+    net, objective = net_for(task, torch.float64), Supervised(SupervisedOptions()).attach(Rows(x, float), targets, task)
+    found = []
+    for again in (False, True):
+        update = next(objective.batches(0, 48, 24, np.random.default_rng(0)))
+        if again:
+            objective.loss(net, update[0])  # then there is no more memory
+            update = objective.split(update, 5)
+            assert [batch.size for batch in update] == [5, 5, 5, 5, 4] * 2
+        for batch in update:
+            objective.loss(net, batch)
+        found.append(objective._gradnorm._losses_K.copy())
+    np.testing.assert_allclose(*found, rtol=1e-12)
+
+
 def test_the_last_shared_weights_are_the_matrices_of_the_last_layer_that_learns():
     task, *_ = problem()
     net = net_for(task)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import chisquare
@@ -95,6 +98,43 @@ def several(rows):
     values = [{"kind": "rare" if i % 10 == 3 else "often", "price": float(i) if i % 10 == 0 else None} for i in range(rows)]
     task.learn(values, Ledger())
     return task, task.targets(values)
+
+
+class Varied(Rows):
+    """Rows that say of which draw they are."""
+
+    draw = 0.0
+
+    def batch(self, rows, targets=None):
+        return replace(super().batch(rows, targets), inputs={"draw": np.full(len(rows), self.draw)})
+
+    def drawn(self, rng):
+        made = copy.copy(self)
+        made.draw = rng.random()
+        return made
+
+
+def test_rows_that_are_split_again_keep_order_targets_draws_and_the_scales_of_their_update():
+    task, targets = several(40)
+    rows = Varied(np.random.default_rng(0).integers(1, 30, 40))
+    objective = Supervised(SupervisedOptions()).attach(rows, targets, task)
+    draws = set()
+    for update in objective.batches(0, 16, 8, np.random.default_rng(3)):
+        next(objective.batches(1, 16, 16, np.random.default_rng(4)))  # somebody looks at another epoch
+        objective.largest(16, 8, [np.random.default_rng(5)], padded=True)
+        draws.update(batch.inputs["draw"][0] for batch in update)
+        break
+    update = next(objective.batches(0, 16, 8, np.random.default_rng(3)))
+    parts = objective.split(update, 3)
+    assert [batch.size for batch in parts] == [3, 3, 2, 3, 3, 2]
+    for name in ("rows_B", "targets"):
+        ours, whole = (np.concatenate([getattr(batch, name) for batch in made]) for made in (parts, update))
+        np.testing.assert_array_equal(ours, whole)
+    assert {number for batch in parts for number in batch.inputs["draw"]} == draws
+    assert all(np.array_equal(batch.scales, update[0].scales) for batch in parts)
+    assert update[0].scales is not None
+    assert objective.split(parts, 8) == parts
+    assert objective.divisible
 
 
 def test_a_balanced_epoch_gives_every_class_and_every_target_the_same_chance():

@@ -1,0 +1,122 @@
+"""Out of memory in the middle of a step: the same step again, in smaller pieces.
+
+spare = Spare(objective, net)
+batches, found = spare.run(step, batches, "step 17 of 200")     step(batches), as often as it takes
+spare.told()                                                    what had to be made smaller
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from regraft.errors import MachineError, Problem
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from regraft.objectives.objective import Objective
+    from regraft.types import Batch
+
+FoundT = TypeVar("FoundT")
+
+SHORTER = (
+    "shorten the rows (modality.max_length), let fewer weights learn (--tuning lora or head), end what else holds memory, or "
+    "take a larger machine"
+)
+_OF_THE_CPU = ("DefaultCPUAllocator", "not enough memory", "can't allocate memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that there is no more memory, on a GPU or on the processor.
+
+    Example:
+        >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes do not match"))
+        (True, False)
+    """
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OF_THE_CPU)
+
+
+class Spare:
+    """Take the gradients of a step, and take them again over fewer rows a forward pass when memory runs out.
+
+    The same rows go through in the same order with the same seed, so that the update is that of a run with as much memory as it
+    wants, up to the order of sums. Two things are not the same: dropout is drawn for tensors of other shapes, and statistics
+    over a micro-batch (batch norm in training) are of fewer rows. Later steps begin with the smaller micro-batch.
+
+    Args:
+        objective: Makes micro-batches smaller.
+        net: The network, while it learns.
+    """
+
+    def __init__(self, objective: Objective, net: nn.Module) -> None:
+        self._objective, self._net = objective, net
+        self._buffers = [buffer for module in net.modules() if module.training for buffer in module.buffers(recurse=False)]
+        self._most_rows: int | None = None
+        self._notes: list[str] = []
+
+    def told(self) -> list[str]:
+        """Return a sentence for each time that memory ran out since this was asked."""
+        notes, self._notes = self._notes, []
+        return notes
+
+    def run(
+        self, step: Callable[[Sequence[Batch]], FoundT], batches: Sequence[Batch], where: str
+    ) -> tuple[Sequence[Batch], FoundT]:
+        """Return the micro-batches that fitted, and what a step made of them.
+
+        Args:
+            step: Computes gradients of micro-batches; draws the same random numbers whenever it is called.
+            batches: Micro-batches of an update.
+            where: Which update, as people read it.
+
+        Raises:
+            MachineError: Memory ran out, and micro-batches cannot be made smaller.
+        """
+        if self._most_rows is not None:
+            batches = self._objective.split(batches, self._most_rows)
+        while True:
+            before = [buffer.detach().clone() for buffer in self._buffers]
+            try:
+                return batches, step(batches)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                said = str(error) or type(error).__name__
+            # Not in the handler: the error holds what the step has made so far.
+            self._put_back(before)
+            batches = self._smaller(batches, said, where)
+
+    def _put_back(self, before: Sequence[torch.Tensor]) -> None:
+        import torch
+
+        self._net.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for buffer, value in zip(self._buffers, before, strict=True):
+                buffer.copy_(value)
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.empty_cache()  # what is free lies in pieces that are too small
+
+    def _smaller(self, batches: Sequence[Batch], said: str, where: str) -> Sequence[Batch]:
+        rows = max(batch.size for batch in batches)
+        if rows == 1 or not self._objective.divisible:
+            raise MachineError(_no_room(rows, said, where))
+        self._most_rows = rows // 2
+        self._notes.append(
+            f"out of memory in {where}: a forward pass sees {self._most_rows:,} instead of {rows:,} rows from here on; this "
+            "step is done again, and updates are of as many rows as before"
+        )
+        return self._objective.split(batches, self._most_rows)
+
+
+def _no_room(rows: int, said: str, where: str) -> Problem:
+    what = (
+        "out of memory over a single row" if rows == 1 else f"out of memory over a batch of {rows:,} rows that cannot be split"
+    )
+    fix = ("" if rows == 1 else "lower train.batch_size, ") + SHORTER
+    return Problem(what=what, where=where, got=said, expected="memory for one forward and backward pass", fix=fix)
