@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from regraft.training.frozen import Learner, Setting
     from regraft.training.loop import Validation
     from regraft.training.options import TrainOptions
-    from regraft.training.precision import Precision, Wanted
+    from regraft.training.precision import Precision
     from regraft.types import Batch
 
 _FORWARD_ROWS = 32
@@ -127,8 +127,10 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages, run: Run | 
             compact = stack.enter_context(compacted(learner.net, learner.trainable, used))
         stages.notes(compact.notes)
         learning = view(compact.net, fast_dropouts(compact.net))
-        learning, precision, options = _arithmetic(learning, objective, learner, plan, stages, run)
-        keeper = stack.enter_context(run.keeper(plan, precision.name, stages)) if run else NOTHING
+        known = run.examine(plan, stages) if run else {}
+        learning, precision, options = _arithmetic(learning, objective, learner, plan, stages, known)
+        arithmetic = {"precision": precision.name, "micro_batch_size": options.micro_batch_size}
+        keeper = stack.enter_context(run.keeper(plan, arithmetic, stages)) if run else NOTHING
         events = loop(
             precision.network(learning),
             objective,
@@ -153,9 +155,12 @@ def _resumed(keeper: Keeper) -> tuple[str, ...]:
 
 
 def _arithmetic(
-    net: Headed, objective: Objective, learner: Learner, plan: Plan, stages: Stages, run: Run | None
+    net: Headed, objective: Objective, learner: Learner, plan: Plan, stages: Stages, known: Mapping[str, Any]
 ) -> tuple[Headed, Precision, TrainOptions]:
-    """Return the network as it is trained fastest here, its number format, and options under which it fits into memory."""
+    """Return the network as it is trained fastest here, its number format, and options under which it fits into memory.
+
+    An interrupted fit that goes on is computed as it was: what is `known` of it is not measured again.
+    """
     from regraft.training.kernels import compiled
     from regraft.training.machine import Profile
     from regraft.training.memory import Demand, fitted
@@ -185,14 +190,13 @@ def _arithmetic(
         positions=int(np.count_nonzero(batch.mask_BT)),
         threads=wanted.machine.threads or default_threads(),
     )
-    asked: Wanted = wanted.machine.precision
-    if run and asked == "auto" and run.precision:
-        asked = run.precision
-    precision = choose(net, asked, workload, Profile.load(), stages.note)
+    precision = choose(net, known.get("precision", wanted.machine.precision), workload, Profile.load(), stages.note)
+    options = wanted.train if plan.base.pretrained else from_scratch(wanted.train)
+    options = dataclasses.replace(options, micro_batch_size=known.get("micro_batch_size", options.micro_batch_size))
     demand = Demand(
         net=precision.network(net),
         objective=objective,
-        options=wanted.train if plan.base.pretrained else from_scratch(wanted.train),
+        options=options,
         trainable=names,
         seed=wanted.seed,
         validates=len(plan.rows["valid"]) > 0,

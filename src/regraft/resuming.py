@@ -23,7 +23,6 @@ from regraft.version import __version__
 if TYPE_CHECKING:
     from regraft.artifact.run import RunFolder
     from regraft.artifact.run_keeper import RunKeeper
-    from regraft.training.precision import Wanted
 
 _FREE = (("out",), ("machine", "checkpoint"))
 """Options that change nothing of the result."""
@@ -44,30 +43,44 @@ class Run:
         self.folder, self.asked, self.resumed = folder, asked, resumed
         left = left_at(folder.place)
         self.was: Mapping[str, Any] = left.about if left and left.step else {}
+        self.identity: Mapping[str, JSON] = {}
+        self.going_on = False
 
-    @property
-    def precision(self) -> Wanted | None:
-        """Number format of the fit that was interrupted: another measurement of the machine must not change it."""
-        return self.was.get("precision")
+    def examine(self, plan: Plan, stages: Stages) -> Mapping[str, Any]:
+        """Find out whether checkpoints that are there are of this fit, and give up those that are not.
 
-    @contextmanager
-    def keeper(self, plan: Plan, precision: str, stages: Stages) -> Iterator[RunKeeper]:
-        """Give what keeps the state of training, and goes on from what was kept; signals stop training inside the block.
+        Returns:
+            How the interrupted fit was computed (number format, micro-batch), which another measurement of the machine must
+            not change; nothing where training begins at the start.
 
         Raises:
             UsageError: Going on was asked for, and this is another fit.
         """
-        from regraft.artifact.run_keeper import RunKeeper, goes_on
-        from regraft.training.checkpoint import Stop, stopping
+        from regraft.artifact.run_keeper import goes_on
 
-        now = identity(plan)
-        going_on = goes_on(self.was.get("identity"), now, plan.wanted.out, asked=self.resumed)
-        if self.was and not going_on:
+        self.identity = identity(plan)
+        self.going_on = goes_on(self.was.get("identity"), self.identity, plan.wanted.out, asked=self.resumed)
+        if self.was and not self.going_on:
             stages.note("an interrupted fit of other rows or options was kept here: it is given up", "warning")
             self.folder.forget()
-        self.folder.describe({**self.asked, "identity": now, "precision": precision})
+        arithmetic: Mapping[str, Any] = self.was["arithmetic"] if self.going_on else {}
+        return arithmetic
+
+    @contextmanager
+    def keeper(self, plan: Plan, arithmetic: Mapping[str, JSON], stages: Stages) -> Iterator[RunKeeper]:
+        """Give what keeps the state of training, and goes on from what was kept; signals stop training inside the block.
+
+        Args:
+            plan: That was examined.
+            arithmetic: How this fit is computed.
+            stages: Told what a person should know.
+        """
+        from regraft.artifact.run_keeper import RunKeeper
+        from regraft.training.checkpoint import Stop, stopping
+
+        self.folder.describe({**self.asked, "identity": self.identity, "arithmetic": dict(arithmetic)})
         with stopping(Stop()) as stop:
-            keeper = RunKeeper(self.folder, plan.wanted.machine.checkpoint, stop=stop, note=stages.note, going_on=going_on)
+            keeper = RunKeeper(self.folder, plan.wanted.machine.checkpoint, stop=stop, note=stages.note, going_on=self.going_on)
             try:
                 yield keeper
             finally:

@@ -20,6 +20,7 @@ from regraft.errors import GateError, OptionsError, Problem, did_you_mean
 from regraft.models.transform import added_names
 from regraft.training import OPTIMIZERS, SCHEDULES
 from regraft.training.checkpoint import BEST, Keeper, Nothing, State, captured, part, put_into
+from regraft.training.diagnosis import Case, not_finite
 from regraft.training.events import BeginEvent, EndEvent, Event, NoteEvent, StepEvent, ValidEvent
 from regraft.training.freeze import evaluating, learning, put_back, snapshot
 from regraft.training.optimizers import gradient_norm, parameter_groups, peak_rates, scale_gradients
@@ -181,11 +182,9 @@ class _Run:
         if self.kept is not None and self.best_step != self.step:
             tensors |= {BEST + name: value for name, value in self.kept.items()}
         facts = {name: getattr(self, name) for name in ("best", "best_step", "stale")}
-        return State(
-            self.step,
-            tensors,
-            {**facts, "optimizer": optimizer, "objective": self.objective.state(), "precision": self.precision.state()},
-        )
+        facts |= {"optimizer": optimizer, "objective": self.objective.state()}
+        facts |= {"precision": self.precision.state(), "rows": self.spare.most_rows}
+        return State(self.step, tensors, facts)
 
     def go_on(self, state: State | None) -> None:
         if state is None:
@@ -197,6 +196,7 @@ class _Run:
             self.kept = part(state.tensors, BEST) or snapshot(self.net, self.trainable)
         self.objective.put_back(facts["objective"])
         self.precision.put_back(facts["precision"])
+        self.spare.most_rows = facts["rows"]
 
     def update(self, micro_batches: Sequence[Batch]) -> StepEvent:
         share = share_of_peak(self.step, self.total_steps, self.options.warmup_share, self.schedule)
@@ -266,18 +266,9 @@ class _Run:
         return norm
 
     def not_finite(self, what: str, got: float, batches: Sequence[Batch]) -> GateError:
-        rows = [int(row) for batch in batches if batch.rows_B is not None for row in np.asarray(batch.rows_B)]
-        listed = ", ".join(str(row) for row in rows[:16]) + (f" and {len(rows) - 16} more" if len(rows) > 16 else "")
-        rate = self.optimizer.param_groups[0]["lr"]
-        return GateError(
-            Problem(
-                what=f"the {what} is not a finite number, so training cannot go on",
-                where=f"step {self.step + 1} of {self.total_steps}, training rows {listed or 'unknown'} (counted from 0)",
-                got=str(got),
-                expected="a finite number",
-                fix=f"lower the learning rate (here {rate:.3g}) or the largest gradient norm, and look at these rows",
-            )
-        )
+        where, rate = f"step {self.step + 1} of {self.total_steps}", self.optimizer.param_groups[0]["lr"]
+        with network_randomness(self.seed, self.step, self.device):
+            return not_finite(what, got, Case(net=self.net, objective=self.objective, batches=batches, where=where, rate=rate))
 
     def is_time_to_validate(self) -> bool:
         every = self.options.validate_every or self.steps_per_epoch

@@ -52,12 +52,14 @@ class Spare:
     Args:
         objective: Makes micro-batches smaller.
         net: The network, while it learns.
+
+    `most_rows` is what a forward pass sees at most once memory ran out, else None: part of the state of training.
     """
 
     def __init__(self, objective: Objective, net: nn.Module) -> None:
         self._objective, self._net = objective, net
         self._buffers = [buffer for module in net.modules() if module.training for buffer in module.buffers(recurse=False)]
-        self._most_rows: int | None = None
+        self.most_rows: int | None = None
         self._notes: list[str] = []
 
     def told(self) -> list[str]:
@@ -78,8 +80,8 @@ class Spare:
         Raises:
             MachineError: Memory ran out, and micro-batches cannot be made smaller.
         """
-        if self._most_rows is not None:
-            batches = self._objective.split(batches, self._most_rows)
+        if self.most_rows is not None:
+            batches = self._objective.split(batches, self.most_rows)
         while True:
             before = [buffer.detach().clone() for buffer in self._buffers]
             try:
@@ -106,12 +108,12 @@ class Spare:
         rows = max(batch.size for batch in batches)
         if rows == 1 or not self._objective.divisible:
             raise MachineError(_no_room(rows, said, where))
-        self._most_rows = rows // 2
+        self.most_rows = rows // 2
         self._notes.append(
-            f"out of memory in {where}: a forward pass sees {self._most_rows:,} instead of {rows:,} rows from here on; this "
+            f"out of memory in {where}: a forward pass sees {self.most_rows:,} instead of {rows:,} rows from here on; this "
             "step is done again, and updates are of as many rows as before"
         )
-        return self._objective.split(batches, self._most_rows)
+        return self._objective.split(batches, self.most_rows)
 
 
 def _no_room(rows: int, said: str, where: str) -> Problem:
