@@ -169,9 +169,11 @@ def _few_rows(plan: Plan) -> Iterator[Batch]:
 
 def predictor(net: Headed, plan: Plan) -> Predictor:
     """Return the door through which the fitted network is judged: the one that serves it later."""
+    from regraft.models.backbones import Shapes
     from regraft.serving.predictor import Predictor
     from regraft.serving.runtime_torch import TorchRuntime
 
+    net.backbone.shapes = Shapes()  # those in which an artifact is opened, whatever it learnt in
     runtime = TorchRuntime(net, plan.wanted.machine)
     return Predictor(plan.modality, plan.task, runtime, column=plan.dataset.input_column)
 

@@ -161,3 +161,11 @@ def test_a_table_of_rows_is_answered_row_by_row(artifact: Artifact):
     assert rg.predict(artifact, pd.DataFrame(rows)) == expected
     assert rg.load(artifact).predict(pa.Table.from_pylist(rows)) == expected
     assert rg.predict(artifact, pd.DataFrame(rows)["body"]) == expected
+
+
+@pytest.mark.parametrize("shapes", ["padded", "fixed"])
+def test_whatever_shapes_it_learnt_in_it_is_judged_as_it_is_served(fit_small, tmp_path: Path, shapes: str):
+    """The golden rows are answered again in a fresh process, which packs rows, and must have the same bits."""
+    base = {"name": "transformer", "width": 32, "heads": 2, "layers": 2, "vocabulary_size": 300, "positions": 64}
+    found = fit_small(tmp_path / "model", base=base, machine={"threads": 1, "shapes": shapes, "cache": {"disk_mb": 0}})
+    assert found.manifest.options["machine"]["shapes"] == shapes
