@@ -1,4 +1,4 @@
-"""A task from outside: one file and one line, or one file and an entry point, and the unchanged suite runs over it."""
+"""A task or a base from outside: one file and one line, or one file and an entry point; the unchanged suite runs over it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import suite_inputs
 import suite_tasks
 
+from regraft.models import BASES
+from regraft.models.architectures import ARCHITECTURES
 from regraft.tasks import TASKS
 
 HERE = Path(__file__).parent
@@ -31,6 +34,38 @@ def test_a_task_added_by_one_line_passes_the_suite(toy_task, check):
 
 def test_a_task_added_by_one_line_survives_save_and_load(toy_task, tmp_path):
     suite_tasks.check_save_and_load_are_bit_equal(toy_task, tmp_path)
+
+
+@pytest.fixture
+def toy_base():
+    BASES.add("toy-steps", "toy_base:Steps")
+    yield "toy-steps"
+    BASES.discard("toy-steps")
+
+
+@pytest.mark.parametrize("check", suite_inputs.BASE_CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+def test_a_base_with_a_network_of_its_own_added_by_one_line_passes_the_suite(toy_base, check):
+    check(toy_base)
+
+
+def test_a_base_added_by_one_line_survives_save_and_load(toy_base, tmp_path):
+    suite_inputs.check_base_is_the_same_after_save_and_load(toy_base, tmp_path)
+
+
+def test_the_family_that_a_base_brings_is_there_as_long_as_the_base_is(toy_base):
+    assert {"bert", "toy-steps"} <= set(ARCHITECTURES)
+    assert len(ARCHITECTURES) == len(set(ARCHITECTURES))
+    BASES.discard(toy_base)
+    assert "toy-steps" not in ARCHITECTURES
+    with pytest.raises(KeyError):
+        ARCHITECTURES["toy-steps"]
+
+
+def test_a_base_in_one_file_is_described_without_torch(toy_base):
+    code = "import sys, toy_base; assert toy_base.Steps('a', toy_base.StepsOptions()).card(); assert 'torch' not in sys.modules"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *(entry for entry in sys.path if entry)])}
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert found.returncode == 0, found.stderr
 
 
 @pytest.fixture

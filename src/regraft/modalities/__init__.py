@@ -6,6 +6,7 @@ from regraft.registry import Registry
 MODALITIES: Registry[type[Modality]] = Registry(
     "modalities",
     {
+        "dialogue": "regraft.modalities.dialogue:Dialogue",  # before text: as JSON it looks like one
         "text": "regraft.modalities.text:Text",
         "image": "regraft.modalities.image:Image",
         "audio": "regraft.modalities.audio:Audio",

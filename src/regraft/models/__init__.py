@@ -25,6 +25,7 @@ BASES: Registry[type[Base]] = Registry(
         "conv": "regraft.models.scratch_pictures:ConvBase",
         "sound-conv": "regraft.models.scratch_sounds:SoundConvBase",
         "series": "regraft.models.scratch_series:SeriesBase",
+        "rocket": "regraft.models.rocket:RocketBase",
         "table": "regraft.models.scratch_tables:TableBase",
         "fusion": "regraft.models.fusion:FusionBase",
     },

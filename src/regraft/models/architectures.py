@@ -1,15 +1,17 @@
 """The families of encoders that Regraft knows, one line each: which class to build, what it takes, where it can be cut.
 
 Torch-free: a base can say what it is before anything heavy is imported. Paths of modules are relative to the hub's model.
+A base that brings a network of its own brings the line with it (`Base.families`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from regraft.errors import BaseError, Problem, did_you_mean
+from regraft.errors import BaseError, MissingExtraError, Problem, did_you_mean
 from regraft.options import JSON
 
 _IDS = ("input_ids",)
@@ -37,7 +39,8 @@ class Architecture:
         layers: The list of layers.
         final: Modules that run after the last layer.
         pooling: Registered name of the pooling that suits the family when the base itself does not say.
-        model: "module:class" whose `from_pretrained` and `from_config` give the encoder.
+        model: "module:class" whose `from_pretrained` and `from_config` give the encoder, or "module:function" that gives such a
+            class: then its module can be imported without torch.
         inputs: What it takes beside the mask.
         causal: Whether a position sees only those before it.
         position_offset: Positions that a text may not use (RoBERTa counts from the padding token's number + 1).
@@ -137,10 +140,43 @@ def _scratch() -> Architecture:
     return Architecture(("embeddings", "dropout"), "layers", ("norm",), model=_OURS)
 
 
+class _Families(Mapping[str, Architecture]):
+    """The lines of the table, and behind them those that registered bases bring.
+
+    Args:
+        table: Name of the architecture -> its line.
+    """
+
+    def __init__(self, table: Mapping[str, Architecture]) -> None:
+        self._table = table
+
+    def __getitem__(self, kind: str) -> Architecture:
+        return self._table[kind] if kind in self._table else _brought()[kind]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._table, **_brought()})
+
+    def __len__(self) -> int:
+        return len({**self._table, **_brought()})
+
+
+def _brought() -> dict[str, Architecture]:
+    """Return the lines that registered bases bring; one that cannot be imported here brings none."""
+    from regraft.models import BASES
+
+    found: dict[str, Architecture] = {}
+    for name in BASES:
+        try:
+            found |= BASES.get(name).families
+        except MissingExtraError:
+            continue
+    return found
+
+
 # The relative-position tables of DeBERTa and MPNet are shared by all layers: they count as embeddings, because freezing the
 # lower layers without them would still let those layers change. The same holds for DeBERTa-v2's convolution beside its first
 # layer.
-ARCHITECTURES: Mapping[str, Architecture] = {
+_TABLE: Mapping[str, Architecture] = {
     "bert": _bert(_IDS_TYPES),
     "roberta": _bert(offset=2),
     "xlm-roberta": _bert(offset=2),
@@ -225,6 +261,19 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     ),
     "regraft-conv": _pictures("stem", "layers", width="hidden_sizes", model=_OUR_PICTURES),
 }
+
+ARCHITECTURES: Mapping[str, Architecture] = _Families(_TABLE)
+
+
+def network_of(architecture: Architecture) -> Any:
+    """Return the class that gives the encoder, after importing what it needs; what is ours is then known to the hub's library.
+
+    Args:
+        architecture: The line of the family.
+    """
+    module, _, name = architecture.model.partition(":")
+    found = getattr(importlib.import_module(module), name)
+    return found if isinstance(found, type) else found()
 
 
 def architecture_of(config: Mapping[str, JSON], where: str) -> Architecture:

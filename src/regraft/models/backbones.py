@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import nn
 
 from regraft.errors import BaseError, Problem
 from regraft.models import POOLINGS
-from regraft.models.architectures import ARCHITECTURES, Architecture, architecture_of, width_of
+from regraft.models.architectures import ARCHITECTURES, Architecture, architecture_of, network_of, width_of
 from regraft.models.blocks import Blocks, find_blocks, is_linear
 from regraft.models.folder_check import CONFIG_FILE, check_folder
 from regraft.models.joinings import HeadMaker
@@ -280,8 +279,7 @@ def open_body(folder: Path) -> Body:
         BaseError: The folder is refused, or weights of the body are missing or have another shape.
     """
     config_values, architecture = check_folder(folder)
-    module, _, name = architecture.model.partition(":")
-    source = getattr(importlib.import_module(module), name)
+    source = network_of(architecture)
     config = make_config(config_values, str(folder / CONFIG_FILE))
     with quietly(), torch.random.fork_rng(devices=[]):
         try:
@@ -335,8 +333,7 @@ def make_config(values: Mapping[str, JSON], where: str) -> Any:
     """
     from transformers import CONFIG_MAPPING
 
-    architecture = architecture_of(values, where)
-    importlib.import_module(architecture.model.partition(":")[0])  # registers architectures that are ours
+    network_of(architecture_of(values, where))  # registers architectures that are ours
     public = {key: value for key, value in values.items() if not key.startswith("_")}
     try:
         return CONFIG_MAPPING[public["model_type"]].from_dict(public)

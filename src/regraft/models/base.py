@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from regraft.modalities.modality import Modality
@@ -11,6 +12,7 @@ from regraft.options import JSON
 from regraft.typed import record
 
 if TYPE_CHECKING:
+    from regraft.models.architectures import Architecture
     from regraft.models.backbones import Backbone
 
 
@@ -53,6 +55,8 @@ class Base(ABC):
     """Whether the weights come from somewhere; untrained ones learn at another rate."""
     joins: ClassVar[bool] = False
     """Whether it reads columns of several kinds, each by a base of its own."""
+    families: ClassVar[Mapping[str, Architecture]] = MappingProxyType({})
+    """Lines for the table of architectures (`regraft.models.architectures`) that come with it: name in config.json -> line."""
 
     def __init__(self, name: str, options: Any) -> None:
         self.name = name

@@ -6,8 +6,8 @@ import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from regraft.rendering import RENDERERS
 from regraft.rendering.figure import alone_on_page
+from regraft.rendering.inner import renderer_of
 from regraft.rendering.renderer import Box, Renderer, cut, plain
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class FusedRenderer(Renderer):
     @classmethod
     def of(cls, modality: Any) -> Self:
         """Return the renderer of rows whose parts are those of a modality."""
-        return cls([(part, RENDERERS.get(part.modality.name).of(part.modality)) for part in modality.parts])
+        return cls([(part, renderer_of(part.modality)) for part in modality.parts])
 
     def draw(self, figure: Figure, box: Box, raw: Any) -> None:
         """Draw each part under its name, a missing one as a dash."""

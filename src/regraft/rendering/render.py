@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from regraft.data.atomic import atomic_file
 from regraft.errors import OptionsError, Problem
 from regraft.registry import require
-from regraft.rendering import RENDERERS
 from regraft.rendering.figure import sheet
+from regraft.rendering.inner import renderer_of
 from regraft.rendering.page import page
 from regraft.rendering.renderer import Renderer, Shown, caption
 
@@ -67,7 +67,7 @@ def render(modality: Modality, rows: Sequence[Shown], out: str | Path | Console,
         UnknownNameError: Nobody has said how rows of the modality are drawn.
     """
     check_out(out)
-    renderer: Renderer = RENDERERS.get(modality.name).of(modality)
+    renderer = renderer_of(modality)
     if not isinstance(out, str | Path):
         show(renderer, rows, out)
         return []

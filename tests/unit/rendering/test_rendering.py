@@ -218,6 +218,25 @@ def test_a_modality_that_nobody_draws(tmp_path: Path):
         render(reads("smell"), rows_of("text"), tmp_path / "x.html", "t")
 
 
+def test_a_modality_made_of_another_is_drawn_as_that_one_and_what_it_cannot_read_as_it_stands(tmp_path: Path):
+    shouted = SimpleNamespace(
+        name="shouts",
+        over="text",
+        columns=(),
+        problem=lambda raw: "" if isinstance(raw, list) else "no list",
+        inner=lambda raws, columns: [" ".join(raw).upper() for raw in raws],
+    )
+    rows = [Shown(row=i, raw=raw, prediction=Prediction(value="b")) for i, raw in enumerate([["fine", "weather"], 17])]
+    (file,) = render(shouted, rows, tmp_path / "x.html", "t")
+    text = file.read_text(encoding="utf-8")
+    assert "FINE WEATHER" in text
+    assert "17" in text
+    assert render(shouted, rows, tmp_path / "x.png", "t")[0].stat().st_size > 1000
+    console = Console(file=io.StringIO(), width=80)
+    render(shouted, rows, console, "t")
+    assert "FINE WEATHER" in console.file.getvalue()
+
+
 def test_parts_of_a_row_lie_below_each_other_and_a_missing_one_is_said():
     from matplotlib.figure import Figure
 
