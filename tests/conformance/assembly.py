@@ -139,7 +139,7 @@ def fit(
     tuned = prepared(made, tuning, seed)
     rates = {"learning_rate": 2e-2, "head_learning_rate": 2e-2}
     built = build(TrainOptions, {"epochs": 1000, "max_steps": steps, "batch_size": 32, **rates, **options})
-    return list(train(made.net, made.objective(objective), tuned, built, seed=seed, pretrained=False))
+    return list(train(made.net, made.objective(objective), tuned, built, seed=seed))
 
 
 def prepared(made: Assembly, name: str, seed: int = 0) -> Any:
