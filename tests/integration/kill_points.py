@@ -89,7 +89,8 @@ def fit(out: Path, options: dict[str, Any], cache: Path) -> None:
     rows = ROWS["pictures" if options["base"]["name"] == "conv" else "text"]
     train = {"epochs": 3, "batch_size": 16, "validate_every": 7, **options["train"]}
     machine = {"threads": 1, "checkpoint": {"every": 5}, **options.get("machine", {})}
-    lifecycle.fit(rows, target="label", out=str(out), **{**options, "train": train, "machine": machine})
+    judge = {"rungs": ["majority"], "resamples": 100}
+    lifecycle.fit(rows, target="label", out=str(out), **{**options, "train": train, "machine": machine, "judge": judge})
 
 
 def in_child(out: Path, options: dict[str, Any], cache: Path, kill_after: float | None = None) -> tuple[int, float]:
@@ -170,8 +171,12 @@ def main() -> int:
                 if code:
                     print(f"{name}: a fit that nobody interrupts ends with {code}")
                     return 1
-                prepared(json.loads((out.parent / f"{out.name}.modules").read_text()))
-                _, seconds = in_child(out, SETTINGS[name], Path(folder) / f"again-{len(whole)}")
+                needed = [
+                    each for each in json.loads((out.parent / f"{out.name}.modules").read_text()) if each not in sys.modules
+                ]
+                if any(each.startswith(("regraft", "transformers", "torch")) for each in needed):
+                    prepared(needed)  # the seconds that were measured are those of importing
+                    _, seconds = in_child(out, SETTINGS[name], Path(folder) / f"again-{len(whole)}")
                 whole[name] = weights(out), seconds
             place = Path(folder) / f"point-{number}"
             place.mkdir()
