@@ -138,6 +138,8 @@ def nested_value(where: str, key: str, value: Any, described: str) -> Problem:
     """Return the problem of a value that is itself a list or an object."""
     if isinstance(value, (list, tuple)):
         got, fix = f"a list: {value!r:.80}", f"join it to a text, or give each part its own key ('{key}_1', '{key}_2')"
+        if any(isinstance(part, Mapping) for part in value):
+            fix = f"write it as a text that holds JSON, which --dialogue reads where it holds messages; {fix}"
     elif isinstance(value, Mapping):
         inner = next(iter(value), "part")
         got, fix = f"an object: {value!r:.80}", f"lift its parts to keys of the row ('{key}_{inner}'), or leave it out"

@@ -404,10 +404,12 @@ def test_json_nested_and_invalid_rows(tmp_path):
         '{"text": "\\ud800", "label": 1}',
         '{"text": "e", "label": 99999999999999999999999}',
         '{"text": "f", "label": 2}',
+        '{"text": [{"role": "user", "content": "hello"}], "label": 1}',
     ]
     reader = reader_for(made(tmp_path / "a.jsonl", "\n\n".join(lines)), OPTIONS)
     rows, bad = everything(reader, 4)
-    assert sorted(bad) == [2, 3, 4, 5, 6, 7, 8]
+    assert sorted(bad) == [2, 3, 4, 5, 6, 7, 8, 10]
+    assert "write it as a text that holds JSON, which --dialogue reads" in str(bad[10])
     assert rows[8] == {"text": "f", "label": 2}
     assert all(row == {"text": None, "label": None} for row in rows[1:8])
     assert "nested JSON: the value of 'text' is not a single value\n  where: a.jsonl, row 2, column 'text'" in str(bad[2])
