@@ -104,9 +104,12 @@ def put_into(net: nn.Module, trainable: Set[str], optimizer: torch.optim.Optimiz
     for name, value in part(state.tensors, OPTIMIZER).items():
         place, _, key = name.partition(".")
         parameter = parameters[int(place)]
-        # Counters stay where the optimiser had them: on the processor, even of weights on a GPU.
-        moved = value.clone() if value.ndim == 0 else value.to(parameter.device, copy=True)
-        optimizer.state[parameter][key] = moved
+        if value.shape == parameter.shape and value.ndim:
+            # In the order of the weight's own axes: fused optimisers go through the memory of both side by side.
+            optimizer.state[parameter][key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        else:
+            # Counters stay where the optimiser had them: on the processor, even of weights on a GPU.
+            optimizer.state[parameter][key] = value.clone()
     for place, values in dict(others).items():
         optimizer.state[parameters[int(place)]].update(values)
 

@@ -10,11 +10,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load
 from tiny_net import tiny_judge, tiny_net, tiny_objective
 
+from regraft.artifact.run import safetensors_parts
 from regraft.errors import ArtifactError, InterruptedRunError
 from regraft.options import build
-from regraft.training.checkpoint import Nothing, State, Stop, stopping
+from regraft.training.checkpoint import Nothing, State, Stop, captured, put_into, stopping
 from regraft.training.events import EndEvent, StepEvent, ValidEvent
 from regraft.training.loop import Validation, train
 from regraft.training.options import TrainOptions
@@ -162,3 +164,35 @@ def test_threads_that_hear_no_signals_are_left_alone():
     thread.start()
     thread.join()
     assert seen == [handler]
+
+
+def test_moments_lie_in_memory_as_their_weights_do():
+    """A fused optimiser goes through a weight and its moments side by side, whatever the order of their axes is."""
+    from regraft.training.fused import FusedAdamW
+
+    def made():
+        torch.manual_seed(0)
+        net = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        groups = [{"params": list(net.parameters()), "lr": 0.1, "weight_decay": 0.0}]
+        return net, FusedAdamW(groups, (0.9, 0.999), 1e-8)
+
+    def step(net, optimizer, seed):
+        torch.manual_seed(seed)
+        net(torch.randn(2, 3, 8, 8)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    names = {"weight", "bias"}
+    net, optimizer = made()
+    for seed in range(3):
+        step(net, optimizer, seed)
+    tensors, others = captured(net, names, optimizer)
+    content = b"".join(safetensors_parts(tensors))
+    other, fresh = made()
+    put_into(other, names, fresh, State(3, load(content)), others)
+    for seed in range(3, 5):
+        step(net, optimizer, seed)
+        step(other, fresh, seed)
+    assert fresh.state[other.weight]["exp_avg"].stride() == other.weight.stride()
+    assert torch.equal(net.weight, other.weight)
+    assert torch.equal(net.bias, other.bias)
