@@ -271,6 +271,7 @@ def held(
 
 def published(name: str, ours: float, lines: list[str]) -> list[str]:
     """Name published figures for a set; return those above ours."""
+    name = name.removesuffix("-rocket")
     found = {"1-NN, DTW": NEAREST_BY_DTW.get(name), "ROCKET": ROCKET.get(name)}
     known = {peer: value for peer, value in found.items() if value is not None}
     if known:

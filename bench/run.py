@@ -14,7 +14,12 @@ import time
 from pathlib import Path
 
 ONE_FORM = ("startup", "demo", "step_profile", "memory_layout")
-LONG = {"spill": ("spill.py",), "spill_minilm": ("spill.py", "--minilm")}
+LONG = {
+    "spill": ("spill.py",),
+    "spill_minilm": ("spill.py", "--minilm"),
+    "checkpoints": ("checkpoints.py",),
+    "kill_points": ("kill_points.py",),
+}
 TWO_FORMS = (
     "start",
     "predict_memory",
