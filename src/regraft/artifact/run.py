@@ -182,7 +182,7 @@ class RunFolder:
     def forget(self) -> None:
         """Remove every checkpoint."""
         for step in self.steps():
-            self.files.remove(self._at(step))
+            self._discard(step)
 
     def stage(self, state: State) -> Staged:
         """Write the files of a checkpoint into a hidden folder, without waiting for the disk.
@@ -226,7 +226,8 @@ class RunFolder:
             self.files.remove(staged.folder)
             raise
         for old in self.steps()[:-keep]:
-            self.files.remove(self._at(old))
+            with suppress(OSError):
+                self._discard(old)
 
     def newest(self, warn: Callable[[str], None]) -> State | None:
         """Return the newest whole checkpoint, verified, or nothing.
@@ -239,8 +240,14 @@ class RunFolder:
                 return self._read(step)
             except (OSError, ValueError, KeyError, TypeError) as error:
                 warn(f"the checkpoint of step {step} is passed over: {error or type(error).__name__}")
-                self.files.remove(self._at(step))
+                self._discard(step)
         return None
+
+    def _discard(self, step: int) -> None:
+        """Remove a checkpoint; it stops looking like one in one step, so that a process that dies here leaves no part of it."""
+        hidden = self.folder / stage_name(_STAGED)
+        self.files.rename(self._at(step), hidden)
+        self.files.remove(hidden)
 
     def _at(self, step: int) -> Path:
         return self.folder / f"{step:0{_DIGITS}}"

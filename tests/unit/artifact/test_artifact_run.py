@@ -343,3 +343,21 @@ def test_numbers_keep_all_their_digits(tmp_path: Path):
     with RunFolder(tmp_path / "spam") as run:
         run.finish(run.stage(State(1, {}, {"numbers": values.tolist()})), 1)
         assert newest(run)[0].facts["numbers"] == values.tolist()
+
+
+def test_a_checkpoint_is_hidden_before_it_is_taken_apart(tmp_path: Path):
+    """Whoever dies while an old one is removed leaves nothing that looks like a checkpoint and is none."""
+    seen: list[str] = []
+
+    class Dying(Files):
+        def remove(self, path: Path) -> None:
+            seen.append(path.name)  # and dies before the first file is gone
+
+    run = RunFolder(tmp_path / "spam", Dying()).__enter__()
+    for step in (5, 10, 15):
+        save(run, step)
+    assert run.steps() == [10, 15]
+    assert [name.startswith(".checkpoint.stage-") for name in seen] == [True]
+    run.forget()
+    assert run.steps() == []
+    run.__exit__(None)
