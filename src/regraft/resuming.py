@@ -42,7 +42,7 @@ class Run:
 
         self.folder, self.asked, self.resumed = folder, asked, resumed
         left = left_at(folder.place)
-        self.was: Mapping[str, Any] = left.about if left and left.step else {}
+        self.was: Mapping[str, Any] = left.about if left else {}
         self.identity: Mapping[str, JSON] = {}
         self.going_on = False
 
@@ -60,7 +60,7 @@ class Run:
 
         self.identity = identity(plan)
         self.going_on = goes_on(self.was.get("identity"), self.identity, plan.wanted.out, asked=self.resumed)
-        if self.was and not self.going_on:
+        if self.folder.steps() and not self.going_on:
             stages.note("an interrupted fit of other rows or options was kept here: it is given up", "warning")
             self.folder.forget()
         arithmetic: Mapping[str, Any] = self.was["arithmetic"] if self.going_on else {}

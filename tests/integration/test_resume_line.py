@@ -91,6 +91,14 @@ def test_another_fit_than_the_one_that_was_interrupted_is_refused(fit_small, mai
         regraft.fit(resume=out)
 
 
+def test_a_fit_that_died_before_its_first_checkpoint_begins_anew(fit_small, artifact, tmp_path: Path):
+    out = tmp_path / "spam-model"
+    interrupted(fit_small, out, 5)
+    for kept in folder_of(out).glob("0*"):
+        shutil.rmtree(kept)
+    assert regraft.fit(resume=out).weights_digest == artifact.weights_digest
+
+
 def test_rows_in_memory_are_asked_for_again(fit_small, tmp_path: Path):
     rows, out = mails(240, seed=1), tmp_path / "spam-model"
     table = [dict(zip(("text", "label"), row, strict=True)) if not isinstance(row, dict) else row for row in rows]
