@@ -71,14 +71,16 @@ def _check_judging(wanted: FitOptions) -> None:
 
     cls, options = wanted.task.resolve(TASKS)
     task = cls(options)
-    if wanted.train.metric is not None and not task.several:
-        METRICS.target(wanted.train.metric)
+    metric = wanted.train.validation.metric
+    if metric is not None and not task.several:
+        METRICS.target(metric)
     kind = kind_for(task)
-    if wanted.train.metric is not None:
-        (measure,) = kind.measures([wanted.train.metric]).values()
+    if metric is not None:
+        (measure,) = kind.measures([metric]).values()
         if measure.higher_is_better is None:
-            what = f"the metric '{wanted.train.metric}' has no better end, so that it cannot choose the best weights"
-            raise OptionsError(Problem(what=what, where="train.metric", fix=f"leave it out ({task.validation_metric} is used)"))
+            what = f"the metric '{metric}' has no better end, so that it cannot choose the best weights"
+            fix = f"leave it out ({task.validation_metric} is used)"
+            raise OptionsError(Problem(what=what, where="train.validation.metric", fix=fix))
     kind.rungs(wanted.judge.rungs)
     size, micro = wanted.train.batch_size, wanted.train.micro_batch_size
     if task.paired and micro is not None and micro < size:

@@ -14,7 +14,8 @@ from regraft.evaluation.rung import Rows
 from regraft.evaluation.sample import stratified
 from regraft.objectives import OBJECTIVES
 from regraft.planning import SPLITS, Plan
-from regraft.training.events import BeginEvent, Event
+from regraft.regularizers.regularized import regularized
+from regraft.training.events import BeginEvent, EndEvent, Event
 from regraft.training.stages import Stages
 from regraft.training.threads import default_threads
 from regraft.tuning import TUNINGS
@@ -45,14 +46,19 @@ def learner(net: Headed, plan: Plan, stages: Stages) -> Iterator[Learner]:
 
     tuning_class, tuning_options = plan.wanted.tuning.resolve(TUNINGS)
     trainable = tuning_class(tuning_options).trainable(net) - net.fixed
-    objective_class, objective_options = plan.wanted.objective.resolve(OBJECTIVES)
-    objective_class(objective_options).check(net, trainable, plan.task)
+    _objective(plan).check(net, trainable, plan.task)
     used = {split: plan.rows[split] for split in SPLITS[:2]}
     with contextlib.ExitStack() as stack:
         with stages("compute what is frozen", sum(map(len, used.values()))):
             setting = _setting(plan, stages)
             found = stack.enter_context(made(net, trainable, plan.task.needs, used, setting, stages.progress))
         yield found
+
+
+def _objective(plan: Plan) -> Objective:
+    """Return how the loss is made, not attached to rows yet."""
+    cls, options = plan.wanted.objective.resolve(OBJECTIVES)
+    return regularized(cls(options), plan.wanted.train.regularize)
 
 
 def _setting(plan: Plan, stages: Stages) -> Setting:
@@ -118,8 +124,7 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages, run: Run | 
     from regraft.training.loop import train as loop
 
     wanted, meter = plan.wanted, Meter(stages.listen)
-    objective_class, objective_options = wanted.objective.resolve(OBJECTIVES)
-    objective = objective_class(objective_options).attach(learner.rows["train"], plan.targets["train"], plan.task)
+    objective = _objective(plan).attach(learner.rows["train"], plan.targets["train"], plan.task)
     with contextlib.ExitStack() as stack, stages("train"):
         compact = Compacted(learner.net)
         if wanted.machine.compact:
@@ -140,13 +145,21 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages, run: Run | 
             seed=wanted.seed,
             keeper=keeper,
         )
+        left_out = 0
         for event in stack.enter_context(contextlib.closing(events)):
             meter(_whole(event, net))
+            left_out = event.left_out if isinstance(event, EndEvent) else left_out
         stages.notes(objective.notes)
     if learner.pooled:
         meter.training.tokens = 0  # the head sees rows
     flops = training_flops(net, learner.trainable, plan.rows["train"].lengths, learner.cut)
-    return Passes(meter.training, flops, precision.name, (*objective.notes, *_resumed(keeper)))
+    return Passes(meter.training, flops, precision.name, (*objective.notes, *_left_out(left_out), *_resumed(keeper)))
+
+
+def _left_out(updates: int) -> tuple[str, ...]:
+    if not updates:
+        return ()
+    return (f"{updates} update{'s were' if updates > 1 else ' was'} bad (not finite, or exploding) and left out: see the log",)
 
 
 def _resumed(keeper: Keeper) -> tuple[str, ...]:
@@ -222,7 +235,7 @@ def _validation(net: Headed, learner: Learner, plan: Plan) -> Validation | None:
 
     if not len(plan.rows["valid"]):
         return None
-    names = list(dict.fromkeys([plan.wanted.train.metric or plan.task.validation_metric, plan.task.metrics[0]]))
+    names = list(dict.fromkeys([plan.wanted.train.validation.metric or plan.task.validation_metric, plan.task.metrics[0]]))
     measures = kind_for(plan.task).measures(names)
     names = list(measures)
 

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 WORDS = {"spam": ("win", "prize", "cash", "offer"), "ham": ("meet", "note", "mail", "lunch")}
+AVERAGED = [{"name": "ema", "decay": 0.9}]
 TEXT = {"name": "transformer", "width": 32, "heads": 2, "layers": 2, "vocabulary_size": 300, "positions": 64}
 
 
@@ -60,22 +61,25 @@ def pictures(rows: int) -> list[dict[str, Any]]:
 
 
 def settings() -> dict[str, dict[str, Any]]:
-    """Return the fits: text or pictures x augmentation x accumulation x cache x packing."""
+    """Return the fits: text or pictures x augmentation x accumulation x cache x packing x averaged weights."""
     found: dict[str, dict[str, Any]] = {}
-    for accumulation, packing, cache in itertools.product((1, 4), (True, False), (True, False)):
+    for accumulation, packing, cache, ema in itertools.product((1, 4), (True, False), (True, False), (False, True)):
         name = f"text, accumulation {accumulation}, {'packed' if packing else 'padded'}, cache {'on' if cache else 'off'}"
+        name += f", EMA {'on' if ema else 'off'}"
         found[name] = {
             "base": TEXT,
             "tuning": {"name": "top-k", "layers": 1} if cache else "full",
-            "train": {"micro_batch_size": 16 // accumulation},
+            "train": {"micro_batch_size": 16 // accumulation, "regularize": AVERAGED if ema else []},
             "machine": {"shapes": "packed" if packing else "padded", **({} if cache else {"cache": {"enabled": False}})},
         }
-    for accumulation, augmented in itertools.product((1, 4), (True, False)):
-        name = f"pictures, accumulation {accumulation}, augmentation {'on' if augmented else 'off'}"
+    for accumulation, augmented, ema in itertools.product((1, 4), (True, False), (False, True)):
+        name = (
+            f"pictures, accumulation {accumulation}, augmentation {'on' if augmented else 'off'}, EMA {'on' if ema else 'off'}"
+        )
         found[name] = {
             "base": {"name": "conv", "style": "resnet", "widths": [8, 16]},
             "modality": {"shift": 2, "flip": True} if augmented else {},
-            "train": {"micro_batch_size": 16 // accumulation},
+            "train": {"micro_batch_size": 16 // accumulation, "regularize": AVERAGED if ema else []},
         }
     return found
 
@@ -87,7 +91,7 @@ def fit(out: Path, options: dict[str, Any], cache: Path) -> None:
     os.environ["REGRAFT_CACHE"] = str(cache)
     fitting.gate = lambda *_, **__: None  # type: ignore[assignment]
     rows = ROWS["pictures" if options["base"]["name"] == "conv" else "text"]
-    train = {"epochs": 3, "batch_size": 16, "validate_every": 7, **options["train"]}
+    train = {"epochs": 3, "batch_size": 16, "validation": {"every": 7}, **options["train"]}
     # What `auto` measures is kept for a machine; every point here begins with nothing kept.
     machine = {"threads": 1, "precision": "fp32", "checkpoint": {"every": 5}, **options.get("machine", {})}
     judge = {"rungs": ["majority"], "resamples": 100}

@@ -69,7 +69,7 @@ def fitted(tmp_path_factory):
     asked = ["base.width=32", "base.dropout=0", "base.parts.text.width=32", "base.parts.table.width=32"]
     asked += ["base.parts.photo.widths=[8]", "modality.size=8", "train.learning_rate=0.01", "train.head_learning_rate=0.01"]
     asked += ["base.part_dropout=0.05", "train.batch_size=32"]
-    asked += ["judge.resamples=200", "machine.threads=1", "machine.cache.disk_mb=0", "train.patience=100"]
+    asked += ["judge.resamples=200", "machine.threads=1", "machine.cache.disk_mb=0", "train.validation.patience=100"]
     command = f"fit {data} --target wanted --text text=mlp --image photo=conv --table weight,town --base fusion".split()
     command += ["--epochs", "25", "--out", str(folder / "m")]
     assert _run([*command, *(part for one in asked for part in ("--set", one))]) == 0

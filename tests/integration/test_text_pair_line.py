@@ -49,7 +49,7 @@ def fitted(tmp_path_factory):
     asked += [
         "train.learning_rate=0.01",
         "train.head_learning_rate=0.01",
-        "train.patience=100",
+        "train.validation.patience=100",
         "judge.resamples=200",
         "machine.threads=1",
         "machine.cache.disk_mb=0",

@@ -46,7 +46,12 @@ def flags_of_things(folder: Path) -> Path:
 
 def command(data: Path, out: Path, *more: str, epochs: int = 14) -> list[str]:
     sizes = ["base.parts.name.width=32", "base.parts.picture.widths=[12]", "modality.size=8", "task.width=16"]
-    rates = ["train.learning_rate=0.01", "train.head_learning_rate=0.01", "train.batch_size=50", "train.patience=100"]
+    rates = [
+        "train.learning_rate=0.01",
+        "train.head_learning_rate=0.01",
+        "train.batch_size=50",
+        "train.validation.patience=100",
+    ]
     said = f"fit {data} --target thing --task retrieval --image picture=conv --text name=mlp --base fusion --epochs {epochs} --out {out}"
     return [*said.split(), *(part for one in (*sizes, *rates, *SMALL, *more) for part in ("--set", one))]
 
@@ -230,7 +235,7 @@ def test_what_cannot_be_found_says_what_to_do(fitted, queries, among, how, told)
     [
         (["train.micro_batch_size=8"], "a batch cannot go through in pieces"),
         (["base.style=gated"], "leave base.style out"),
-        (["train.metric=accuracy"], "for classes"),
+        (["train.validation.metric=accuracy"], "for classes"),
     ],
 )
 def test_options_that_do_not_go_with_two_towers_are_refused(fitted, tmp_path, capsys, more, told):

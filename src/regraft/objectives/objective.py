@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -12,6 +13,8 @@ from regraft.options import JSON
 from regraft.types import Array, Batch, BatchRows
 
 if TYPE_CHECKING:
+    import torch
+
     from regraft.models.net import Headed
     from regraft.tasks.task import Loss, Task
 
@@ -74,12 +77,49 @@ class Objective(ABC):
             first: Step of the epoch to begin with, counting from 0; those before it are not made.
         """
 
+    def begin(self, net: Headed, trainable: Set[str], total_steps: int, steps_per_epoch: int) -> None:  # noqa: B027
+        """Take in what is about to learn; called before the first update, and before `put_back`.
+
+        Args:
+            net: The part of the network that learns, in the mode in which it learns.
+            trainable: Names of its weights that learn.
+            total_steps: Updates planned.
+            steps_per_epoch: Updates that see every row once.
+        """
+
+    def pull(self, weight: float) -> None:  # noqa: B027 - most leave gradients alone
+        """Add to the gradients of an update, once they are complete and before they are clipped.
+
+        Args:
+            weight: The gradients stand for so many times those of the mean loss.
+        """
+
+    def updated(self, step: int) -> None:  # noqa: B027 - most do not follow the weights
+        """Follow the weights; called after each update.
+
+        Args:
+            step: Updates done.
+        """
+
+    @property
+    def judges_others(self) -> bool:
+        """Whether the weights that `judged` puts in place are judged and kept, and not those that move."""
+        return False
+
+    def judged(self) -> AbstractContextManager[None]:
+        """Return a block in which the weights that are judged and kept stand in the network."""
+        return nullcontext()
+
     def state(self) -> dict[str, JSON]:
         """Return what updates change in the objective itself, as JSON; floats keep all their digits."""
         return {}
 
-    def put_back(self, state: Mapping[str, JSON]) -> None:  # noqa: B027 - most have no state
-        """Take what `state` gave."""
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return what updates change in the objective itself and is a tensor, by name."""
+        return {}
+
+    def put_back(self, state: Mapping[str, JSON], tensors: Mapping[str, torch.Tensor]) -> None:  # noqa: B027
+        """Take what `state` and `tensors` gave."""
 
     @abstractmethod
     def rows_per_epoch(self) -> int:
@@ -92,6 +132,32 @@ class Objective(ABC):
     @abstractmethod
     def loss(self, net: Headed, batch: Batch) -> tuple[Loss, dict[str, float]]:
         """Return the loss of one micro-batch and numbers worth logging."""
+
+    def output(self, net: Headed, batch: Batch) -> torch.Tensor:
+        """Return what the head makes of a micro-batch, where the loss follows from that and the targets alone.
+
+        Raises:
+            NotImplementedError: It does not; see `has_output`.
+        """
+        raise NotImplementedError
+
+    def cost(self, net: Headed, output: torch.Tensor, batch: Batch) -> tuple[Loss, dict[str, float]]:
+        """Return the loss of what `output` gave, and numbers worth logging.
+
+        Args:
+            net: The network.
+            output: One entry a row.
+            batch: The rows, with the targets to hold it against.
+
+        Raises:
+            NotImplementedError: It has no output; see `has_output`.
+        """
+        raise NotImplementedError
+
+    @property
+    def has_output(self) -> bool:
+        """Whether `loss` is `cost` of `output`: a regulariser may then mix outputs or hold them against each other."""
+        return False
 
     @property
     def divisible(self) -> bool:

@@ -16,6 +16,8 @@ from regraft.tasks.task import Loss
 from regraft.types import Array, Batch, BatchRows
 
 if TYPE_CHECKING:
+    import torch
+
     from regraft.models.net import Headed
     from regraft.tasks.task import Task
 
@@ -180,7 +182,7 @@ class Supervised(Objective):
         """Return the weights of the losses and how they move, where gradients decide."""
         return {} if self._gradnorm is None else self._gradnorm.state()
 
-    def put_back(self, state: Mapping[str, JSON]) -> None:
+    def put_back(self, state: Mapping[str, JSON], tensors: Mapping[str, torch.Tensor]) -> None:
         """Take what `state` gave."""
         if self._gradnorm is not None:
             self._gradnorm.put_back(state)
@@ -193,11 +195,24 @@ class Supervised(Objective):
         """Return the number of updates that see every row once."""
         return -(-len(self._rows) // batch_size)
 
+    @property
+    def has_output(self) -> bool:
+        """Whether the loss is that of one output a row: not where gradients of several losses are weighed."""
+        return self._gradnorm is None
+
     def loss(self, net: Headed, batch: Batch) -> tuple[Loss, dict[str, float]]:
         """Return the task's loss on one micro-batch."""
+        return self.cost(net, self.output(net, batch), batch)
+
+    def output(self, net: Headed, batch: Batch) -> torch.Tensor:
+        """Return what the head makes of a micro-batch."""
+        made: torch.Tensor = net(*net.tensors(batch))
+        return made
+
+    def cost(self, net: Headed, output: torch.Tensor, batch: Batch) -> tuple[Loss, dict[str, float]]:
+        """Return the task's loss for an output."""
         import torch
 
-        output = net(*net.tensors(batch))
         targets = torch.from_numpy(np.asarray(batch.targets)).to(output.device)
         if self._gradnorm is None:
             return self._task.scaled_loss(output, targets, batch.scales), {}

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from regraft.registry import Registry
 
 if TYPE_CHECKING:
+    from regraft.training.bad_steps import BadStepPolicy
     from regraft.training.optimizers import OptimizerFactory
     from regraft.training.schedules import Schedule
 
@@ -19,4 +20,13 @@ SCHEDULES: "Registry[type[Schedule]]" = Registry(
     },
 )
 
-__all__ = ["OPTIMIZERS", "SCHEDULES"]
+BAD_STEPS: "Registry[type[BadStepPolicy]]" = Registry(
+    "bad-steps",
+    {
+        "stop": "regraft.training.bad_steps:Stop",
+        "skip": "regraft.training.bad_steps:Skip",
+        "roll-back": "regraft.training.bad_steps:RollBack",
+    },
+)
+
+__all__ = ["BAD_STEPS", "OPTIMIZERS", "SCHEDULES"]

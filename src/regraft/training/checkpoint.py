@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-WEIGHTS, OPTIMIZER, BEST, OBJECTIVE = "weights.", "optimizer.", "best.", "objective."
+WEIGHTS, OPTIMIZER, BEST, OBJECTIVE, GOOD = "weights.", "optimizer.", "best.", "objective.", "good."
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,11 @@ def part(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Te
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
+def behind(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return tensors with a beginning before their names, which `part` takes away again."""
+    return {prefix + name: value for name, value in tensors.items()}
+
+
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Any]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
@@ -165,6 +170,7 @@ def stopping(note: Stop) -> Iterator[Stop]:
 
 __all__ = [
     "BEST",
+    "GOOD",
     "OBJECTIVE",
     "OPTIMIZER",
     "WEIGHTS",
@@ -172,6 +178,7 @@ __all__ = [
     "Nothing",
     "State",
     "Stop",
+    "behind",
     "captured",
     "part",
     "put_into",

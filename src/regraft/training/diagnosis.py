@@ -63,8 +63,53 @@ def not_finite(what: str, got: float, case: Case) -> GateError:
     where = f"{case.where}, {said}" + (f", first in the layer '{layer}'" if layer else "")
     look = "look at these rows" if rows else "look at the rows of this batch"
     fix = f"{look}, lower the learning rate (here {case.rate:.3g}) or the largest gradient norm"
-    what = f"the {what} is not a finite number, so training cannot go on"
+    what = f"the {what} is not a finite number"
     return GateError(Problem(what=what, where=where, got=str(got), expected="a finite number", fix=fix))
+
+
+def exploding(norm: float, limit: float, case: Case) -> GateError:
+    """Return the error for a gradient that is far longer than those before it; names the rows that pull, and the layer.
+
+    Args:
+        norm: Of the gradient of the mean loss.
+        limit: What it may be.
+        case: Where.
+    """
+    pulls, layer = _pulls(case)
+    several, longest = rows_of(case.batches), max(pulls.values(), default=0.0)
+    # Each row pulls with its share of the mean: those that matter stand out by themselves.
+    rows = [row for row, pull in pulls.items() if pull > longest / 2]
+    if rows and len(rows) < len(several):
+        alone = f"training row{'s' if len(rows) > 1 else ''} {_listed(rows)} alone (counted from 0)"
+        said = f"{alone}, whose gradient has a norm of {longest:.3g}"
+    else:
+        said = f"training rows {_listed(several) or 'unknown'} (counted from 0)"
+    where = f"{case.where}, {said}" + (f", most of it in '{layer}'" if layer else "")
+    fix = f"look at these rows, lower the learning rate (here {case.rate:.3g}), or raise train.bad_steps.exploding"
+    what = "the gradient is far longer than those before it"
+    return GateError(Problem(what=what, where=where, got=f"a norm of {norm:.3g}", expected=f"at most {limit:.3g}", fix=fix))
+
+
+def _pulls(case: Case) -> tuple[dict[int, float], str]:
+    """Return the norm of the gradient of each row alone, and the weight that has most of the longest of them."""
+    import torch
+
+    weights = [parameter for parameter in case.net.parameters() if parameter.requires_grad]
+    found: dict[int, float] = {}
+    layer, most = "", -1.0
+    _drop(weights)
+    for batch in _alone(case):
+        with torch.enable_grad():
+            part, _ = case.objective.loss(case.net, batch)
+            if part.total.requires_grad:
+                part.total.backward()  # type: ignore[no-untyped-call]
+        norms = {name: float(value.grad.norm()) for name, value in case.net.named_parameters() if value.grad is not None}
+        pull = math.hypot(*norms.values())
+        found |= dict.fromkeys(rows_of([batch]), pull)
+        if norms and pull > most:
+            layer, most = max(norms, key=lambda name: norms[name]).rpartition(".")[0], pull
+        _drop(weights)
+    return found, layer
 
 
 def rows_of(batches: Sequence[Batch]) -> list[int]:
@@ -160,4 +205,4 @@ def _watched(net: nn.Module) -> Iterator[list[str]]:
             handle.remove()
 
 
-__all__ = ["Case", "found_in", "not_finite", "rows_of"]
+__all__ = ["Case", "exploding", "found_in", "not_finite", "rows_of"]

@@ -88,10 +88,12 @@ class EndEvent(Event):
     Args:
         reason: "done", "max steps", "no improvement".
         best_step: Step whose weights were kept.
+        left_out: Updates that were bad and not done.
     """
 
     reason: str
     best_step: int
+    left_out: int = 0
 
 
 @record

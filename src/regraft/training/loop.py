@@ -19,14 +19,15 @@ import numpy as np
 from regraft.errors import GateError, OptionsError, Problem, did_you_mean
 from regraft.models.transform import added_names
 from regraft.training import OPTIMIZERS, SCHEDULES
-from regraft.training.checkpoint import BEST, Keeper, Nothing, State, captured, part, put_into
-from regraft.training.diagnosis import Case, not_finite
+from regraft.training.bad_steps import Guard
+from regraft.training.checkpoint import BEST, GOOD, OBJECTIVE, Keeper, Nothing, State, behind, captured, part, put_into
 from regraft.training.events import BeginEvent, EndEvent, Event, NoteEvent, StepEvent, ValidEvent
 from regraft.training.freeze import evaluating, learning, put_back, snapshot
+from regraft.training.gradients import Gradients
 from regraft.training.optimizers import gradient_norm, parameter_groups, peak_rates, scale_gradients
 from regraft.training.out_of_memory import Spare
 from regraft.training.schedules import share_of_peak
-from regraft.training.seed import network_randomness, row_generator
+from regraft.training.seed import row_generator
 from regraft.tuning.parts import new_parameters
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ def train(
 
     Raises:
         OptionsError: Nothing would learn, or the validation does not give the metric.
-        GateError: A loss or a gradient is not a finite number; the weights are those before that update.
+        GateError: A loss or a gradient is not a finite number, and `options.bad_steps` does not bear it; the weights are those
+            before that update.
         ArtifactError: What the keeper gave is the state of another network.
         MachineError: There is not enough memory for one row a forward pass; the weights are those before that update.
     """
@@ -114,9 +116,8 @@ class _Run:
         self.net, self.objective, self.options, self.trainable = net, objective, options, trainable
         self.validation, self.seed, self.keeper = validation, seed, keeper
         self.began = time.perf_counter()
-        self.weights = [parameter for parameter in net.parameters() if parameter.requires_grad]
-        self.device = net.device
         self.precision: Precision = getattr(net, "precision", None) or Precision()
+        self.gradients = Gradients(net, objective, self.precision, seed)
         optimizer_class, optimizer_options = options.optimizer.resolve(OPTIMIZERS)
         new = new_parameters(net)
         only_new = trainable <= new - added_names(net) and net.backbone.convex
@@ -131,34 +132,45 @@ class _Run:
         self.cut_short = self.total_steps < planned
         self.step = 0
         self.best: float | None = None
+        self.reached: float | None = None  # where patience began to count
         self.best_step = 0
         self.kept: dict[str, torch.Tensor] | None = None
         self.stale = 0
         self.spare = Spare(objective, net)
+        self.guard = Guard(options.bad_steps, self.spare.buffers)
 
     def events(self) -> Iterator[Event]:
         sizes = [parameter.numel() for parameter in self.net.parameters()]
-        learnt = sum(weight.numel() for weight in self.weights)
+        learnt = sum(weight.numel() for weight in self.gradients.weights)
         rows = self.objective.rows_per_epoch()
+        self.objective.begin(self.net, self.trainable, self.total_steps, self.steps_per_epoch)
         self.go_on(self.keeper.begin())
         yield BeginEvent(**self.now(), total_steps=self.total_steps, rows=rows, parameters=sum(sizes), trainable=learnt)
-        reason = "max steps" if self.cut_short else "done"
+        reason, judging = "max steps" if self.cut_short else "done", self.options.validation
         for micro_batches in self.batches():
             done = self.update(micro_batches)
             yield from (NoteEvent(**self.now(), text=text, level="warning") for text in self.spare.told())
             yield done
             if self.validation is not None and self.is_time_to_validate():
                 yield self.validate(self.validation)
-                if self.options.patience is not None and self.stale >= self.options.patience:
+                if judging.patience is not None and self.stale >= judging.patience:
                     reason = "no improvement"
                     break
         if self.validation is not None and self.total_steps == 0:
             yield self.validate(self.validation)
-        if self.kept is None:
+        self.settle()
+        yield EndEvent(**self.now(), reason=reason, best_step=self.best_step, left_out=self.guard.borne)
+
+    def settle(self) -> None:
+        """Put the weights into the network that are the result."""
+        if self.kept is None or not self.options.validation.restore_best:
             self.best_step = self.step
-        elif self.best_step != self.step:
+            if self.objective.judges_others:
+                with self.objective.judged():
+                    self.kept = snapshot(self.net, self.trainable)
+                put_back(self.net, self.kept)
+        elif self.best_step != self.step or self.objective.judges_others:
             put_back(self.net, self.kept)
-        yield EndEvent(**self.now(), reason=reason, best_step=self.best_step)
 
     def now(self) -> dict[str, Any]:
         return {"step": self.step, "seconds": time.perf_counter() - self.began}
@@ -178,113 +190,103 @@ class _Run:
                 yield micro_batches
 
     def state(self) -> State:
-        tensors, optimizer = captured(self.net, self.trainable, self.optimizer)
-        if self.kept is not None and self.best_step != self.step:
-            tensors |= {BEST + name: value for name, value in self.kept.items()}
-        facts = {name: getattr(self, name) for name in ("best", "best_step", "stale")}
-        facts |= {"optimizer": optimizer, "objective": self.objective.state()}
+        live = self.learnt()
+        tensors = {**live.tensors, **behind(OBJECTIVE, self.objective.tensors()), **behind(GOOD, self.guard.tensors())}
+        if self.kept is not None and (self.best_step != self.step or self.objective.judges_others):
+            tensors |= behind(BEST, self.kept)
+        facts = {name: getattr(self, name) for name in ("best", "best_step", "stale", "reached")}
+        facts |= {**live.facts, "objective": self.objective.state(), "guard": self.guard.facts()}
         facts |= {"precision": self.precision.state(), "rows": self.spare.most_rows}
         return State(self.step, tensors, facts)
+
+    def learnt(self) -> State:
+        """Return weights and optimiser alone."""
+        tensors, optimizer = captured(self.net, self.trainable, self.optimizer)
+        return State(self.step, tensors, {"optimizer": optimizer})
+
+    def put_back(self, state: State) -> None:
+        """Take weights and optimiser of a state."""
+        put_into(self.net, self.trainable, self.optimizer, state, state.facts["optimizer"])
 
     def go_on(self, state: State | None) -> None:
         if state is None:
             return
         self.step, facts = state.step, dict(state.facts)
-        put_into(self.net, self.trainable, self.optimizer, state, facts["optimizer"])
-        self.best, self.best_step, self.stale = facts["best"], facts["best_step"], facts["stale"]
+        self.put_back(state)
+        self.best, self.best_step = facts["best"], facts["best_step"]
+        self.stale, self.reached = facts["stale"], facts["reached"]
         if self.best is not None:
             self.kept = part(state.tensors, BEST) or snapshot(self.net, self.trainable)
-        self.objective.put_back(facts["objective"])
+        self.objective.put_back(facts["objective"], part(state.tensors, OBJECTIVE))
+        self.guard.put_back(part(state.tensors, GOOD), facts["guard"])
         self.precision.put_back(facts["precision"])
         self.spare.most_rows = facts["rows"]
 
-    def update(self, micro_batches: Sequence[Batch]) -> StepEvent:
-        share = share_of_peak(self.step, self.total_steps, self.options.warmup_share, self.schedule)
+    def update(self, micro_batches: Sequence[Batch]) -> Event:
+        share = share_of_peak(self.step, self.total_steps, self.options.warmup_share, self.schedule) * self.guard.policy.rate
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * share
-        rate = self.optimizer.param_groups[0]["lr"]
-        where = f"step {self.step + 1} of {self.total_steps}"
-        micro_batches, (loss, weight, logs) = self.spare.run(self.gradients, micro_batches, where)
-        norm = self.scale_gradients(weight, micro_batches)
+        self.gradients.step, self.gradients.total_steps = self.step, self.total_steps
+        rate = self.gradients.rate = self.optimizer.param_groups[0]["lr"]
+        self.guard.before()
+        try:
+            micro_batches, found = self.spare.run(self.gradients.compute, micro_batches, self.gradients.where)
+            norm = self.scale_gradients(found[1], micro_batches)
+        except GateError as error:
+            self.gradients.drop()
+            told = self.guard.bear(error, self.put_back)
+            self.step += 1
+            return NoteEvent(**self.now(), text=told, level="warning")
         self.optimizer.step()
-        self.drop_gradients()
+        self.gradients.drop()
         self.step += 1
+        self.objective.updated(self.step)
+        self.guard.done(norm, self.step, self.learnt)
         return StepEvent(
             **self.now(),
             epoch=self.step / self.steps_per_epoch,
-            loss=loss,
+            loss=found[0],
             learning_rate=rate,
             gradient_norm=norm,
             rows=sum(batch.size for batch in micro_batches),
             positions=sum(int(np.count_nonzero(batch.mask_BT)) for batch in micro_batches),
             padded_positions=sum(batch.mask_BT.size for batch in micro_batches),
-            logs=logs,
+            logs=found[2],
         )
 
-    def drop_gradients(self) -> None:
-        for parameter in self.weights:
-            parameter.grad = None
-
-    def gradients(self, micro_batches: Sequence[Batch]) -> tuple[float, float, dict[str, float]]:
-        import torch
-
-        # A format whose gradients overflow at the present scale takes the same step again at a smaller one.
-        with network_randomness(self.seed, self.step, self.device), torch.enable_grad():
-            while True:
-                scale = self.precision.scale
-                found = self.scaled_gradients(micro_batches, scale)
-                if self.precision.settled(self.weights):
-                    return found[0], found[1] * scale, found[2]
-                self.drop_gradients()
-
-    def scaled_gradients(self, micro_batches: Sequence[Batch], scale: float) -> tuple[float, float, dict[str, float]]:
-        # Gradients of totals add up over micro-batches; dividing them by the weight of the whole batch comes after.
-        total = weight = 0.0
-        logs: dict[str, float] = {}
-        rows = sum(batch.size for batch in micro_batches)
-        for batch in micro_batches:
-            part, part_logs = self.objective.loss(self.net, batch)
-            total_part = float(part.total.detach())
-            if not math.isfinite(total_part):
-                raise self.not_finite("loss", total_part, [batch])
-            (part.total * scale if scale != 1.0 else part.total).backward()  # type: ignore[no-untyped-call]
-            total, weight = total + total_part, weight + float(part.weight.detach())
-            for name, value in part_logs.items():
-                logs[name] = logs.get(name, 0.0) + value * batch.size / rows
-        if not weight > 0.0:
-            raise self.not_finite("loss", math.nan, micro_batches)
-        return total / weight, weight, logs
-
     def scale_gradients(self, weight: float, micro_batches: Sequence[Batch]) -> float:
-        gradients = [parameter.grad for parameter in self.weights if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in self.gradients.weights if parameter.grad is not None]
         norm = gradient_norm(gradients) / weight
         if not math.isfinite(norm):
-            raise self.not_finite("gradient", norm, micro_batches)
+            raise self.gradients.refused("gradient", norm, micro_batches)
+        if self.guard.most is not None and norm > self.guard.most:
+            raise self.gradients.exploded(norm, self.guard.most, micro_batches)
         limit = self.options.clip_norm
         clip = 1.0 if limit is None or norm <= limit else limit / norm
         scale_gradients(self.optimizer, gradients, clip / weight)
         return norm
 
-    def not_finite(self, what: str, got: float, batches: Sequence[Batch]) -> GateError:
-        where, rate = f"step {self.step + 1} of {self.total_steps}", self.optimizer.param_groups[0]["lr"]
-        with network_randomness(self.seed, self.step, self.device):
-            return not_finite(what, got, Case(net=self.net, objective=self.objective, batches=batches, where=where, rate=rate))
-
     def is_time_to_validate(self) -> bool:
-        every = self.options.validate_every or self.steps_per_epoch
+        every = self.options.validation.every or self.steps_per_epoch
         return self.step % every == 0 or self.step == self.total_steps
 
     def validate(self, validation: Validation) -> ValidEvent:
-        with evaluating(self.net):
-            metrics = validation.run()
+        with self.objective.judged():
+            with evaluating(self.net):
+                metrics = validation.run()
+            return self.judged(validation, metrics)
+
+    def judged(self, validation: Validation, metrics: Mapping[str, float]) -> ValidEvent:
         if validation.metric not in metrics:
             problem = f"the validation gives no metric '{validation.metric}'"
             raise OptionsError(Problem(what=problem, where="metric", fix=did_you_mean(validation.metric, list(metrics))))
         value = metrics[validation.metric] * (1.0 if validation.higher_is_better else -1.0)
         better = value > (-math.inf if self.best is None else self.best)  # never true for NaN
         if better:
-            self.best, self.best_step, self.stale = value, self.step, 0
+            self.best, self.best_step = value, self.step
             self.kept = snapshot(self.net, self.trainable)
+        if better and (self.reached is None or value - self.reached > self.options.validation.min_change):
+            self.reached, self.stale = value, 0
         else:
             self.stale += 1
         return ValidEvent(**self.now(), metrics=dict(metrics), best=better)

@@ -5,11 +5,48 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from regraft.options import Among, Field, Pick, options
+from regraft.several import Several
 from regraft.training.cache.options import CacheOptions
 
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+
+
+@options
+class ValidationOptions:
+    """How the network is judged while it learns, and what follows from that."""
+
+    every: Count | None = None
+    """Steps between validations; every epoch if not given."""
+
+    metric: str | None = None
+    """Registered name of the metric that chooses the best weights; the task's own if not given."""
+
+    patience: Count | None = None
+    """Stop after so many validations without an improvement; never if not given."""
+
+    min_change: Annotated[float, Field(ge=0.0)] = 0.0
+    """Least change of the metric that counts as an improvement for patience; the best weights are the best in any case."""
+
+    restore_best: bool = True
+    """Whether the weights of the best validation are the result, rather than the last ones."""
+
+
+@options
+class BadStepOptions:
+    """What happens at an update whose loss or gradient is not a finite number, or explodes."""
+
+    policy: Annotated[Pick, Among("regraft.training:BAD_STEPS")] = Pick("stop")
+    """Registered name of what to do: stop (with a diagnosis that names rows and layer), skip (the update is left out), or
+    roll-back (weights and optimiser go back to the last good state, and the learning rate is lowered)."""
+
+    limit: Annotated[int, Field(ge=0)] = 10
+    """Bad updates that are borne in a fit; the next one stops it with a diagnosis."""
+
+    exploding: Annotated[float, Field(gt=1.0)] | None = None
+    """A gradient whose norm is more than so many times the median of the 64 updates before it is bad too; no such limit if not
+    given, for `clip_norm` already bounds what one update can do."""
 
 
 @options
@@ -49,17 +86,17 @@ class TrainOptions:
     clip_norm: Positive | None = 1.0
     """Largest norm of the whole gradient."""
 
-    validate_every: Count | None = None
-    """Steps between validations; every epoch if not given."""
-
-    patience: Count | None = None
-    """Stop after so many validations without an improvement; never if not given. The best weights are restored either way."""
-
-    metric: str | None = None
-    """Registered name of the validation metric that chooses the best weights; the task's own if not given."""
-
     dropout: Fraction = 0.1
     """Share of pooled features dropped before the head in training."""
+
+    regularize: Annotated[tuple[Pick, ...], Several("regraft.regularizers:REGULARIZERS")] = ()
+    """Registered names of what holds the weights back from the training rows, alone or with options ({ema: {decay: 0.99}})."""
+
+    validation: ValidationOptions = Field(default_factory=ValidationOptions)
+    """How the network is judged while it learns."""
+
+    bad_steps: BadStepOptions = Field(default_factory=BadStepOptions)
+    """What happens at an update that is not finite."""
 
 
 @options

@@ -53,12 +53,13 @@ class Spare:
         objective: Makes micro-batches smaller.
         net: The network, while it learns.
 
-    `most_rows` is what a forward pass sees at most once memory ran out, else None: part of the state of training.
+    `buffers` are the running statistics of modules that learn. `most_rows` is what a forward pass sees at most once memory ran
+    out, else None: part of the state of training.
     """
 
     def __init__(self, objective: Objective, net: nn.Module) -> None:
         self._objective, self._net = objective, net
-        self._buffers = [buffer for module in net.modules() if module.training for buffer in module.buffers(recurse=False)]
+        self.buffers = [buffer for module in net.modules() if module.training for buffer in module.buffers(recurse=False)]
         self.most_rows: int | None = None
         self._notes: list[str] = []
 
@@ -83,7 +84,7 @@ class Spare:
         if self.most_rows is not None:
             batches = self._objective.split(batches, self.most_rows)
         while True:
-            before = [buffer.detach().clone() for buffer in self._buffers]
+            before = [buffer.detach().clone() for buffer in self.buffers]
             try:
                 return batches, step(batches)
             except (RuntimeError, MemoryError) as error:
@@ -99,7 +100,7 @@ class Spare:
 
         self._net.zero_grad(set_to_none=True)
         with torch.no_grad():
-            for buffer, value in zip(self._buffers, before, strict=True):
+            for buffer, value in zip(self.buffers, before, strict=True):
                 buffer.copy_(value)
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.empty_cache()  # what is free lies in pieces that are too small

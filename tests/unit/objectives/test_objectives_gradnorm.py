@@ -163,7 +163,7 @@ def trained_loud(weighting):
     quiet, x, targets = problem(weighting=weighting)
     task = Loud.restore(quiet.options, quiet.state())
     net, objective = net_for(task, width=1), Supervised(SupervisedOptions()).attach(Rows(x), targets, task)
-    options = TrainOptions(epochs=500, batch_size=48, learning_rate=5e-3, head_learning_rate=5e-3, validate_every=100)
+    options = TrainOptions(epochs=500, batch_size=48, learning_rate=5e-3, head_learning_rate=5e-3, validation={"every": 100})
     names = {name for name, _ in net.named_parameters()}
     events = [event for event in train(net, objective, Decided(names), options, seed=0) if hasattr(event, "logs")]
     with torch.no_grad():

@@ -122,7 +122,7 @@ class Work:
             epochs=100,
             max_steps=self.steps,
             batch_size=8,
-            validate_every=7,
+            validation={"every": 7},
             learning_rate=0.02,
             head_learning_rate=0.02,
             optimizer=Pick("adamw", {"epsilon": 0.1}),

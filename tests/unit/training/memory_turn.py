@@ -134,7 +134,7 @@ def main(case):
     objective = Supervised(SupervisedOptions()).attach(EncodedRows(Numbers(), [raws]), task.targets(labels), task)
     net = net_of()
     names = {name for name, _ in net.named_parameters() if learns(name)}
-    options = build(TrainOptions, {"epochs": 1, "validate_every": 1, **values})
+    options = build(TrainOptions, {"epochs": 1, "validation": {"every": 1}, **values})
     network = Precision(precision).network(net)
     began = time.perf_counter()
     demand = Demand(net=network, objective=objective, options=options, trainable=names, seed=0, validates=True)

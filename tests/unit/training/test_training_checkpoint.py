@@ -16,6 +16,7 @@ from tiny_net import tiny_judge, tiny_net, tiny_objective
 from regraft.artifact.run import safetensors_parts
 from regraft.errors import ArtifactError, InterruptedRunError
 from regraft.options import build
+from regraft.regularizers.regularized import regularized
 from regraft.training.checkpoint import Nothing, State, Stop, captured, put_into, stopping
 from regraft.training.events import EndEvent, StepEvent, ValidEvent
 from regraft.training.loop import Validation, train
@@ -46,9 +47,12 @@ class Memory(Nothing):
 
 def fit(keeper, tuning=FULL, judged=True, higher=False, **values):
     net, objective = tiny_net(dropout=0.3), tiny_objective()
-    given = {"epochs": 3, "batch_size": 8, "learning_rate": 1e-2, "dropout": 0.0, "validate_every": 3, **values}
+    picks = build(TrainOptions, {"regularize": values.get("regularize", [])}).regularize
+    learnt = regularized(objective, picks)
+    learnt._task = objective._task
+    given = {"epochs": 3, "batch_size": 8, "learning_rate": 1e-2, "dropout": 0.0, "validation": {"every": 3}, **values}
     validation = Validation(run=tiny_judge(net, objective), metric="log-loss", higher_is_better=higher) if judged else None
-    events = list(train(net, objective, tuning, build(TrainOptions, given), validation=validation, seed=3, keeper=keeper))
+    events = list(train(net, learnt, tuning, build(TrainOptions, given), validation=validation, seed=3, keeper=keeper))
     return {name: value.clone() for name, value in net.state_dict().items()}, events
 
 
@@ -61,9 +65,12 @@ def same(one, other) -> bool:
     [
         {},
         {"micro_batch_size": 2},
-        {"patience": 1, "learning_rate": 0.3},
+        {"validation": {"every": 3, "patience": 1}, "learning_rate": 0.3},
         {"judged": False},
         {"tuning": HEAD},
+        {"regularize": {"ema": {"decay": 0.7}}},
+        {"regularize": {"swa": {"start": 0.3, "every": 2}}, "judged": False},
+        {"bad_steps": {"policy": {"name": "roll-back", "every": 3}, "exploding": 1.05, "limit": 99}, "learning_rate": 0.05},
         {"optimizer": {"name": "adamw", "beta1": 0.5}, "schedule": "cosine", "max_steps": 9},
     ],
 )

@@ -82,8 +82,8 @@ def learnable(net: Headed) -> set[str]:
     return {name for name, _ in net.named_parameters()}
 
 
-def fit(net: Headed, steps: int, validation=None, **values) -> list:
-    return list(train(net, tiny_objective(), FULL, options(steps, **values), validation=validation, seed=3))
+def fit(net: Headed, steps: int, judging=None, **values) -> list:
+    return list(train(net, tiny_objective(), FULL, options(steps, **values), validation=judging, seed=3))
 
 
 def fit_compact(net: Headed, steps: int, **values) -> None:
@@ -149,10 +149,10 @@ def judge(net: Headed) -> Validation:
 def test_validation_sees_rows_that_do_not_learn_and_the_best_weights_are_written_back():
     dense, sparse = family_net(), family_net()
     of_dense = judge(dense)
-    events = fit(dense, 12, of_dense, validate_every=3)
+    events = fit(dense, 12, of_dense, validation={"every": 3})
     with compacted(sparse, learnable(sparse), used_ids(tiny_objective()._rows)) as compact:
         of_view = judge(compact.net)
-        same = fit(compact.net, 12, of_view, validate_every=3)
+        same = fit(compact.net, 12, of_view, validation={"every": 3})
     assert [e.best for e in same if isinstance(e, ValidEvent)] == [True, True, False, False]
     assert same[-1].best_step == events[-1].best_step == 6
     for left, right in zip(of_dense.run.seen, of_view.run.seen, strict=True):
@@ -224,7 +224,7 @@ def test_nothing_in_training_is_as_large_as_the_table():
     net = Headed(backbone, LinearHead(16, 2, 0.0))
     size = 5000 * 16
     with compacted(net, learnable(net), used_ids(tiny_objective()._rows)) as compact, Largest() as mode:
-        fit(compact.net, 3, judge(compact.net), validate_every=2)
+        fit(compact.net, 3, judge(compact.net), validation={"every": 2})
     assert mode.largest < size / 5
     with Largest() as mode:
         fit(net, 1)

@@ -217,7 +217,7 @@ def test_events_tell_the_whole_story_in_order():
 def test_validation_every_few_steps_and_once_more_at_the_end():
     net, objective = tiny_net(), tiny_objective(n=30)
     judge = Validation(run=tiny_judge(net, objective), metric="log-loss", higher_is_better=False)
-    events = run(net, objective, options(epochs=2, validate_every=3), validation=judge)
+    events = run(net, objective, options(epochs=2, validation={"every": 3}), validation=judge)
     assert [e.step for e in events if isinstance(e, ValidEvent)] == [3, 6, 8]
 
 
@@ -264,7 +264,7 @@ def test_batch_statistics_go_back_together_with_the_best_weights():
 def test_patience_ends_training_early():
     objective, net = tiny_objective(n=8), tiny_net()
     judge = Validation(run=scripted([0.5, 0.4, 0.6, 0.5, 0.5, 0.9]), metric="score", higher_is_better=True)
-    events = run(net, objective, options(epochs=6, patience=2), validation=judge)
+    events = run(net, objective, options(epochs=6, validation={"patience": 2}), validation=judge)
     assert events[-1].reason == "no improvement"
     assert (events[-1].step, events[-1].best_step) == (5, 3)
 
@@ -280,7 +280,7 @@ def test_validation_sees_evaluation_mode_and_training_goes_on_as_before():
 
     judge = Validation(run=run_it, metric="score", higher_is_better=True)
     plain = tiny_net(dropout=0.5)
-    judged = options(epochs=2, validate_every=1)
+    judged = options(epochs=2, validation={"every": 1})
     list(train(plain, objective, FULL, options(epochs=2)))
     last = Validation(run=lambda: {**run_it(), "score": float(len(seen))}, metric="score", higher_is_better=True)
     list(train(net, objective, FULL, judged, validation=last))

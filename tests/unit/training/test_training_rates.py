@@ -151,7 +151,9 @@ def test_wrong_training_options_are_refused(values, texts):
 
 
 def test_training_options_survive_json():
-    chosen = build(TrainOptions, {"optimizer": {"name": "adamw", "beta2": 0.9}, "schedule": "cosine", "patience": 3})
+    chosen = build(
+        TrainOptions, {"optimizer": {"name": "adamw", "beta2": 0.9}, "schedule": "cosine", "validation": {"patience": 3}}
+    )
     assert build(TrainOptions, to_json(chosen)) == chosen
     assert set(OPTIMIZERS.names()) >= {"adamw"}
 
