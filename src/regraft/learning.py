@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +16,9 @@ from regraft.evaluation.sample import stratified
 from regraft.objectives import OBJECTIVES
 from regraft.planning import SPLITS, Plan
 from regraft.regularizers.regularized import regularized
+from regraft.training.checkpoint import Turn
 from regraft.training.events import BeginEvent, EndEvent, Event
-from regraft.training.stages import Stages
+from regraft.training.stages import Stages, ignore
 from regraft.training.threads import default_threads
 from regraft.tuning import TUNINGS
 from regraft.tuning.parts import Decided
@@ -33,20 +35,88 @@ if TYPE_CHECKING:
     from regraft.training.loop import Validation
     from regraft.training.options import TrainOptions
     from regraft.training.precision import Precision
+    from regraft.tuning.tuning import Tuning
     from regraft.types import Batch
 
 _FORWARD_ROWS = 32
 _FEWEST_TRIED = 2  # a norm over a batch wants more than one row
 
 
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """One of the trainings of a fit.
+
+    Args:
+        tuning: Says which weights learn in it.
+        options: How it is trained.
+        turn: Which one it is.
+        name: What people call it; empty where it is the only one.
+    """
+
+    tuning: Tuning
+    options: TrainOptions
+    turn: Turn
+    name: str
+
+
+def courses(plan: Plan) -> list[Course]:
+    """Return the trainings that the tuning goes through, in order."""
+    cls, options = plan.wanted.tuning.resolve(TUNINGS)
+    asked, first = plan.wanted.train, 0
+    found = []
+    for number, phase in enumerate(cls(options).phases()):
+        own = asked if phase.epochs is None else dataclasses.replace(asked, epochs=phase.epochs, max_steps=None)
+        found.append(Course(tuning=phase.tuning, options=own, turn=Turn(number, first), name=phase.name))
+        first += own.epochs * -(-len(plan.rows["train"]) // own.batch_size)
+    return found
+
+
+def learn(net: Headed, plan: Plan, stages: Stages, run: Run | None = None) -> tuple[dict[str, Rows], Passes]:
+    """Train the network in place, in as many phases as the tuning has.
+
+    Args:
+        net: The network.
+        plan: What is known before the first step.
+        stages: Told what happens.
+        run: Where the state of training is kept; nowhere if not given.
+
+    Returns:
+        What the baselines learn from (`features_before`), and what went through the network in training, for the report.
+
+    Raises:
+        InterruptedRunError: Somebody asked to stop; the state is kept.
+        OptionsError: The tuning or the objective cannot do what was asked for with this network.
+    """
+    from regraft.training.cost import joined
+
+    todo = courses(plan)
+    for course in todo:
+        _objective(plan).check(net, course.tuning.trainable(net) - net.fixed, plan.task)
+    going_on = run.examine(plan, stages) if run else 0
+    before: dict[str, Rows] = {}
+    passes: list[Passes] = []
+    for course in todo[going_on:]:
+        if course.name:
+            stages.note(f"phase {course.turn.number + 1} of {len(todo)}: {course.name}, {course.options.epochs} epochs")
+        with learner(net, plan, stages, course.tuning) as part:
+            before = before or features_before(net, part, plan, stages)
+            passes.append(train(net, part, plan, stages, run, course))
+    return before, joined(passes)
+
+
 @contextlib.contextmanager
-def learner(net: Headed, plan: Plan, stages: Stages) -> Iterator[Learner]:
-    """Give the part of the network that is trained; what is frozen below it is computed once a row, and kept."""
+def learner(net: Headed, plan: Plan, stages: Stages, tuning: Tuning | None = None) -> Iterator[Learner]:
+    """Give the part of the network that is trained; what is frozen below it is computed once a row, and kept.
+
+    Args:
+        net: The network.
+        plan: What is known before the first step.
+        stages: Told what happens.
+        tuning: Says which weights learn; that of the first training if not given.
+    """
     from regraft.training.frozen_parts import learner as made
 
-    tuning_class, tuning_options = plan.wanted.tuning.resolve(TUNINGS)
-    trainable = tuning_class(tuning_options).trainable(net) - net.fixed
-    _objective(plan).check(net, trainable, plan.task)
+    trainable = (tuning or courses(plan)[0].tuning).trainable(net) - net.fixed
     used = {split: plan.rows[split] for split in SPLITS[:2]}
     with contextlib.ExitStack() as stack:
         with stages("compute what is frozen", sum(map(len, used.values()))):
@@ -99,7 +169,9 @@ def features_before(net: Headed, learner: Learner, plan: Plan, stages: Stages) -
     return found
 
 
-def train(net: Headed, learner: Learner, plan: Plan, stages: Stages, run: Run | None = None) -> Passes:
+def train(
+    net: Headed, learner: Learner, plan: Plan, stages: Stages, run: Run | None = None, course: Course | None = None
+) -> Passes:
     """Train the network in place; the best weights by the validation metric are left in it.
 
     Args:
@@ -107,7 +179,8 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages, run: Run | 
         learner: The part of it that is trained.
         plan: What is known before the first step.
         stages: Told what happens.
-        run: Where the state of training is kept; nowhere if not given.
+        run: Where the state of training is kept, examined; nowhere if not given.
+        course: Which training it is; the first if not given.
 
     Returns:
         What went through the network in training, for the report.
@@ -115,6 +188,7 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages, run: Run | 
     Raises:
         InterruptedRunError: Somebody asked to stop; the state is kept.
     """
+    from regraft.artifact.run_keeper import RunKeeper
     from regraft.models.dropout import fast_dropouts
     from regraft.models.view import view
     from regraft.training.arithmetic import training_flops
@@ -123,7 +197,7 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages, run: Run | 
     from regraft.training.loop import NOTHING
     from regraft.training.loop import train as loop
 
-    wanted, meter = plan.wanted, Meter(stages.listen)
+    wanted, meter, course = plan.wanted, Meter(stages.listen), course or courses(plan)[0]
     objective = _objective(plan).attach(learner.rows["train"], plan.targets["train"], plan.task)
     with contextlib.ExitStack() as stack, stages("train"):
         compact = Compacted(learner.net)
@@ -132,10 +206,10 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages, run: Run | 
             compact = stack.enter_context(compacted(learner.net, learner.trainable, used))
         stages.notes(compact.notes)
         learning = view(compact.net, fast_dropouts(compact.net))
-        known = run.examine(plan, stages) if run else {}
-        learning, precision, options = _arithmetic(learning, objective, learner, plan, stages, known)
+        known = run.computed(course.turn) if run else {}
+        learning, precision, options = _arithmetic(learning, objective, learner, plan, stages, known, course.options)
         arithmetic = {"precision": precision.name, "micro_batch_size": options.micro_batch_size}
-        keeper = stack.enter_context(run.keeper(plan, arithmetic, stages)) if run else NOTHING
+        keeper = stack.enter_context(run.keeper(plan, course.turn, arithmetic, stages)) if run else NOTHING
         events = loop(
             precision.network(learning),
             objective,
@@ -145,10 +219,13 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages, run: Run | 
             seed=wanted.seed,
             keeper=keeper,
         )
+        log = keeper.log if isinstance(keeper, RunKeeper) else ignore
         left_out = 0
         for event in stack.enter_context(contextlib.closing(events)):
-            meter(_whole(event, net))
-            left_out = event.left_out if isinstance(event, EndEvent) else left_out
+            whole = _whole(event, net, course.turn)
+            log(whole)
+            meter(whole)
+            left_out = whole.left_out if isinstance(whole, EndEvent) else left_out
         stages.notes(objective.notes)
     if learner.pooled:
         meter.training.tokens = 0  # the head sees rows
@@ -168,7 +245,13 @@ def _resumed(keeper: Keeper) -> tuple[str, ...]:
 
 
 def _arithmetic(
-    net: Headed, objective: Objective, learner: Learner, plan: Plan, stages: Stages, known: Mapping[str, Any]
+    net: Headed,
+    objective: Objective,
+    learner: Learner,
+    plan: Plan,
+    stages: Stages,
+    known: Mapping[str, Any],
+    options: TrainOptions,
 ) -> tuple[Headed, Precision, TrainOptions]:
     """Return the network as it is trained fastest here, its number format, and options under which it fits into memory.
 
@@ -182,8 +265,8 @@ def _arithmetic(
     from regraft.training.seed import row_generator
 
     wanted = plan.wanted
-    size = wanted.train.batch_size
-    micro_size = min(wanted.train.micro_batch_size or size, size)
+    size = options.batch_size
+    micro_size = min(options.micro_batch_size or size, size)
 
     def some(rows: int) -> Batch:
         return next(objective.batches(0, rows, rows, row_generator(wanted.seed, 0)))[0]
@@ -192,19 +275,19 @@ def _arithmetic(
         return lambda tried: objective.loss(tried, batch)[0].total
 
     names = learner.trainable & {name for name, _ in net.named_parameters()}
-    seen = wanted.train.epochs * objective.rows_per_epoch()
+    seen = options.epochs * objective.rows_per_epoch()
     mean = max(1.0, float(np.mean(learner.rows["train"].lengths)))
     rows = min(micro_size, max(_FEWEST_TRIED, round(TRIED_POSITIONS / mean)))
     batch = some(rows)
     workload = Workload(
         loss=loss_of(batch),
         trainable=names,
-        passes=-(-min(seen, wanted.train.max_steps * size if wanted.train.max_steps else seen) // rows),
+        passes=-(-min(seen, options.max_steps * size if options.max_steps else seen) // rows),
         positions=int(np.count_nonzero(batch.mask_BT)),
         threads=wanted.machine.threads or default_threads(),
     )
     precision = choose(net, known.get("precision", wanted.machine.precision), workload, Profile.load(), stages.note)
-    options = wanted.train if plan.base.pretrained else from_scratch(wanted.train)
+    options = options if plan.base.pretrained else from_scratch(options)
     options = dataclasses.replace(options, micro_batch_size=known.get("micro_batch_size", options.micro_batch_size))
     demand = Demand(
         net=precision.network(net),
@@ -220,11 +303,21 @@ def _arithmetic(
     return net, precision, options
 
 
-def _whole(event: Event, net: Headed) -> Event:
-    """Return an event that counts the weights of the whole network, of which the loop may have seen only a part."""
-    if not isinstance(event, BeginEvent):
-        return event
-    return dataclasses.replace(event, parameters=sum(parameter.numel() for parameter in net.parameters()))
+def _whole(event: Event, net: Headed, turn: Turn) -> Event:
+    """Return an event of one training as one of the fit: steps count from its beginning, and weights are those of all of it.
+
+    Args:
+        event: What the loop said, which may have seen only a part of the network.
+        net: The whole network.
+        turn: Which training it is.
+    """
+    event = dataclasses.replace(event, step=turn.first + event.step) if turn.first else event
+    if isinstance(event, EndEvent):
+        return dataclasses.replace(event, best_step=turn.first + event.best_step)
+    if isinstance(event, BeginEvent):
+        weights = sum(parameter.numel() for parameter in net.parameters())
+        return dataclasses.replace(event, parameters=weights, total_steps=turn.first + event.total_steps)
+    return event
 
 
 def _validation(net: Headed, learner: Learner, plan: Plan) -> Validation | None:

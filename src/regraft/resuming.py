@@ -15,6 +15,7 @@ from regraft.errors import Problem, UsageError
 from regraft.options import JSON, merge, respelt, to_json
 from regraft.planning import Plan
 from regraft.recipe import Recipe
+from regraft.training.event_log import EVENTS
 from regraft.training.stages import Stages
 from regraft.training.threads import default_threads
 from regraft.verbs import FitOptions
@@ -23,6 +24,7 @@ from regraft.version import __version__
 if TYPE_CHECKING:
     from regraft.artifact.run import RunFolder
     from regraft.artifact.run_keeper import RunKeeper
+    from regraft.training.checkpoint import Turn
 
 _FREE = (("out",), ("machine", "checkpoint"))
 """Options that change nothing of the result."""
@@ -45,42 +47,60 @@ class Run:
         self.was: Mapping[str, Any] = left.about if left else {}
         self.identity: Mapping[str, JSON] = {}
         self.going_on = False
+        self.arithmetic: dict[str, Any] = {}
 
-    def examine(self, plan: Plan, stages: Stages) -> Mapping[str, Any]:
+    @property
+    def events(self) -> Path:
+        """Where the events of training are while it runs, and until the artifact stands."""
+        return self.folder.folder / EVENTS
+
+    def examine(self, plan: Plan, stages: Stages) -> int:
         """Find out whether checkpoints that are there are of this fit, and give up those that are not.
 
         Returns:
-            How the interrupted fit was computed (number format, micro-batch), which another measurement of the machine must
-            not change; nothing where training begins at the start.
+            Number of the training that the fit goes on with; those before it are over.
 
         Raises:
             UsageError: Going on was asked for, and this is another fit.
         """
-        from regraft.artifact.run_keeper import goes_on
+        from regraft.artifact.run_keeper import goes_on, turn_of
 
         self.identity = identity(plan)
         self.going_on = goes_on(self.was.get("identity"), self.identity, plan.wanted.out, asked=self.resumed)
         if self.folder.steps() and not self.going_on:
             stages.note("an interrupted fit of other rows or options was kept here: it is given up", "warning")
             self.folder.forget()
-        arithmetic: Mapping[str, Any] = self.was["arithmetic"] if self.going_on else {}
-        return arithmetic
+        if not self.going_on:
+            return 0
+        self.arithmetic = dict(self.was["arithmetic"])
+        newest = self.folder.newest(lambda _: None)
+        return 0 if newest is None else turn_of(newest)
+
+    def computed(self, turn: Turn) -> Mapping[str, Any]:
+        """Return how a training of the interrupted fit was computed (number format, micro-batch), which another measurement of
+        the machine must not change; nothing where it had not begun.
+        """
+        found: Mapping[str, Any] = self.arithmetic.get(str(turn.number), {})
+        return found
 
     @contextmanager
-    def keeper(self, plan: Plan, arithmetic: Mapping[str, JSON], stages: Stages) -> Iterator[RunKeeper]:
+    def keeper(self, plan: Plan, turn: Turn, arithmetic: Mapping[str, JSON], stages: Stages) -> Iterator[RunKeeper]:
         """Give what keeps the state of training, and goes on from what was kept; signals stop training inside the block.
 
         Args:
             plan: That was examined.
-            arithmetic: How this fit is computed.
+            turn: Which training of the fit it is.
+            arithmetic: How it is computed.
             stages: Told what a person should know.
         """
         from regraft.artifact.run_keeper import RunKeeper
         from regraft.training.checkpoint import Stop, stopping
 
-        self.folder.describe({**self.asked, "identity": self.identity, "arithmetic": dict(arithmetic)})
+        self.arithmetic[str(turn.number)] = dict(arithmetic)
+        self.folder.describe({**self.asked, "identity": self.identity, "arithmetic": self.arithmetic})
         with stopping(Stop()) as stop:
-            keeper = RunKeeper(self.folder, plan.wanted.machine.checkpoint, stop=stop, note=stages.note, going_on=self.going_on)
+            options, going_on = plan.wanted.machine.checkpoint, self.going_on
+            keeper = RunKeeper(self.folder, options, stop=stop, note=stages.note, going_on=going_on, turn=turn)
             try:
                 yield keeper
             finally:

@@ -14,16 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 from regraft.errors import InterruptedRunError, Problem, UsageError
 from regraft.options import JSON
-from regraft.training.checkpoint import State, Stop
+from regraft.training.checkpoint import State, Stop, Turn
+from regraft.training.event_log import EVENTS, EventLog
 
 if TYPE_CHECKING:
     from regraft.artifact.run import RunFolder, Staged
     from regraft.training.options import CheckpointOptions
 
+TURN = "turn"
+"""Among the facts of a checkpoint: which training of the fit it is of."""
+FIRST = Turn()
 SHARE = 0.02
 """Share of the time of training that checkpoints may take where nobody says how often."""
 FIRST_S = 20.0
 """Seconds of training that may be lost where checkpoints cost less."""
+EVENTS_END = "events"
+"""Among the facts of a checkpoint: how long the file of events was."""
 _SAFETY = 1.1
 _SHOWN = 5
 
@@ -37,7 +43,11 @@ class RunKeeper:
         stop: Whether somebody asked to stop.
         note: Told what a person should know, and how grave it is.
         going_on: Whether checkpoints that are there are of this very fit.
+        turn: Which training of the fit it is; steps that it is told count from its beginning, those on disk from that of
+            the fit.
         clock: Seconds since some moment.
+
+    `log` takes the events of training, so that they lie beside the checkpoints.
     """
 
     def __init__(
@@ -48,37 +58,48 @@ class RunKeeper:
         stop: Stop,
         note: Callable[[str, str], None],
         going_on: bool,
+        turn: Turn = FIRST,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.run, self.every, self.number = run, options.every, options.keep
         self.stop, self.note = stop, note
-        self.going_on, self.clock = going_on, clock
+        self.going_on, self.turn, self.clock = going_on, turn, clock
+        self.log = EventLog(run.folder / EVENTS)
         self.last = self.first = 0
         self.cost_s = 0.0
         self._since = clock()
         self._writing: threading.Thread | None = None
         self._failed: OSError | None = None
+        self._log_failed = False
 
     def begin(self) -> State | None:
-        """Return the newest whole checkpoint, where those in the folder are of this fit."""
+        """Return the newest whole checkpoint, where those in the folder are of this fit and this training."""
         self._since = self.clock()
         if not self.going_on:
-            self.run.forget()
+            if self.turn == FIRST:
+                self.run.forget()
+                self.log.truncate(0)
             return None
         state = self.run.newest(lambda text: self.note(text, "warning"))
-        if state is not None:
-            self.last = self.first = state.step
-            self.note(f"going on after step {state.step}, where this fit was interrupted", "info")
-        return state
+        if state is None or turn_of(state) != self.turn.number:
+            # A later training whose first checkpoint is still to come: the one before it has set the log right.
+            if self.turn == FIRST:
+                self.log.truncate(0)
+            return None
+        end: Any = state.facts.get(EVENTS_END, 0)
+        self.log.truncate(end)
+        self.last = self.first = state.step
+        self.note(f"going on after step {state.step}, where this fit was interrupted", "info")
+        return State(state.step - self.turn.first, state.tensors, state.facts)
 
     def due(self, step: int) -> bool:
         """Return whether to keep the state after so many updates, or to stop."""
         if self.stop.asked:
             return True
-        if step <= self.last or not self.number:
+        if self.turn.first + step <= self.last or not self.number:
             return False
         if self.every is not None:
-            return step % self.every == 0
+            return (self.turn.first + step) % self.every == 0
         return self.clock() - self._since >= max(FIRST_S, self.cost_s / SHARE)
 
     def keep(self, state: State) -> None:
@@ -87,6 +108,7 @@ class RunKeeper:
         Raises:
             InterruptedRunError: Somebody asked to stop; says after which step training can go on.
         """
+        state = State(self.turn.first + state.step, state.tensors, {**state.facts, TURN: self.turn.number})
         if self.stop.asked or self.every is not None:
             self.wait()
         if self._writing is None or not self._writing.is_alive():
@@ -116,15 +138,24 @@ class RunKeeper:
                     f"{self._none_of(state.step)}: it takes {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free", "warning"
                 )
                 return
-            staged = self.run.stage(state)
+            staged = self.run.stage(State(state.step, state.tensors, {**state.facts, EVENTS_END: self._events_end()}))
         except OSError as error:
             self._tell(error, state.step)
             return
         self._writing = threading.Thread(target=self._finish, args=(staged, began), name="regraft-checkpoint")
         self._writing.start()
 
+    def _events_end(self) -> int:
+        end = self.log.position
+        if self.log.failure and not self._log_failed:
+            self.note(f"events cannot be written to {EVENTS}, training goes on: {self.log.failure}", "warning")
+        self._log_failed = bool(self.log.failure)
+        return end
+
     def _finish(self, staged: Staged, began: float) -> None:
         try:
+            if self.log.path.exists():
+                self.run.files.sync(self.log.path)
             self.run.finish(staged, self.number)
         except OSError as error:
             self._failed = error
@@ -146,6 +177,12 @@ class RunKeeper:
             return InterruptedRunError(problem)
         what = f"interrupted; what was learnt in {self.last} steps is kept"
         return InterruptedRunError(Problem(what=what, where=where, fix=f"go on with: regraft fit --resume {self.run.place}"))
+
+
+def turn_of(state: State) -> int:
+    """Return the number of the training of a fit that a checkpoint is of."""
+    number: Any = state.facts.get(TURN, 0)
+    return int(number)
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> list[tuple[str, Any, Any]]:

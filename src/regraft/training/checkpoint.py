@@ -42,6 +42,19 @@ class State:
     facts: Mapping[str, JSON] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Turn:
+    """One of the trainings of a fit that follow each other.
+
+    Args:
+        number: Counting from 0.
+        first: Steps that those before it take.
+    """
+
+    number: int = 0
+    first: int = 0
+
+
 class Keeper(Protocol):
     """Keep the state of training now and then."""
 
@@ -178,6 +191,7 @@ __all__ = [
     "Nothing",
     "State",
     "Stop",
+    "Turn",
     "behind",
     "captured",
     "part",

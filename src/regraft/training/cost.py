@@ -13,7 +13,7 @@ Nothing here imports torch, but for a peak that is wanted and not known.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -124,6 +124,25 @@ class Passes:
     flops: Flops
     precision: Dtype | None = "fp32"
     notes: tuple[str, ...] = ()
+
+
+def joined(passes: Sequence[Passes]) -> Passes:
+    """Return passes that followed each other as one: work added up, the mean operations a token, every note once.
+
+    Args:
+        passes: At least one; the number format is that of the last.
+    """
+    if len(passes) == 1:
+        return passes[0]
+    work, done = Work(), 0.0
+    for one in passes:
+        work.add(one.work.rows, one.work.tokens, one.work.padded_tokens, one.work.seconds)
+        done += (one.flops.per_token or 0.0) * one.work.tokens
+    reason = next((one.flops.reason for one in passes if one.work.tokens and one.flops.per_token is None), "")
+    per_token = None if reason or not work.tokens else done / work.tokens
+    notes = tuple(dict.fromkeys(note for one in passes for note in one.notes))
+    flops = Flops(per_token=per_token, reason=reason or passes[-1].flops.reason)
+    return Passes(work, flops, passes[-1].precision, notes)
 
 
 @dataclass(frozen=True, kw_only=True)

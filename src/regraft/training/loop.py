@@ -146,19 +146,16 @@ class _Run:
         self.objective.begin(self.net, self.trainable, self.total_steps, self.steps_per_epoch)
         self.go_on(self.keeper.begin())
         yield BeginEvent(**self.now(), total_steps=self.total_steps, rows=rows, parameters=sum(sizes), trainable=learnt)
-        reason, judging = "max steps" if self.cut_short else "done", self.options.validation
         for micro_batches in self.batches():
             done = self.update(micro_batches)
             yield from (NoteEvent(**self.now(), text=text, level="warning") for text in self.spare.told())
             yield done
             if self.validation is not None and self.is_time_to_validate():
                 yield self.validate(self.validation)
-                if judging.patience is not None and self.stale >= judging.patience:
-                    reason = "no improvement"
-                    break
         if self.validation is not None and self.total_steps == 0:
             yield self.validate(self.validation)
         self.settle()
+        reason = "no improvement" if self.impatient else "max steps" if self.cut_short else "done"
         yield EndEvent(**self.now(), reason=reason, best_step=self.best_step, left_out=self.guard.borne)
 
     def settle(self) -> None:
@@ -171,6 +168,11 @@ class _Run:
                 put_back(self.net, self.kept)
         elif self.best_step != self.step or self.objective.judges_others:
             put_back(self.net, self.kept)
+
+    @property
+    def impatient(self) -> bool:
+        patience = self.options.validation.patience
+        return patience is not None and self.stale >= patience
 
     def now(self) -> dict[str, Any]:
         return {"step": self.step, "seconds": time.perf_counter() - self.began}
@@ -185,9 +187,11 @@ class _Run:
                 # Here, and not behind the update: now the objective has ended it too.
                 if self.keeper.due(self.step):
                     self.keeper.keep(self.state())
-                if self.step == self.total_steps:
+                if self.step == self.total_steps or self.impatient:
                     return
                 yield micro_batches
+        if self.keeper.due(self.step):
+            self.keeper.keep(self.state())
 
     def state(self) -> State:
         live = self.learnt()

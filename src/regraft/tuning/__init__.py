@@ -9,6 +9,7 @@ TUNINGS: Registry[type[Tuning]] = Registry(
         "full": "regraft.tuning.full:Full",
         "head": "regraft.tuning.head:Head",
         "top-k": "regraft.tuning.top_k:TopK",
+        "gradual": "regraft.tuning.gradual:Gradual",
         "by-part": "regraft.tuning.by_part:ByPart",
         "lora": "regraft.tuning.lora:Lora",
     },

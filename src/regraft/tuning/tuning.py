@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from regraft.models.net import Headed
     from regraft.types import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One of the trainings that a tuning goes through, one after the other.
+
+    Args:
+        name: What it is, for people.
+        tuning: Says which weights learn in it.
+        epochs: How often it sees every training row; as often as `train.epochs` says if not given.
+    """
+
+    name: str
+    tuning: Tuning
+    epochs: int | None = None
 
 
 class Tuning(ABC):
@@ -36,6 +52,13 @@ class Tuning(ABC):
         Raises:
             OptionsError: The base has not what the tuning needs.
         """
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Return the trainings that it goes through, in order; as it stands here one.
+
+        Weights that learn in a phase learn in those after it too: what is kept of a later one holds all that was learnt.
+        """
+        return (Phase(name="", tuning=self),)
 
     @abstractmethod
     def trainable(self, net: Headed) -> set[str]:

@@ -1,0 +1,117 @@
+"""Gradual tuning: the head learns first, on features that are computed once; then more and more of the base learns with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any
+
+from regraft.errors import OptionsError, Problem
+from regraft.models.transform import added_names
+from regraft.options import Among, Field, Pick, build, options
+from regraft.tuning.head import Head, HeadOptions
+from regraft.tuning.top_k import TopK, TopKOptions
+from regraft.tuning.tuning import Phase, Tuning
+
+if TYPE_CHECKING:
+    from regraft.models.net import Headed
+    from regraft.types import Batch
+
+
+@options
+class GradualOptions:
+    """What learns when."""
+
+    head_epochs: Annotated[int, Field(ge=1)] = 20
+    """Epochs in which the head learns alone; cheap, for what lies below it is computed once a row."""
+
+    layers: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Top layers that learn in the phases between the head and the last one, an epoch each: [1, 2, 4]."""
+
+    then: Any = "full"
+    """How the base learns in the last phase, for `train.epochs`: the name of a tuning, or a name with options."""
+
+
+@options
+class _Then:
+    """A tuning by name."""
+
+    tuning: Annotated[Pick, Among("regraft.tuning:TUNINGS")]
+    """The name, or a name with options."""
+
+
+class Gradual(Tuning):
+    """Train the head on the frozen base, then let the base learn from there (LP-FT).
+
+    Kumar et al. 2022, arXiv:2202.10054: a head that is still random pulls the features of the base out of place where training
+    rows lie, and nowhere else. Layers in between are unfrozen from the top as in Howard and Ruder 2018, arXiv:1801.06146,
+    section 3.3.
+
+    Args:
+        options: An instance of `Options`.
+    """
+
+    Options = GradualOptions
+
+    def __init__(self, options: GradualOptions) -> None:
+        super().__init__(options)
+        from regraft.tuning import TUNINGS
+
+        pick = build(_Then, {"tuning": options.then}, owner="tuning.then").tuning
+        cls, chosen = pick.resolve(TUNINGS)
+        if cls.phases is not Tuning.phases:
+            what = f"'{pick.name}' has phases of its own, so that it cannot be the last phase of another"
+            fix = "name one that has not, such as full, top-k or lora"
+            raise OptionsError(Problem(what=what, where="tuning.then", got=pick.name, fix=fix))
+        if sorted(set(options.layers)) != list(options.layers):
+            what, fix = "more and more layers learn from phase to phase", "write them in rising order: [1, 2, 4]"
+            raise OptionsError(Problem(what=what, where="tuning.layers", got=str(list(options.layers)), fix=fix))
+        self._last: Tuning = cls(chosen)
+        self._last_name = pick.name
+
+    def prepare(self, net: Headed, batches: Iterable[Batch], seed: int) -> None:
+        """Let the last phase change the structure, where it does; until then nothing of it learns.
+
+        Raises:
+            OptionsError: The base has not what the last phase needs.
+        """
+        self._last.prepare(net, batches, seed)
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Return the head, the layers in between, and the last phase."""
+        head = Phase(name="head", tuning=_AsItCame(Head(HeadOptions())), epochs=self.options.head_epochs)
+        between = (_top(layers) for layers in self.options.layers)
+        return (head, *between, Phase(name=self._last_name, tuning=self._last))
+
+    def trainable(self, net: Headed) -> set[str]:
+        """Return what learns in the last phase, which holds all that learns before it.
+
+        Raises:
+            OptionsError: The base has fewer layers than a phase wants, or a phase lets something learn that the last does not.
+        """
+        last = self._last.trainable(net)
+        for phase in self.phases()[:-1]:
+            if phase.tuning.trainable(net) - last:
+                what = f"what learns in the phase '{phase.name}' stands still in the last one, '{self._last_name}'"
+                fix = "leave out the layers in between, or let more learn in the last phase (tuning.then)"
+                raise OptionsError(Problem(what=what, where="tuning", got=str(list(self.options.layers)), fix=fix))
+        return last
+
+
+def _top(layers: int) -> Phase:
+    return Phase(name=f"top {layers}", tuning=_AsItCame(TopK(TopKOptions(layers=layers))), epochs=1)
+
+
+class _AsItCame(Tuning):
+    """Let learn what another tuning does, but nothing that a transform has added: that waits for the last phase.
+
+    Args:
+        tuning: The other.
+    """
+
+    def __init__(self, tuning: Tuning) -> None:
+        super().__init__(tuning.options)
+        self._tuning = tuning
+
+    def trainable(self, net: Headed) -> set[str]:
+        """Return the names of its weights, without added ones."""
+        return self._tuning.trainable(net) - added_names(net)
