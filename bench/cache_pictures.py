@@ -1,4 +1,4 @@
-"""What is kept below the part that learns, on pictures: `efficientnet-lite0`, head only and its top two blocks, cache on and off.
+"""What is kept below the part that learns, on pictures: `efficientnet-lite0`, head only and its top two blocks, kept or not.
 
     python bench/cache_pictures.py [--rounds 5] [--rows 1000]        writes bench/cache_pictures.out
 
