@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from regraft.data.rows import check_there
 from regraft.errors import DataError, MissingExtraError, OptionsError, Problem
 from regraft.evaluation import METRICS
 from regraft.evaluation.rung import Rows
@@ -342,6 +343,7 @@ __all__ = [
     "Plan",
     "base_of",
     "check_targets",
+    "check_there",
     "command_line",
     "features_before",
     "fill",

@@ -84,6 +84,7 @@ def fit(
         data, options, recipe = resuming.as_it_was(resume, data, options)
     data, options = fitting.joined_splits(data, options)
     wanted, stages = build(FitOptions, options), Stages(listen)
+    fitting.check_there(data, wanted.valid, wanted.test)
     run = resuming.run_of(check_out(wanted.out), wanted, data, recipe, resumed=resume is not None)
     base, wanted = fitting.open_base(fitting.settled(data, wanted, stages), stages)
     with run.folder, with_threads(wanted.machine.threads), fitting.read(data, wanted, stages) as dataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
@@ -246,6 +247,22 @@ def _mapped_splits(source: dict[object, object], options: DataOptions) -> dict[s
     return found
 
 
+def check_there(*sources: object) -> None:
+    """Refuse names of data where nothing stands, without reading anything.
+
+    Args:
+        sources: As `fit` takes them; what is no name, and nothing, passes.
+
+    Raises:
+        DataError: For each of them what was looked for, and where.
+    """
+    named = [source for source in sources if isinstance(source, str | os.PathLike) and str(source).strip()]
+    paths = [Path(source).expanduser() for source in named if str(source) not in SAMPLES]
+    problems = [_missing(path) for path in paths if not stands(path)]
+    if problems:
+        raise DataError(problems)
+
+
 def _part_notes(parts: Sequence[Rows]) -> list[str]:
     if len(parts) == 1:
         return [f"{parts[0].name}: {note}" for note in parts[0].notes]
@@ -294,7 +311,8 @@ def _joined_schema(parts: Sequence[Rows]) -> pa.Schema:
 
 def _missing(path: Path) -> Problem:
     folder = path.parent if stands(path.parent) and path.parent.is_dir() else None
-    there = sorted(child.name for child in folder.iterdir() if child.is_dir() or is_readable(child)) if folder else []
+    visible = (child for child in folder.iterdir() if not child.name.startswith(".")) if folder else ()
+    there = sorted(child.name for child in visible if child.is_dir() or is_readable(child))
     near = [str(path.parent / name) if path.parent != Path() else name for name in nearest(path.name, there)]
     near += [name for name in nearest(str(path), SAMPLES.names()) if name not in near]
     if near:
