@@ -1,6 +1,6 @@
 """Ways to tune MiniLM side by side: accuracy over seeds, what it costs, and what becomes of rows of another kind.
 
-    python bench/tunings.py [--rows 500] [--seeds 5] [--only full gradual]      goes on where it stopped; writes bench/tunings.out
+    python bench/tunings.py [--rows 500] [--seeds 5] [--only full gradual]   goes on where it stopped; makes bench/tunings.out
 
 E-mails: fitted on easy ham and spam, judged on easy ham and spam that were held out, and on hard ham (newsletters and the
 like, 83 of them) that no fit has seen: Kumar et al. 2022 (arXiv:2202.10054) hold that a head trained first keeps more of what
@@ -164,8 +164,9 @@ def main() -> None:
                 print(json.dumps(results[-1]), flush=True)
     lines = [
         f"python bench/tunings.py --rows {asked.rows} --seeds {asked.seeds}",
-        f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, one thread, torch {torch.__version__}; "
-        "accuracy, elsewhere (hard ham), log_loss and processor seconds as [mean, standard deviation over seeds]; failed: no better than the commonest label",
+        f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, one thread, torch {torch.__version__}",
+        "accuracy, elsewhere (hard ham), log_loss, processor seconds: [mean, standard deviation over seeds]",
+        "failed: no better than the commonest label",
         *told(results, asked.rows),
     ]
     (HERE / "tunings.out").write_text("\n".join(lines) + "\n")
