@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from regraft.evaluation.rung import Rows
 from regraft.evaluation.sample import stratified
 from regraft.objectives import OBJECTIVES
+from regraft.options import JSON
 from regraft.planning import SPLITS, Plan
 from regraft.training.events import BeginEvent, Event
 from regraft.training.stages import Stages, ignore
@@ -117,6 +120,7 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages, run: Run | 
     from regraft.training.cost import Meter, Passes
     from regraft.training.loop import NOTHING
     from regraft.training.loop import train as loop
+    from regraft.training.savings import savings_in
 
     wanted, meter = plan.wanted, Meter(stages.listen)
     objective_class, objective_options = wanted.objective.resolve(OBJECTIVES)
@@ -128,9 +132,8 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages, run: Run | 
             compact = stack.enter_context(compacted(learner.net, learner.trainable, used))
         stages.notes(compact.notes)
         learning = view(compact.net, fast_dropouts(compact.net))
-        known = run.examine(plan, stages) if run else {}
-        learning, precision, options = _arithmetic(learning, objective, learner, plan, stages, known)
-        arithmetic = {"precision": precision.name, "micro_batch_size": options.micro_batch_size}
+        learning, precision, options, arithmetic = _arithmetic(learning, objective, learner, plan, stages, run)
+        stack.callback(savings_in(learning).loosen)
         keeper = stack.enter_context(run.keeper(plan, arithmetic, stages)) if run else NOTHING
         events = loop(
             precision.network(learning),
@@ -159,20 +162,23 @@ def _resumed(keeper: Keeper) -> tuple[str, ...]:
 
 
 def _arithmetic(
-    net: Headed, objective: Objective, learner: Learner, plan: Plan, stages: Stages, known: Mapping[str, Any]
-) -> tuple[Headed, Precision, TrainOptions]:
-    """Return the network as it is trained fastest here, its number format, and options under which it fits into memory.
+    net: Headed, objective: Objective, learner: Learner, plan: Plan, stages: Stages, run: Run | None
+) -> tuple[Headed, Precision, TrainOptions, dict[str, JSON]]:
+    """Return the network as it is trained fastest here, its number format, options under which it fits into memory, and all
+    that was decided so.
 
-    An interrupted fit that goes on is computed as it was: what is `known` of it is not measured again.
+    An interrupted fit that goes on is computed as it was: what is known of it is not measured again.
     """
     from regraft.training.kernels import compiled
     from regraft.training.machine import Profile
     from regraft.training.memory import Demand, fitted
     from regraft.training.optimizers import from_scratch
     from regraft.training.precision import TRIED_POSITIONS, Workload, choose
+    from regraft.training.savings import savings_of, with_savings
     from regraft.training.seed import row_generator
 
     wanted = plan.wanted
+    known = run.examine(plan, stages) if run else {}
     size = wanted.train.batch_size
     micro_size = min(wanted.train.micro_batch_size or size, size)
 
@@ -197,18 +203,24 @@ def _arithmetic(
     precision = choose(net, known.get("precision", wanted.machine.precision), workload, Profile.load(), stages.note)
     options = wanted.train if plan.base.pretrained else from_scratch(wanted.train)
     options = dataclasses.replace(options, micro_batch_size=known.get("micro_batch_size", options.micro_batch_size))
+    folder = run.folder.folder if run else Path(tempfile.gettempdir())
+    saving, savings = savings_of(wanted.machine, net, folder)
+    savings.resume(known)
     demand = Demand(
-        net=precision.network(net),
+        net=precision.network(saving),
         objective=objective,
         options=options,
         trainable=names,
         seed=wanted.seed,
         validates=len(plan.rows["valid"]) > 0,
+        savings=savings,
     )
     options = fitted(demand, stages.note)
     if wanted.machine.compile:
-        net = compiled(net, loss_of(some(min(options.micro_batch_size or size, size))), names, stages.note)
-    return net, precision, options
+        fast = compiled(net, loss_of(some(min(options.micro_batch_size or size, size))), names, stages.note)
+        saving = with_savings(fast, savings)
+    arithmetic = {"precision": precision.name, "micro_batch_size": options.micro_batch_size, **savings.state()}
+    return saving, precision, options, arithmetic
 
 
 def _whole(event: Event, net: Headed) -> Event:

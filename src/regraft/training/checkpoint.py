@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from regraft.errors import ArtifactError, Problem
 from regraft.options import JSON
 from regraft.training.freeze import changing
+from regraft.training.offload import MADE_BY
 
 if TYPE_CHECKING:
     import torch
@@ -106,7 +107,8 @@ def put_into(net: nn.Module, trainable: Set[str], optimizer: torch.optim.Optimiz
         parameter = parameters[int(place)]
         if value.shape == parameter.shape and value.ndim:
             # In the order of the weight's own axes: fused optimisers go through the memory of both side by side.
-            optimizer.state[parameter][key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+            like = getattr(optimizer, MADE_BY, torch.empty_like)
+            optimizer.state[parameter][key] = like(parameter, dtype=value.dtype).copy_(value)
         else:
             # Counters stay where the optimiser had them: on the processor, even of weights on a GPU.
             optimizer.state[parameter][key] = value.clone()

@@ -134,7 +134,7 @@ class _Run:
         self.best_step = 0
         self.kept: dict[str, torch.Tensor] | None = None
         self.stale = 0
-        self.spare = Spare(objective, net)
+        self.spare = Spare(objective, net, self.optimizer)
 
     def events(self) -> Iterator[Event]:
         sizes = [parameter.numel() for parameter in self.net.parameters()]
@@ -183,7 +183,7 @@ class _Run:
             tensors |= {BEST + name: value for name, value in self.kept.items()}
         facts = {name: getattr(self, name) for name in ("best", "best_step", "stale")}
         facts |= {"optimizer": optimizer, "objective": self.objective.state()}
-        facts |= {"precision": self.precision.state(), "rows": self.spare.most_rows}
+        facts |= {"precision": self.precision.state(), "spare": self.spare.state()}
         return State(self.step, tensors, facts)
 
     def go_on(self, state: State | None) -> None:
@@ -196,7 +196,7 @@ class _Run:
             self.kept = part(state.tensors, BEST) or snapshot(self.net, self.trainable)
         self.objective.put_back(facts["objective"])
         self.precision.put_back(facts["precision"])
-        self.spare.most_rows = facts["rows"]
+        self.spare.put_back(facts["spare"])
 
     def update(self, micro_batches: Sequence[Batch]) -> StepEvent:
         share = share_of_peak(self.step, self.total_steps, self.options.warmup_share, self.schedule)
@@ -206,7 +206,7 @@ class _Run:
         where = f"step {self.step + 1} of {self.total_steps}"
         micro_batches, (loss, weight, logs) = self.spare.run(self.gradients, micro_batches, where)
         norm = self.scale_gradients(weight, micro_batches)
-        self.optimizer.step()
+        self.spare.step()
         self.drop_gradients()
         self.step += 1
         return StepEvent(
