@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,10 +26,10 @@ from regraft.tuning.parts import Decided
 if TYPE_CHECKING:
     import torch
 
+    from regraft.artifact.run_keeper import RunKeeper
     from regraft.models.net import Headed
     from regraft.objectives.objective import Objective
     from regraft.resuming import Run
-    from regraft.training.checkpoint import Keeper
     from regraft.training.cost import Passes
     from regraft.training.frozen import Learner, Setting
     from regraft.training.loop import Validation
@@ -112,12 +112,14 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages, run: Run | 
     Raises:
         InterruptedRunError: Somebody asked to stop; the state is kept.
     """
-    from regraft.artifact.run_keeper import RunKeeper
     from regraft.models.dropout import fast_dropouts
     from regraft.models.view import view
     from regraft.training.arithmetic import training_flops
+    from regraft.training.checkpoint import WEIGHTS, State, put_weights
     from regraft.training.compact import Compacted, compacted, used_ids
     from regraft.training.cost import Meter, Passes
+    from regraft.training.event_log import read
+    from regraft.training.freeze import changing
     from regraft.training.loop import NOTHING
     from regraft.training.loop import train as loop
     from regraft.training.savings import savings_in
@@ -133,22 +135,29 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages, run: Run | 
         stages.notes(compact.notes)
         learning = view(compact.net, fast_dropouts(compact.net))
         learning, precision, options, arithmetic = _arithmetic(learning, objective, learner, plan, stages, run)
+        if run:
+            run.require_room(net, *_written_bytes(learning, learner.trainable, options, plan))
         stack.callback(savings_in(learning).loosen)
-        keeper = stack.enter_context(run.keeper(plan, arithmetic, stages)) if run else NOTHING
-        events = loop(
-            precision.network(learning),
-            objective,
-            Decided(learner.trainable),
-            options,
-            validation=_validation(learning, learner, plan),
-            seed=wanted.seed,
-            keeper=keeper,
-        )
-        log = keeper.log if isinstance(keeper, RunKeeper) else ignore
-        for event in stack.enter_context(contextlib.closing(events)):
-            whole = _whole(event, net)
-            log(whole)
-            meter(whole)
+        keeper = stack.enter_context(run.keeper(plan, arithmetic, stages)) if run else None
+        ended = keeper.ended() if keeper else None
+        if ended is not None and keeper:
+            put_weights(learning, learner.trainable, ended)
+            objective.put_back(ended.facts["objective"])
+            meter.recall(read(keeper.log.path))
+        else:
+            events = loop(
+                precision.network(learning),
+                objective,
+                Decided(learner.trainable),
+                options,
+                validation=_validation(learning, learner, plan),
+                seed=wanted.seed,
+                keeper=keeper or NOTHING,
+            )
+            step = _followed(stack.enter_context(contextlib.closing(events)), net, keeper.log if keeper else ignore, meter)
+            if keeper:
+                weights = {WEIGHTS + name: value.detach() for name, value in changing(learning, learner.trainable)}
+                keeper.end(State(step, weights, {"objective": objective.state()}))
         stages.notes(objective.notes)
     if learner.pooled:
         meter.training.tokens = 0  # the head sees rows
@@ -156,8 +165,31 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages, run: Run | 
     return Passes(meter.training, flops, precision.name, (*objective.notes, *_resumed(keeper)))
 
 
-def _resumed(keeper: Keeper) -> tuple[str, ...]:
-    first = getattr(keeper, "first", 0)
+def _followed(events: Iterator[Event], net: Headed, log: Callable[[Event], None], meter: Callable[[Event], None]) -> int:
+    """Let a training run, tell what happens, and return the updates done."""
+    step = 0
+    for event in events:
+        step, whole = event.step, _whole(event, net)
+        log(whole)
+        meter(whole)
+    return step
+
+
+def _written_bytes(net: Headed, trainable: Set[str], options: TrainOptions, plan: Plan) -> tuple[int, int]:
+    """Return the bytes of one checkpoint, and of the optimiser's state where that lies in files."""
+    from regraft.training.freeze import changing
+    from regraft.training.memory import optimizer_bytes
+    from regraft.training.savings import savings_in
+
+    weights = [weight for name, weight in net.named_parameters() if name in trainable]
+    state, values = optimizer_bytes(options, weights), sum(value.nbytes for _, value in changing(net, trainable))
+    best = values if len(plan.rows["valid"]) else 0
+    checkpoint = values + state + best if plan.wanted.machine.checkpoint.keep else 0
+    return checkpoint, state if savings_in(net).offloads else 0
+
+
+def _resumed(keeper: RunKeeper | None) -> tuple[str, ...]:
+    first = keeper.first if keeper else 0
     return (f"went on after step {first}: seconds, rows and tokens count from there",) if first else ()
 
 

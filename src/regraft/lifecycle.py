@@ -89,13 +89,15 @@ def fit(
     with run.folder, with_threads(wanted.machine.threads), fitting.read(data, wanted, stages) as dataset:
         plan = fitting.plan(data, dataset, base, wanted, stages)
         net = fitting.network(plan, stages)
+        run.require_room(net)
         with fitting.learner(net, plan, stages) as learner:
             before = fitting.features_before(net, learner, plan, stages)
             trained = fitting.train(net, learner, plan, stages, run)
         report = fitting.judge(net, plan, before, trained, stages, recipe)
         with stages("save and replay in a fresh process"):
             fill = functools.partial(fitting.fill, net=net, plan=plan, report=report, run=run)
-            return write_artifact(wanted.out, fill, functools.partial(fitting.gate, net=net, wanted=wanted))
+            gate = functools.partial(fitting.gate, net=net, wanted=wanted)
+            return run.written(functools.partial(write_artifact, wanted.out, fill, gate), net, plan, stages)
 
 
 def load(artifact: str | Path | Artifact, *, threads: int | None = None) -> Predictor:

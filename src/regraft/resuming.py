@@ -6,7 +6,7 @@ import functools
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +22,13 @@ from regraft.verbs import FitOptions
 from regraft.version import __version__
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from regraft.artifact.run import RunFolder
     from regraft.artifact.run_keeper import RunKeeper
+    from regraft.artifact.store import Artifact
 
-_FREE = (("out",), ("machine", "checkpoint"))
+_FREE = (("out",), *(("machine", name) for name in ("checkpoint", "recompute", "offload", "guard")))
 """Options that change nothing of the result."""
 
 
@@ -71,6 +74,47 @@ class Run:
             self.folder.forget()
         arithmetic: Mapping[str, Any] = self.was["arithmetic"] if self.going_on else {}
         return arithmetic
+
+    def require_room(self, net: nn.Module, checkpoint_bytes: int = 0, files_bytes: int = 0) -> None:
+        """Refuse to begin where there is no room for what the fit writes.
+
+        Args:
+            net: The whole network.
+            checkpoint_bytes: Of one checkpoint.
+            files_bytes: Of the state of the optimiser, where it lies in files.
+
+        Raises:
+            MachineError: There is not.
+        """
+        from regraft.artifact.room import require
+
+        number = 1 if self.folder.steps() else 2  # one stands while the next is written
+        parts = {"the artifact": self._artifact_bytes(net), "checkpoints": number * checkpoint_bytes}
+        require(self.folder.place, {**parts, "the state of the optimiser": files_bytes})
+
+    def _artifact_bytes(self, net: nn.Module) -> int:
+        from regraft.artifact.room import with_small_files
+
+        return with_small_files(sum(value.nbytes for value in net.state_dict().values()))
+
+    def written(self, write: Callable[[], Artifact], net: nn.Module, plan: Plan, stages: Stages) -> Artifact:
+        """Write the artifact; wait for room where the disk is full.
+
+        Raises:
+            MachineError: There was none in time; says how to go on.
+        """
+        from regraft.artifact.room import Waiting, patient
+
+        out, kept = self.folder.place, bool(self.folder.steps())
+        again = f"free some space, then: regraft fit --resume {out} (nothing is learnt again)"
+        waiting = Waiting(
+            place=out,
+            need_bytes=self._artifact_bytes(net),
+            wait_s=plan.wanted.machine.checkpoint.wait_s,
+            resume=again if kept else "free some space, then run the same command again",
+            note=stages.note,
+        )
+        return patient(write, waiting)
 
     @contextmanager
     def keeper(self, plan: Plan, arithmetic: Mapping[str, JSON], stages: Stages) -> Iterator[RunKeeper]:

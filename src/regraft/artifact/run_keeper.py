@@ -25,6 +25,10 @@ SHARE = 0.02
 """Share of the time of training that checkpoints may take where nobody says how often."""
 FIRST_S = 20.0
 """Seconds of training that may be lost where checkpoints cost less."""
+WORTH_S = 10.0
+"""Seconds of training from which on it is kept what it ended with."""
+ENDED = "ended"
+"""Among the facts of a checkpoint: nothing is left to learn, and it holds weights alone."""
 EVENTS_END = "events"
 """Among the facts of a checkpoint: how long the file of events was."""
 _SAFETY = 1.1
@@ -61,14 +65,26 @@ class RunKeeper:
         self.log = EventLog(run.folder / EVENTS)
         self.last = self.first = 0
         self.cost_s = 0.0
-        self._since = clock()
+        self._began = self._since = clock()
+        self._looked = False
+        self._found: State | None = None
         self._writing: threading.Thread | None = None
         self._failed: OSError | None = None
         self._log_failed = False
 
+    def ended(self) -> State | None:
+        """Return what training ended with, where nothing is left to learn; to be asked before `begin`."""
+        self._looked, self._found = True, self._newest()
+        return self._found if self._found is not None and ENDED in self._found.facts else None
+
     def begin(self) -> State | None:
         """Return the newest whole checkpoint, where those in the folder are of this fit."""
-        self._since = self.clock()
+        self._began = self._since = self.clock()
+        state, self._found = self._found if self._looked else self._newest(), None
+        self._looked = False
+        return state
+
+    def _newest(self) -> State | None:
         if not self.going_on:
             self.run.forget()
             self.log.truncate(0)
@@ -78,7 +94,8 @@ class RunKeeper:
         self.log.truncate(end)
         if state is not None:
             self.last = self.first = state.step
-            self.note(f"going on after step {state.step}, where this fit was interrupted", "info")
+            said = "what it learnt is kept" if ENDED in state.facts else "where this fit was interrupted"
+            self.note(f"going on after step {state.step}, {said}", "info")
         return state
 
     def due(self, step: int) -> bool:
@@ -107,6 +124,22 @@ class RunKeeper:
             self.wait()
             raise self._stopped(state.step)
 
+    def end(self, state: State) -> None:
+        """Keep what training ended with, so that whatever fails after it is done again without it.
+
+        Not where learning it again takes less than `WORTH_S` seconds, unless checkpoints were asked for.
+
+        Raises:
+            InterruptedRunError: Somebody asked to stop in the last update.
+        """
+        self.wait()
+        worth = self.every is not None or self.clock() - self._began >= WORTH_S
+        if self.number and (worth or self.stop.asked):
+            self._save(State(state.step, state.tensors, {**state.facts, ENDED: True}))
+            self.wait()
+        if self.stop.asked:
+            raise self._stopped(state.step)
+
     def wait(self) -> None:
         """Wait for the disk, and tell if it failed."""
         if self._writing is not None:
@@ -121,6 +154,8 @@ class RunKeeper:
         needed = _SAFETY * sum(value.numel() * value.element_size() for value in state.tensors.values())
         try:
             free = shutil.disk_usage(self.run.folder).free
+            while free < needed and self.run.make_room():
+                free = shutil.disk_usage(self.run.folder).free
             if free < needed:
                 self.note(
                     f"{self._none_of(state.step)}: it takes {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free", "warning"

@@ -92,15 +92,7 @@ def put_into(net: nn.Module, trainable: Set[str], optimizer: torch.optim.Optimiz
     """
     import torch
 
-    found = part(state.tensors, WEIGHTS)
-    places = dict(changing(net, trainable))
-    same = found.keys() == places.keys() and all(found[name].shape == value.shape for name, value in places.items())
-    if not same:
-        what, fix = "the checkpoint is of another network", "fit anew: it was made by another version or from other rows"
-        raise ArtifactError(Problem(what=what, got=f"{len(found)} tensors", expected=f"{len(places)} of these shapes", fix=fix))
-    with torch.no_grad():
-        for name, value in places.items():
-            value.copy_(found[name])
+    put_weights(net, trainable, state)
     parameters = _parameters(optimizer)
     for name, value in part(state.tensors, OPTIMIZER).items():
         place, _, key = name.partition(".")
@@ -114,6 +106,25 @@ def put_into(net: nn.Module, trainable: Set[str], optimizer: torch.optim.Optimiz
             optimizer.state[parameter][key] = value.clone()
     for place, values in dict(others).items():
         optimizer.state[parameters[int(place)]].update(values)
+
+
+def put_weights(net: nn.Module, trainable: Set[str], state: State) -> None:
+    """Write the weights and buffers of a state into the same network.
+
+    Raises:
+        ArtifactError: They are those of another network.
+    """
+    import torch
+
+    found = part(state.tensors, WEIGHTS)
+    places = dict(changing(net, trainable))
+    same = found.keys() == places.keys() and all(found[name].shape == value.shape for name, value in places.items())
+    if not same:
+        what, fix = "the checkpoint is of another network", "fit anew: it was made by another version or from other rows"
+        raise ArtifactError(Problem(what=what, got=f"{len(found)} tensors", expected=f"{len(places)} of these shapes", fix=fix))
+    with torch.no_grad():
+        for name, value in places.items():
+            value.copy_(found[name])
 
 
 def part(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -177,5 +188,6 @@ __all__ = [
     "captured",
     "part",
     "put_into",
+    "put_weights",
     "stopping",
 ]

@@ -73,6 +73,9 @@ class CheckpointOptions:
     keep: Annotated[int, Field(ge=0)] = 2
     """How many stay while the fit runs, each with the best weights so far; with 0 none is written."""
 
+    wait_s: Annotated[float, Field(ge=0.0)] = 600.0
+    """Seconds to wait for room on a full disk when the artifact is written; after them `--resume` writes it later."""
+
 
 @options
 class MachineOptions:
