@@ -201,6 +201,7 @@ def _arithmetic(
 
     An interrupted fit that goes on is computed as it was: what is known of it is not measured again.
     """
+    from regraft.training.compact import learnt_rows
     from regraft.training.kernels import compiled
     from regraft.training.machine import Profile
     from regraft.training.memory import Demand, fitted
@@ -251,8 +252,9 @@ def _arithmetic(
     if wanted.machine.compile:
         fast = compiled(net, loss_of(some(min(options.micro_batch_size or size, size))), names, stages.note)
         saving = with_savings(fast, savings)
-    arithmetic = {"precision": precision.name, "micro_batch_size": options.micro_batch_size, **savings.state()}
-    return saving, precision, options, arithmetic
+    rows_learnt: JSON = learnt_rows(net)
+    arithmetic = {"precision": precision.name, "micro_batch_size": options.micro_batch_size, "rows": rows_learnt}
+    return saving, precision, options, {**arithmetic, **savings.state()}
 
 
 def _whole(event: Event, net: Headed) -> Event:

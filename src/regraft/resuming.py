@@ -24,6 +24,7 @@ from regraft.version import __version__
 if TYPE_CHECKING:
     from torch import nn
 
+    from regraft.artifact.manifest import LineageEntry
     from regraft.artifact.run import RunFolder
     from regraft.artifact.run_keeper import RunKeeper
     from regraft.artifact.store import Artifact
@@ -39,6 +40,8 @@ class Run:
         folder: Locked by this process.
         asked: What was asked for, as JSON, to be read by whoever goes on.
         resumed: Whether going on was asked for.
+
+    `lineage` is what the fit started from, if that was something that was fitted.
     """
 
     def __init__(self, folder: RunFolder, asked: Mapping[str, JSON], *, resumed: bool) -> None:
@@ -49,6 +52,7 @@ class Run:
         self.was: Mapping[str, Any] = left.about if left else {}
         self.identity: Mapping[str, JSON] = {}
         self.going_on = False
+        self.lineage: tuple[LineageEntry, ...] = ()
 
     @property
     def events(self) -> Path:
@@ -67,7 +71,7 @@ class Run:
         """
         from regraft.artifact.run_keeper import goes_on
 
-        self.identity = identity(plan)
+        self.identity = {**identity(plan), "start": self.lineage[-1].digest if self.lineage else None}
         self.going_on = goes_on(self.was.get("identity"), self.identity, plan.wanted.out, asked=self.resumed)
         if self.folder.steps() and not self.going_on:
             stages.note("an interrupted fit of other rows or options was kept here: it is given up", "warning")
@@ -128,7 +132,8 @@ class Run:
         from regraft.artifact.run_keeper import RunKeeper
         from regraft.training.checkpoint import Stop, stopping
 
-        self.folder.describe({**self.asked, "identity": self.identity, "arithmetic": dict(arithmetic)})
+        said = {"identity": self.identity, "arithmetic": dict(arithmetic), "task": to_json(plan.task.state())}
+        self.folder.describe({**self.asked, **said})
         with stopping(Stop()) as stop:
             keeper = RunKeeper(self.folder, plan.wanted.machine.checkpoint, stop=stop, note=stages.note, going_on=self.going_on)
             try:
@@ -137,18 +142,23 @@ class Run:
                 keeper.wait()
 
 
-def run_of(place: Path, wanted: FitOptions, data: Any, recipe: Recipe | None, *, resumed: bool) -> Run:
+def run_of(
+    place: Path, wanted: FitOptions, data: Any, recipe: Recipe | None, start_from: str | Path | None, *, resumed: bool
+) -> Run:
     """Return the run of a fit; its folder is a context manager, to be entered first."""
     from regraft.artifact.run import RunFolder
 
     named = str(data) if isinstance(data, str | os.PathLike) else None
     asked: dict[str, JSON] = {"data": named, "folder": str(Path.cwd()), "options": to_json(wanted)}
     asked["recipe"] = to_json(recipe.content) if recipe else None
+    asked["start_from"] = None if start_from is None else str(Path(start_from).expanduser().resolve())
     return Run(RunFolder(place), asked, resumed=resumed)
 
 
-def as_it_was(out: str | Path, data: Any, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any], Recipe | None]:
-    """Return data, options and recipe of the fit that was interrupted at a place; what is given beside it wins.
+def as_it_was(
+    out: str | Path, data: Any, options: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any], Recipe | None, str | Path | None]:
+    """Return data, options, recipe and parent of the fit that was interrupted at a place; what is given beside it wins.
 
     Raises:
         UsageError: None was, it was started in another folder, or its data were an object that is not given.
@@ -168,7 +178,7 @@ def as_it_was(out: str | Path, data: Any, options: Mapping[str, Any]) -> tuple[A
             raise UsageError(Problem(what=what, where=str(out), got=str(Path.cwd()), expected=about["folder"], fix=fix))
     recipe = Recipe(content=about["recipe"], data=None, options={}) if about.get("recipe") else None
     layers = [about["options"], {**options, "out": str(out)}]
-    return data, merge(respelt(FitOptions, layer) for layer in layers), recipe
+    return data, merge(respelt(FitOptions, layer) for layer in layers), recipe, about.get("start_from")
 
 
 def identity(plan: Plan) -> dict[str, JSON]:

@@ -53,6 +53,7 @@ ROOMS = [
     "sampling",
     "exporting",
     "merging",
+    "starting",
     "rendering",
     "lifecycle",
     "cli",

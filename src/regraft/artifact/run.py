@@ -216,7 +216,7 @@ class RunFolder:
         Raises:
             OSError: The disk did not keep it; the checkpoints before it are as they were.
         """
-        place = self._at(staged.step)
+        place = self.at(staged.step)
         try:
             for name in staged.entries:
                 self.files.sync(staged.folder / name)
@@ -255,19 +255,27 @@ class RunFolder:
                 self._discard(step)
         return None
 
+    def look(self) -> State | None:
+        """Return the newest whole checkpoint of a folder that another fit may hold; nothing is changed."""
+        for step in reversed(self.steps()):
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                return self._read(step)
+        return None
+
     def _discard(self, step: int) -> None:
         """Remove a checkpoint; it stops looking like one in one step, so that a process that dies here leaves no part of it."""
         hidden = self.folder / stage_name(_STAGED)
-        self.files.rename(self._at(step), hidden)
+        self.files.rename(self.at(step), hidden)
         self.files.remove(hidden)
 
-    def _at(self, step: int) -> Path:
+    def at(self, step: int) -> Path:
+        """Return where the checkpoint after so many updates is."""
         return self.folder / f"{step:0{_DIGITS}}"
 
     def _read(self, step: int) -> State:
         from safetensors.torch import load_file
 
-        folder = self._at(step)
+        folder = self.at(step)
         manifest = json.loads((folder / MANIFEST).read_bytes())
         if not isinstance(manifest, dict) or set(manifest) != {TENSORS, FACTS}:
             raise ValueError(f"{MANIFEST} does not list its files")

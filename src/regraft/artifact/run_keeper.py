@@ -240,7 +240,10 @@ def goes_on(was: Mapping[str, JSON] | None, now: Mapping[str, JSON], place: str,
             where=f"{place}, {name}",
             got=str(other)[:200],
             expected=str(one)[:200],
-            fix="leave this as it was, or fit anew without --resume (what the interrupted fit learnt is then given up)",
+            fix=(
+                "leave this as it was, or begin a new fit from what this one learnt, with other rows or options: regraft fit "
+                f"DATA --start-from {place} --out OTHER; without --resume it is fitted anew, and what it learnt is given up"
+            ),
         )
         for name, one, other in changed[:_SHOWN]
     ]
