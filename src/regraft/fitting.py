@@ -285,14 +285,17 @@ def fill(folder: Path, net: Headed, plan: Plan, report: Report, run: Run) -> Man
         options=asked,
         seed=wanted.seed,
         fingerprints=dataset.fingerprint,
+        parent=run.lineage[-1].digest if run.lineage else None,
+        lineage=run.lineage,
     )
     if run.events.exists():
         shutil.copyfile(run.events, folder / EVENTS)
     goldens = record(predictor(net, plan), _golden_rows(plan), plan.modality.shortened)
     write_json(folder / GOLDEN, goldens.to_json())
+    command = command_line(plan.data, asked, run.lineage[-1].name if run.lineage else "")
     # Not sorted like the manifest: the order of metrics is the task's, the most important first.
     write_text(folder / REPORT, json.dumps(report.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    write_text(folder / CARD, card(body, report.to_json(), name=Path(wanted.out).name, command=command_line(plan.data, asked)))
+    write_text(folder / CARD, card(body, report.to_json(), name=Path(wanted.out).name, command=command))
     return body
 
 
@@ -309,8 +312,13 @@ def _golden_rows(plan: Plan) -> list[Any]:
     return [values[i] for i in choose(values, labels, plan.rows["test"].lengths[:count].tolist(), seed=plan.wanted.seed)]
 
 
-def command_line(data: str, asked: Mapping[str, Any]) -> str:
+def command_line(data: str, asked: Mapping[str, Any], parent: str = "") -> str:
     """Return the command that makes this artifact again; only what differs from the defaults is spelt out.
+
+    Args:
+        data: What was fitted to.
+        asked: The options.
+        parent: What it started from, if that was something that was fitted.
 
     Example:
         >>> command_line("mails.csv", {"target": "label", "seed": 0, "train": {"epochs": 5}})
@@ -325,7 +333,8 @@ def command_line(data: str, asked: Mapping[str, Any]) -> str:
         if path[0] != "target" and path not in known:
             text = json.dumps(value) if not isinstance(value, str) else value
             parts += ["--set", f"{'.'.join(path)}={text}"]
-    return shlex.join([*parts, "--out", "ARTIFACT"])
+    started = ["--start-from", parent] if parent else []
+    return shlex.join([*parts, *started, "--out", "ARTIFACT"])
 
 
 def gate(staged: Path, net: Headed, wanted: FitOptions) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from regraft.evaluation.rung import Rows
 from regraft.evaluation.sample import stratified
 from regraft.objectives import OBJECTIVES
+from regraft.options import JSON
 from regraft.planning import SPLITS, Plan
 from regraft.regularizers.regularized import regularized
 from regraft.training.checkpoint import Turn
@@ -26,10 +29,10 @@ from regraft.tuning.parts import Decided
 if TYPE_CHECKING:
     import torch
 
+    from regraft.artifact.run_keeper import RunKeeper
     from regraft.models.net import Headed
     from regraft.objectives.objective import Objective
     from regraft.resuming import Run
-    from regraft.training.checkpoint import Keeper
     from regraft.training.cost import Passes
     from regraft.training.frozen import Learner, Setting
     from regraft.training.loop import Validation
@@ -51,22 +54,24 @@ class Course:
         options: How it is trained.
         turn: Which one it is.
         name: What people call it; empty where it is the only one.
+        run: Where its state is kept, examined; nowhere if not given.
     """
 
     tuning: Tuning
     options: TrainOptions
     turn: Turn
     name: str
+    run: Run | None = None
 
 
-def courses(plan: Plan) -> list[Course]:
-    """Return the trainings that the tuning goes through, in order."""
+def courses(plan: Plan, run: Run | None = None) -> list[Course]:
+    """Return the trainings that the tuning goes through, in order; their state is kept by a run, if there is one."""
     cls, options = plan.wanted.tuning.resolve(TUNINGS)
     asked, first = plan.wanted.train, 0
     found = []
     for number, phase in enumerate(cls(options).phases()):
         own = asked if phase.epochs is None else dataclasses.replace(asked, epochs=phase.epochs, max_steps=None)
-        found.append(Course(tuning=phase.tuning, options=own, turn=Turn(number, first), name=phase.name))
+        found.append(Course(tuning=phase.tuning, options=own, turn=Turn(number, first), name=phase.name, run=run))
         first += own.epochs * -(-len(plan.rows["train"]) // own.batch_size)
     return found
 
@@ -89,7 +94,7 @@ def learn(net: Headed, plan: Plan, stages: Stages, run: Run | None = None) -> tu
     """
     from regraft.training.cost import joined
 
-    todo = courses(plan)
+    todo = courses(plan, run)
     for course in todo:
         _objective(plan).check(net, course.tuning.trainable(net) - net.fixed, plan.task)
     going_on = run.examine(plan, stages) if run else 0
@@ -100,7 +105,7 @@ def learn(net: Headed, plan: Plan, stages: Stages, run: Run | None = None) -> tu
             stages.note(f"phase {course.turn.number + 1} of {len(todo)}: {course.name}, {course.options.epochs} epochs")
         with learner(net, plan, stages, course.tuning) as part:
             before = before or features_before(net, part, plan, stages)
-            passes.append(train(net, part, plan, stages, run, course))
+            passes.append(train(net, part, plan, stages, course))
     return before, joined(passes)
 
 
@@ -169,9 +174,7 @@ def features_before(net: Headed, learner: Learner, plan: Plan, stages: Stages) -
     return found
 
 
-def train(
-    net: Headed, learner: Learner, plan: Plan, stages: Stages, run: Run | None = None, course: Course | None = None
-) -> Passes:
+def train(net: Headed, learner: Learner, plan: Plan, stages: Stages, course: Course | None = None) -> Passes:
     """Train the network in place; the best weights by the validation metric are left in it.
 
     Args:
@@ -179,8 +182,7 @@ def train(
         learner: The part of it that is trained.
         plan: What is known before the first step.
         stages: Told what happens.
-        run: Where the state of training is kept, examined; nowhere if not given.
-        course: Which training it is; the first if not given.
+        course: Which training it is; the first if not given, of which no state is kept.
 
     Returns:
         What went through the network in training, for the report.
@@ -188,16 +190,20 @@ def train(
     Raises:
         InterruptedRunError: Somebody asked to stop; the state is kept.
     """
-    from regraft.artifact.run_keeper import RunKeeper
     from regraft.models.dropout import fast_dropouts
     from regraft.models.view import view
     from regraft.training.arithmetic import training_flops
+    from regraft.training.checkpoint import OBJECTIVE, WEIGHTS, State, behind, part, put_weights
     from regraft.training.compact import Compacted, compacted, used_ids
     from regraft.training.cost import Meter, Passes
+    from regraft.training.event_log import read
+    from regraft.training.freeze import changing
     from regraft.training.loop import NOTHING
     from regraft.training.loop import train as loop
+    from regraft.training.savings import savings_in
 
     wanted, meter, course = plan.wanted, Meter(stages.listen), course or courses(plan)[0]
+    run = course.run
     objective = _objective(plan).attach(learner.rows["train"], plan.targets["train"], plan.task)
     with contextlib.ExitStack() as stack, stages("train"):
         compact = Compacted(learner.net)
@@ -206,26 +212,35 @@ def train(
             compact = stack.enter_context(compacted(learner.net, learner.trainable, used))
         stages.notes(compact.notes)
         learning = view(compact.net, fast_dropouts(compact.net))
-        known = run.computed(course.turn) if run else {}
-        learning, precision, options = _arithmetic(learning, objective, learner, plan, stages, known, course.options)
-        arithmetic = {"precision": precision.name, "micro_batch_size": options.micro_batch_size}
-        keeper = stack.enter_context(run.keeper(plan, course.turn, arithmetic, stages)) if run else NOTHING
-        events = loop(
-            precision.network(learning),
-            objective,
-            Decided(learner.trainable),
-            options,
-            validation=_validation(learning, learner, plan),
-            seed=wanted.seed,
-            keeper=keeper,
-        )
-        log = keeper.log if isinstance(keeper, RunKeeper) else ignore
+        learning, precision, options, arithmetic = _arithmetic(learning, objective, learner, plan, stages, course)
+        if run:
+            run.require_room(net, *_written_bytes(learning, learner.trainable, options, plan))
+        stack.callback(savings_in(learning).loosen)
+        keeper = stack.enter_context(run.keeper(plan, course.turn, arithmetic, stages)) if run else None
+        ended = keeper.ended() if keeper else None
         left_out = 0
-        for event in stack.enter_context(contextlib.closing(events)):
-            whole = _whole(event, net, course.turn)
-            log(whole)
-            meter(whole)
-            left_out = whole.left_out if isinstance(whole, EndEvent) else left_out
+        if ended is not None and keeper:
+            put_weights(learning, learner.trainable, ended)
+            objective.put_back(ended.facts["objective"], part(ended.tensors, OBJECTIVE))
+            left_out = int(ended.facts.get("left_out", 0))
+            meter.recall(event for event in read(keeper.log.path) if event.step >= course.turn.first)
+        else:
+            events = loop(
+                precision.network(learning),
+                objective,
+                Decided(learner.trainable),
+                options,
+                validation=_validation(learning, learner, plan),
+                seed=wanted.seed,
+                keeper=keeper or NOTHING,
+            )
+            whole = (_whole(event, net, course.turn) for event in stack.enter_context(contextlib.closing(events)))
+            step, left_out = _followed(whole, keeper.log if keeper else ignore, meter)
+            if keeper:
+                weights = {WEIGHTS + name: value.detach() for name, value in changing(learning, learner.trainable)}
+                tensors = weights | behind(OBJECTIVE, objective.tensors())
+                facts = {"objective": objective.state(), "left_out": left_out}
+                keeper.end(State(step - course.turn.first, tensors, facts))
         stages.notes(objective.notes)
     if learner.pooled:
         meter.training.tokens = 0  # the head sees rows
@@ -239,32 +254,55 @@ def _left_out(updates: int) -> tuple[str, ...]:
     return (f"{updates} update{'s were' if updates > 1 else ' was'} bad (not finite, or exploding) and left out: see the log",)
 
 
-def _resumed(keeper: Keeper) -> tuple[str, ...]:
-    first = getattr(keeper, "first", 0)
+def _followed(events: Iterable[Event], log: Callable[[Event], None], meter: Callable[[Event], None]) -> tuple[int, int]:
+    """Let a training run and tell what happens; return the step that it came to, and the updates that were left out."""
+    step = left_out = 0
+    for event in events:
+        step = event.step
+        left_out = event.left_out if isinstance(event, EndEvent) else left_out
+        log(event)
+        meter(event)
+    return step, left_out
+
+
+def _written_bytes(net: Headed, trainable: Set[str], options: TrainOptions, plan: Plan) -> tuple[int, int]:
+    """Return the bytes of one checkpoint, and of the optimiser's state where that lies in files."""
+    from regraft.training.freeze import changing
+    from regraft.training.memory import optimizer_bytes
+    from regraft.training.savings import savings_in
+
+    weights = [weight for name, weight in net.named_parameters() if name in trainable]
+    state, values = optimizer_bytes(options, weights), sum(value.nbytes for _, value in changing(net, trainable))
+    best = values if len(plan.rows["valid"]) else 0
+    checkpoint = values + state + best if plan.wanted.machine.checkpoint.keep else 0
+    return checkpoint, state if savings_in(net).offloads else 0
+
+
+def _resumed(keeper: RunKeeper | None) -> tuple[str, ...]:
+    first = keeper.first if keeper else 0
     return (f"went on after step {first}: seconds, rows and tokens count from there",) if first else ()
 
 
 def _arithmetic(
-    net: Headed,
-    objective: Objective,
-    learner: Learner,
-    plan: Plan,
-    stages: Stages,
-    known: Mapping[str, Any],
-    options: TrainOptions,
-) -> tuple[Headed, Precision, TrainOptions]:
-    """Return the network as it is trained fastest here, its number format, and options under which it fits into memory.
+    net: Headed, objective: Objective, learner: Learner, plan: Plan, stages: Stages, course: Course
+) -> tuple[Headed, Precision, TrainOptions, dict[str, JSON]]:
+    """Return the network as it is trained fastest here, its number format, options under which it fits into memory, and all
+    that was decided so.
 
-    An interrupted fit that goes on is computed as it was: what is `known` of it is not measured again.
+    An interrupted fit that goes on is computed as it was: what is known of it is not measured again.
     """
+    from regraft.training.compact import learnt_rows
     from regraft.training.kernels import compiled
     from regraft.training.machine import Profile
     from regraft.training.memory import Demand, fitted
     from regraft.training.optimizers import from_scratch
     from regraft.training.precision import TRIED_POSITIONS, Workload, choose
+    from regraft.training.savings import savings_of, with_savings
     from regraft.training.seed import row_generator
 
     wanted = plan.wanted
+    options, run = course.options, course.run
+    known = run.computed(course.turn) if run else {}
     size = options.batch_size
     micro_size = min(options.micro_batch_size or size, size)
 
@@ -289,18 +327,25 @@ def _arithmetic(
     precision = choose(net, known.get("precision", wanted.machine.precision), workload, Profile.load(), stages.note)
     options = options if plan.base.pretrained else from_scratch(options)
     options = dataclasses.replace(options, micro_batch_size=known.get("micro_batch_size", options.micro_batch_size))
+    folder = run.folder.folder if run else Path(tempfile.gettempdir())
+    saving, savings = savings_of(wanted.machine, net, folder)
+    savings.resume(known)
     demand = Demand(
-        net=precision.network(net),
+        net=precision.network(saving),
         objective=objective,
         options=options,
         trainable=names,
         seed=wanted.seed,
         validates=len(plan.rows["valid"]) > 0,
+        savings=savings,
     )
     options = fitted(demand, stages.note)
     if wanted.machine.compile:
-        net = compiled(net, loss_of(some(min(options.micro_batch_size or size, size))), names, stages.note)
-    return net, precision, options
+        fast = compiled(net, loss_of(some(min(options.micro_batch_size or size, size))), names, stages.note)
+        saving = with_savings(fast, savings)
+    rows_learnt: JSON = learnt_rows(net)
+    arithmetic = {"precision": precision.name, "micro_batch_size": options.micro_batch_size, "rows": rows_learnt}
+    return saving, precision, options, {**arithmetic, **savings.state()}
 
 
 def _whole(event: Event, net: Headed, turn: Turn) -> Event:

@@ -46,6 +46,7 @@ def fit(
     *,
     config: str | Path | None = None,
     resume: str | Path | None = None,
+    start_from: str | Path | None = None,
     listen: Listener = ignore,
     **options: Any,
 ) -> Artifact:
@@ -57,6 +58,8 @@ def fit(
         config: A recipe: a YAML file with options (`regraft.recipe`); those given here win over it.
         resume: The `out` of a fit that was interrupted: goes on where it stood, with the same data and
             options, to the same bytes.
+        start_from: An artifact, or the `out` of a fit that was interrupted: the network begins with what that learnt, with an
+            optimiser and a schedule of its own. Base, task and labels must be the same.
         listen: Called with every event (`regraft.training.events`).
         **options: The fields of `FitOptions`; `target` and `out` are required. `valid` and `test` take whatever `data` takes;
             `text="body"` or `image="file"` name the column to read.
@@ -74,27 +77,33 @@ def fit(
         `fit("mails.csv", target="label", out="spam-model", train={"epochs": 2})`
     """
     require("torch", "transformers", needed_by="fitting", extra="train")
-    from regraft import fitting, resuming
+    from regraft import fitting, resuming, starting
     from regraft.artifact.store import check_out, write_artifact
     from regraft.recipe import with_recipe
 
     if resume is None:
         data, options, recipe = with_recipe(config, data, options)
     else:
-        data, options, recipe = resuming.as_it_was(resume, data, options)
+        data, options, recipe, start_from = resuming.as_it_was(resume, data, options)
     data, options = fitting.joined_splits(data, options)
     wanted, stages = build(FitOptions, options), Stages(listen)
     fitting.check_there(data, wanted.valid, wanted.test)
-    run = resuming.run_of(check_out(wanted.out), wanted, data, recipe, resumed=resume is not None)
+    place = check_out(wanted.out)
+    parent = None if start_from is None else starting.opened(start_from, place)
+    run = resuming.run_of(place, wanted, data, recipe, start_from, resumed=resume is not None)
     base, wanted = fitting.open_base(fitting.settled(data, wanted, stages), stages)
     with run.folder, with_threads(wanted.machine.threads), fitting.read(data, wanted, stages) as dataset:
         plan = fitting.plan(data, dataset, base, wanted, stages)
         net = fitting.network(plan, stages)
+        run.require_room(net)
+        if parent is not None:
+            run.lineage = starting.begin(parent, net, plan, stages)
         before, trained = fitting.learn(net, plan, stages, run)
         report = fitting.judge(net, plan, before, trained, stages, recipe)
         with stages("save and replay in a fresh process"):
             fill = functools.partial(fitting.fill, net=net, plan=plan, report=report, run=run)
-            return write_artifact(wanted.out, fill, functools.partial(fitting.gate, net=net, wanted=wanted))
+            gate = functools.partial(fitting.gate, net=net, wanted=wanted)
+            return run.written(functools.partial(write_artifact, wanted.out, fill, gate), net, plan, stages)
 
 
 def load(artifact: str | Path | Artifact, *, threads: int | None = None) -> Predictor:

@@ -55,6 +55,7 @@ ROOMS = [
     "sampling",
     "exporting",
     "merging",
+    "starting",
     "rendering",
     "lifecycle",
     "cli",

@@ -54,6 +54,6 @@ def test_an_interruption_changes_nothing(fit_small, whole, tmp_path: Path, where
     notes = []
     again = regraft.fit(resume=out, listen=lambda event: notes.append(getattr(event, "text", "")))
     assert again.weights_digest == found.weights_digest
-    assert f"going on after step {at}, where this fit was interrupted" in notes
+    assert any(note.startswith(f"going on after step {at}, ") for note in notes)
     steps = [event.step for event in read(again.path / EVENTS) if isinstance(event, StepEvent)]
     assert steps == list(range(1, 4 * each + 1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import errno
 import json
 import os
 import re
@@ -15,8 +17,10 @@ import pytest
 from line_rows import SMALL, mails, write_csv
 
 import regraft
+from regraft import fitting
+from regraft.artifact import room
 from regraft.artifact.run import folder_of
-from regraft.errors import InterruptedRunError, UsageError
+from regraft.errors import InterruptedRunError, MachineError, UsageError
 from regraft.training.event_log import EVENTS, read
 from regraft.training.events import BeginEvent, StepEvent
 
@@ -73,6 +77,58 @@ def test_the_events_in_the_artifact_are_those_of_one_fit(fit_small, artifact, tm
     assert [step for step, _ in losses(found.path)] == list(range(1, len(losses(artifact.path)) + 1))
     assert [event.step for event in read(found.path / EVENTS) if isinstance(event, BeginEvent)] == [0, 3]
     assert EVENTS in found.manifest.files
+
+
+def full(monkeypatch, times: int, code: int = errno.ENOSPC) -> None:
+    """Let the writing of artifacts end some times with a disk that is full."""
+    honest, left = fitting.fill, [times]
+
+    def fill(folder: Path, **given):
+        if left[0]:
+            left[0] -= 1
+            (folder / "half").write_bytes(b"0")
+            raise OSError(code, os.strerror(code))
+        return honest(folder, **given)
+
+    monkeypatch.setattr(fitting, "fill", fill)
+
+
+def test_a_full_disk_at_the_end_is_waited_for(fit_small, artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(room, "EVERY_S", 0.01)
+    full(monkeypatch, 2)
+    notes = []
+    found = fit_small(tmp_path / "spam-model", listen=lambda event: notes.append(getattr(event, "text", "")))
+    assert found.weights_digest == artifact.weights_digest
+    assert sum("the disk or your quota is full" in note for note in notes) == 1
+    assert not (found.path / "half").exists()
+
+
+def test_what_was_learnt_is_written_later_without_learning_it_again(
+    fit_small, artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out, checkpoint = tmp_path / "spam-model", {"every": 3, "wait_s": 0.0}
+    full(monkeypatch, 1)
+    with pytest.raises(MachineError) as caught:
+        fit_small(out, machine={"checkpoint": checkpoint})
+    assert f"regraft fit --resume {out} (nothing is learnt again)" in str(caught.value)
+    assert not out.exists()
+    events = []
+    found = regraft.fit(resume=out, listen=events.append)
+    assert found.weights_digest == artifact.weights_digest
+    assert [event for event in events if isinstance(event, StepEvent)] == []
+    losses = [[event.loss for event in read(one.path / EVENTS) if isinstance(event, StepEvent)] for one in (found, artifact)]
+    assert losses[0] == losses[1]
+    assert found.report.cost["rows_per_s"] > 0.0
+    assert not folder_of(out).exists()
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_learnt(fit_small, tmp_path: Path, monkeypatch):
+    events = []
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: collections.namedtuple("Use", "total used free")(0, 0, 1_000_000))
+    with pytest.raises(MachineError, match=r"not enough free space for what this fit writes(.|\n)*the artifact \d+ MB"):
+        fit_small(tmp_path / "spam-model", listen=events.append)
+    assert not [event for event in events if isinstance(event, BeginEvent)]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_same_command_goes_on_too_and_another_one_gives_it_up(fit_small, artifact, tmp_path: Path):

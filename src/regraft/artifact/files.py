@@ -1,6 +1,11 @@
 """The only place of this room that writes to a disk: every write is synced, every refusal of the machine becomes one error.
 
 `Files` is a class so that a test can put a disk that fails at any chosen moment in its place.
+
+What a file system has to do: rename a folder in one step, as all local ones do, and NFS and SMB on their servers. What it need
+not do: lock files (then the process that the lock names is looked for), swap two folders (then the old one steps aside, and
+comes back after a cut), sync files or folders (then what stands may be gone after a power cut, never half there), answer a
+rename whose answer was lost on a network (then what stands is looked at).
 """
 
 from __future__ import annotations
@@ -22,6 +27,9 @@ from regraft.errors import MachineError, Problem, RegraftError
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _OS_ERROR = re.compile(r"os error (\d+)")
+_NO_SYNC = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS}
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What a system says where a disk or a share of it is full."""
 _FIXES = {
     errno.ENOSPC: "free some space on this file system, or write somewhere else",
     errno.EDQUOT: "your disk quota is used up: free some space, or write somewhere else",
@@ -45,7 +53,7 @@ class Files:
         with path.open("xb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            _sync(file.fileno())
 
     def pour(self, path: Path, parts: Iterable[bytes | memoryview]) -> tuple[int, str]:
         """Write a new file piece by piece without waiting for the disk (`sync` does); returns its bytes and their sha256."""
@@ -66,16 +74,21 @@ class Files:
         path.chmod(mode)
 
     def sync(self, path: Path) -> None:
-        """Make sure that a file's content, or a folder's list of names, is on the disk."""
+        """Make sure that a file's content, or a folder's list of names, is on the disk, where the file system can do that."""
         handle = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(handle)
+            _sync(handle)
         finally:
             os.close(handle)
 
     def rename(self, source: Path, target: Path) -> None:
         """Give a folder another name; `target` must be absent or an empty folder."""
-        source.rename(target)
+        try:
+            source.rename(target)
+        except FileNotFoundError:
+            # A network file system asks again where an answer was lost, and is told that there is nothing to rename any more.
+            if not target.is_dir() or source.exists() or not any(target.iterdir()):
+                raise
 
     def exchange(self, one: Path, other: Path) -> bool:
         """Swap two folders in one step; returns False where the system cannot do that."""
@@ -87,6 +100,14 @@ class Files:
 
 
 FILES = Files()
+
+
+def _sync(handle: int) -> None:
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
 
 
 def _renameat2(one: Path, other: Path) -> bool:
@@ -143,7 +164,7 @@ def machine_errors(doing: str, where: Path) -> Iterator[None]:
     except RegraftError:
         raise
     except Exception as error:
-        code = _errno_of(error)
+        code = errno_of(error)
         if code is None:
             raise
         raise machine_error(doing, where, code, str(error)) from error
@@ -156,7 +177,7 @@ def machine_error(doing: str, where: Path, code: int, text: str) -> MachineError
     return MachineError(Problem(what=f"the machine gave up while {doing}", where=str(where), got=got, fix=fix))
 
 
-def _errno_of(error: BaseException) -> int | None:
+def errno_of(error: BaseException) -> int | None:
     """Return the system's error number; the Rust writers (safetensors, tokenizers) only tell it in their text."""
     seen: BaseException | None = error
     while seen is not None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -24,10 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from regraft.artifact.files import FILES, Files, alive, machine_errors, owner, stage_name, sweep_stages
+from regraft.artifact.files import FILES, Files, alive, machine_errors, owner, sha256_of, stage_name, sweep_stages
 from regraft.errors import Problem, UsageError
 from regraft.options import JSON
-from regraft.training.checkpoint import State
+from regraft.training.checkpoint import BEST, State
+from regraft.training.offload import PREFIX
 
 if TYPE_CHECKING:
     import torch
@@ -115,6 +115,8 @@ class RunFolder:
             self.place.parent.mkdir(parents=True, exist_ok=True)
             self._lock = self._locked()
         sweep_stages(self.folder / _STAGED, self.files)
+        for path in self.folder.glob(f"{PREFIX}*"):  # of a process that died in the moment in which it had a name
+            path.unlink(missing_ok=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -214,13 +216,15 @@ class RunFolder:
         Raises:
             OSError: The disk did not keep it; the checkpoints before it are as they were.
         """
-        place = self._at(staged.step)
+        place = self.at(staged.step)
         try:
             for name in staged.entries:
                 self.files.sync(staged.folder / name)
             manifest = {name: {"size_bytes": size, "sha256": digest} for name, (size, digest) in staged.entries.items()}
             self.files.write(staged.folder / MANIFEST, json.dumps(manifest).encode())
             self.files.sync(staged.folder)
+            if place.exists():
+                self._discard(staged.step)  # of the same moment, with less or more in it
             self.files.rename(staged.folder, place)
             self.files.sync(self.folder)
         except BaseException:
@@ -229,6 +233,13 @@ class RunFolder:
         for old in self.steps()[:-keep]:
             with suppress(OSError):
                 self._discard(old)
+
+    def make_room(self) -> bool:
+        """Remove the oldest checkpoint, unless it is the only one; returns whether that was done."""
+        oldest = self.steps()[:-1]
+        if oldest:
+            self._discard(oldest[0])
+        return bool(oldest)
 
     def newest(self, warn: Callable[[str], None]) -> State | None:
         """Return the newest whole checkpoint, verified, or nothing.
@@ -244,32 +255,41 @@ class RunFolder:
                 self._discard(step)
         return None
 
+    def look(self) -> State | None:
+        """Return the newest whole checkpoint of a folder that another fit may hold; nothing is changed."""
+        for step in reversed(self.steps()):
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                return self._read(step)
+        return None
+
     def _discard(self, step: int) -> None:
         """Remove a checkpoint; it stops looking like one in one step, so that a process that dies here leaves no part of it."""
         hidden = self.folder / stage_name(_STAGED)
-        self.files.rename(self._at(step), hidden)
+        self.files.rename(self.at(step), hidden)
         self.files.remove(hidden)
 
-    def _at(self, step: int) -> Path:
+    def at(self, step: int) -> Path:
+        """Return where the checkpoint after so many updates is."""
         return self.folder / f"{step:0{_DIGITS}}"
 
     def _read(self, step: int) -> State:
-        from safetensors.torch import load
+        from safetensors.torch import load_file
 
-        folder = self._at(step)
+        folder = self.at(step)
         manifest = json.loads((folder / MANIFEST).read_bytes())
         if not isinstance(manifest, dict) or set(manifest) != {TENSORS, FACTS}:
             raise ValueError(f"{MANIFEST} does not list its files")
-        found: dict[str, bytes] = {}
         for name, entry in manifest.items():
-            content = (folder / name).read_bytes()
-            if len(content) != entry["size_bytes"]:
-                raise ValueError(f"{name} has {len(content):,} of {entry['size_bytes']:,} bytes")
-            if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+            size = (folder / name).stat().st_size
+            if size != entry["size_bytes"]:
+                raise ValueError(f"{name} has {size:,} of {entry['size_bytes']:,} bytes")
+            if sha256_of(folder / name) != entry["sha256"]:
                 raise ValueError(f"{name} is not what was written: its sha256 differs")
-            found[name] = content
-        facts = json.loads(found[FACTS])
-        return State(int(facts["step"]), load(found[TENSORS]), facts["facts"])
+        facts = json.loads((folder / FACTS).read_bytes())
+        # Mapped, not read: what is copied to where it belongs need not be in memory twice. The best weights stay what they are.
+        found = load_file(folder / TENSORS)
+        tensors = {name: value.clone() if name.startswith(BEST) else value for name, value in found.items()}
+        return State(int(facts["step"]), tensors, facts["facts"])
 
 
 def _content(file: BinaryIO) -> str:

@@ -28,6 +28,10 @@ SHARE = 0.02
 """Share of the time of training that checkpoints may take where nobody says how often."""
 FIRST_S = 20.0
 """Seconds of training that may be lost where checkpoints cost less."""
+WORTH_S = 10.0
+"""Seconds of training from which on it is kept what it ended with."""
+ENDED = "ended"
+"""Among the facts of a checkpoint: nothing is left to learn, and it holds weights alone."""
 EVENTS_END = "events"
 """Among the facts of a checkpoint: how long the file of events was."""
 _SAFETY = 1.1
@@ -67,14 +71,26 @@ class RunKeeper:
         self.log = EventLog(run.folder / EVENTS)
         self.last = self.first = 0
         self.cost_s = 0.0
-        self._since = clock()
+        self._began = self._since = clock()
+        self._looked = False
+        self._found: State | None = None
         self._writing: threading.Thread | None = None
         self._failed: OSError | None = None
         self._log_failed = False
 
+    def ended(self) -> State | None:
+        """Return what training ended with, where nothing is left to learn; to be asked before `begin`."""
+        self._looked, self._found = True, self._newest()
+        return self._found if self._found is not None and ENDED in self._found.facts else None
+
     def begin(self) -> State | None:
         """Return the newest whole checkpoint, where those in the folder are of this fit and this training."""
-        self._since = self.clock()
+        self._began = self._since = self.clock()
+        state, self._found = self._found if self._looked else self._newest(), None
+        self._looked = False
+        return state
+
+    def _newest(self) -> State | None:
         if not self.going_on:
             if self.turn == FIRST:
                 self.run.forget()
@@ -89,7 +105,8 @@ class RunKeeper:
         end: Any = state.facts.get(EVENTS_END, 0)
         self.log.truncate(end)
         self.last = self.first = state.step
-        self.note(f"going on after step {state.step}, where this fit was interrupted", "info")
+        said = "what it learnt is kept" if ENDED in state.facts else "where this fit was interrupted"
+        self.note(f"going on after step {state.step}, {said}", "info")
         return State(state.step - self.turn.first, state.tensors, state.facts)
 
     def due(self, step: int) -> bool:
@@ -108,7 +125,7 @@ class RunKeeper:
         Raises:
             InterruptedRunError: Somebody asked to stop; says after which step training can go on.
         """
-        state = State(self.turn.first + state.step, state.tensors, {**state.facts, TURN: self.turn.number})
+        state = self._whole(state)
         if self.stop.asked or self.every is not None:
             self.wait()
         if self._writing is None or not self._writing.is_alive():
@@ -118,6 +135,26 @@ class RunKeeper:
         if self.stop.asked:
             self.wait()
             raise self._stopped(state.step)
+
+    def end(self, state: State) -> None:
+        """Keep what training ended with, so that whatever fails after it is done again without it.
+
+        Not where learning it again takes less than `WORTH_S` seconds, unless checkpoints were asked for.
+
+        Raises:
+            InterruptedRunError: Somebody asked to stop in the last update.
+        """
+        self.wait()
+        worth = self.every is not None or self.clock() - self._began >= WORTH_S
+        state = self._whole(state)
+        if self.number and (worth or self.stop.asked):
+            self._save(State(state.step, state.tensors, {**state.facts, ENDED: True}))
+            self.wait()
+        if self.stop.asked:
+            raise self._stopped(state.step)
+
+    def _whole(self, state: State) -> State:
+        return State(self.turn.first + state.step, state.tensors, {**state.facts, TURN: self.turn.number})
 
     def wait(self) -> None:
         """Wait for the disk, and tell if it failed."""
@@ -133,6 +170,8 @@ class RunKeeper:
         needed = _SAFETY * sum(value.numel() * value.element_size() for value in state.tensors.values())
         try:
             free = shutil.disk_usage(self.run.folder).free
+            while free < needed and self.run.make_room():
+                free = shutil.disk_usage(self.run.folder).free
             if free < needed:
                 self.note(
                     f"{self._none_of(state.step)}: it takes {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free", "warning"
@@ -223,7 +262,10 @@ def goes_on(was: Mapping[str, JSON] | None, now: Mapping[str, JSON], place: str,
             where=f"{place}, {name}",
             got=str(other)[:200],
             expected=str(one)[:200],
-            fix="leave this as it was, or fit anew without --resume (what the interrupted fit learnt is then given up)",
+            fix=(
+                "leave this as it was, or begin a new fit from what this one learnt, with other rows or options: regraft fit "
+                f"DATA --start-from {place} --out OTHER; without --resume it is fitted anew, and what it learnt is given up"
+            ),
         )
         for name, one, other in changed[:_SHOWN]
     ]

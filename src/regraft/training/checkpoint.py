@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from regraft.errors import ArtifactError, Problem
 from regraft.options import JSON
 from regraft.training.freeze import changing
+from regraft.training.offload import MADE_BY
 
 if TYPE_CHECKING:
     import torch
@@ -104,6 +105,30 @@ def put_into(net: nn.Module, trainable: Set[str], optimizer: torch.optim.Optimiz
     """
     import torch
 
+    put_weights(net, trainable, state)
+    parameters = _parameters(optimizer)
+    for name, value in part(state.tensors, OPTIMIZER).items():
+        place, _, key = name.partition(".")
+        parameter = parameters[int(place)]
+        if value.shape == parameter.shape and value.ndim:
+            # In the order of the weight's own axes: fused optimisers go through the memory of both side by side.
+            like = getattr(optimizer, MADE_BY, torch.empty_like)
+            optimizer.state[parameter][key] = like(parameter, dtype=value.dtype).copy_(value)
+        else:
+            # Counters stay where the optimiser had them: on the processor, even of weights on a GPU.
+            optimizer.state[parameter][key] = value.clone()
+    for place, values in dict(others).items():
+        optimizer.state[parameters[int(place)]].update(values)
+
+
+def put_weights(net: nn.Module, trainable: Set[str], state: State) -> None:
+    """Write the weights and buffers of a state into the same network.
+
+    Raises:
+        ArtifactError: They are those of another network.
+    """
+    import torch
+
     found = part(state.tensors, WEIGHTS)
     places = dict(changing(net, trainable))
     same = found.keys() == places.keys() and all(found[name].shape == value.shape for name, value in places.items())
@@ -113,18 +138,6 @@ def put_into(net: nn.Module, trainable: Set[str], optimizer: torch.optim.Optimiz
     with torch.no_grad():
         for name, value in places.items():
             value.copy_(found[name])
-    parameters = _parameters(optimizer)
-    for name, value in part(state.tensors, OPTIMIZER).items():
-        place, _, key = name.partition(".")
-        parameter = parameters[int(place)]
-        if value.shape == parameter.shape and value.ndim:
-            # In the order of the weight's own axes: fused optimisers go through the memory of both side by side.
-            optimizer.state[parameter][key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-        else:
-            # Counters stay where the optimiser had them: on the processor, even of weights on a GPU.
-            optimizer.state[parameter][key] = value.clone()
-    for place, values in dict(others).items():
-        optimizer.state[parameters[int(place)]].update(values)
 
 
 def part(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -196,5 +209,6 @@ __all__ = [
     "captured",
     "part",
     "put_into",
+    "put_weights",
     "stopping",
 ]

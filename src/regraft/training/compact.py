@@ -83,6 +83,11 @@ class CompactEmbedding(nn.Embedding):
         """Write the rows that learnt into the whole table, in place."""
         self._whole_VD.index_copy_(0, self._used, self.weight.detach().to(self._whole_VD))
 
+    @property
+    def places(self) -> list[int]:
+        """Ids whose rows learn, in the order in which `weight` holds them."""
+        return [int(place) for place in self._used]
+
     def extra_repr(self) -> str:
         """Return what is shown between the brackets."""
         return f"{super().extra_repr()}, of {len(self._places_V)} rows"
@@ -143,6 +148,12 @@ def compacted(net: Headed, trainable: Set[str], used: Array | Callable[[], Array
         yield Compacted(view(net, dict.fromkeys(paths, compact)), notes)
     finally:
         compact.scatter_back()
+
+
+def learnt_rows(net: nn.Module) -> dict[str, list[int]]:
+    """Return the weights of a view of which only some rows learn: name -> ids of these rows, in order."""
+    tables = [(path, module) for path, module in net.named_modules(remove_duplicate=False)]
+    return {f"{path}.weight": module.places for path, module in tables if isinstance(module, CompactEmbedding)}
 
 
 def used_ids(rows: SplitRows, name: str = INPUT) -> Array:

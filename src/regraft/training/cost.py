@@ -13,7 +13,7 @@ Nothing here imports torch, but for a peak that is wanted and not known.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,6 +92,13 @@ class Meter:
         if isinstance(event, BeginEvent | StepEvent | ValidEvent):
             self._since = event.seconds
         self.listen(event)
+
+    def recall(self, events: Iterable[Event]) -> None:
+        """Add up events that were passed on before, by another process."""
+        before = Meter()
+        for event in events:
+            before(event)
+        self.training = before.training
 
 
 @dataclass(frozen=True, kw_only=True)

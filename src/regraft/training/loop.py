@@ -136,7 +136,7 @@ class _Run:
         self.best_step = 0
         self.kept: dict[str, torch.Tensor] | None = None
         self.stale = 0
-        self.spare = Spare(objective, net)
+        self.spare = Spare(objective, net, self.optimizer)
         self.guard = Guard(options.bad_steps, self.spare.buffers)
 
     def events(self) -> Iterator[Event]:
@@ -190,8 +190,6 @@ class _Run:
                 if self.step == self.total_steps or self.impatient:
                     return
                 yield micro_batches
-        if self.keeper.due(self.step):
-            self.keeper.keep(self.state())
 
     def state(self) -> State:
         live = self.learnt()
@@ -200,7 +198,7 @@ class _Run:
             tensors |= behind(BEST, self.kept)
         facts = {name: getattr(self, name) for name in ("best", "best_step", "stale", "reached")}
         facts |= {**live.facts, "objective": self.objective.state(), "guard": self.guard.facts()}
-        facts |= {"precision": self.precision.state(), "rows": self.spare.most_rows}
+        facts |= {"precision": self.precision.state(), "spare": self.spare.state()}
         return State(self.step, tensors, facts)
 
     def learnt(self) -> State:
@@ -224,7 +222,7 @@ class _Run:
         self.objective.put_back(facts["objective"], part(state.tensors, OBJECTIVE))
         self.guard.put_back(part(state.tensors, GOOD), facts["guard"])
         self.precision.put_back(facts["precision"])
-        self.spare.most_rows = facts["rows"]
+        self.spare.put_back(facts["spare"])
 
     def update(self, micro_batches: Sequence[Batch]) -> Event:
         share = share_of_peak(self.step, self.total_steps, self.options.warmup_share, self.schedule) * self.guard.policy.rate
@@ -241,7 +239,7 @@ class _Run:
             told = self.guard.bear(error, self.put_back)
             self.step += 1
             return NoteEvent(**self.now(), text=told, level="warning")
-        self.optimizer.step()
+        self.spare.step()
         self.gradients.drop()
         self.step += 1
         self.objective.updated(self.step)

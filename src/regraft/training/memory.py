@@ -1,4 +1,4 @@
-"""How much memory a training will take, found before its first step; what does not fit is split or refused.
+"""How much memory a training will take, found before its first step; what does not fit is split, saved on or refused.
 
     options = fitted(Demand(net=net, objective=objective, options=options, trainable=names, seed=0, validates=True), note)
 
@@ -8,8 +8,8 @@ Shapes: B rows of a micro-batch, N operations of a step.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from regraft.training import OPTIMIZERS
 from regraft.training.cache.budget import free_memory_bytes
 from regraft.training.memory_curve import Curve, curve, grown, padding_counts
 from regraft.training.out_of_memory import SHORTER, is_out_of_memory
+from regraft.training.savings import Savings
 from regraft.training.seed import row_generator
 from regraft.types import Batch
 
@@ -51,6 +52,7 @@ class Estimate:
         free: What may still be taken; None where nobody says.
         rows: Rows of that micro-batch.
         positions: Its positions, padding included where it is computed.
+        offloaded: State of the optimiser that lies in files.
 
     Example:
         >>> one = Estimate(held=None, gradients=4, optimizer=8, snapshot=4, activations=9, free=20, rows=1, positions=1)
@@ -66,6 +68,7 @@ class Estimate:
     free: int | None
     rows: int
     positions: int
+    offloaded: int = 0
 
     @property
     def needed(self) -> int:
@@ -122,6 +125,7 @@ class Demand:
         trainable: Names of the weights that learn.
         seed: Of the fit; draws the order of rows.
         validates: Whether the best weights are kept while training goes on.
+        savings: What else can be done where micro-batches cannot be made smaller; `net` does it.
     """
 
     net: Headed
@@ -130,17 +134,20 @@ class Demand:
     trainable: Set[str]
     seed: int
     validates: bool
+    savings: Savings = field(default_factory=Savings)
 
 
 def fitted(demand: Demand, note: Callable[[str], None]) -> TrainOptions:
     """Return the options with a micro-batch that fits into memory; those that were given where nothing is short.
 
     The update stays that of the whole batch, because gradients add up over micro-batches; only statistics that a network
-    takes over a micro-batch (batch norm in training) are of fewer rows.
+    takes over a micro-batch (batch norm in training) are of fewer rows. Where one row, or a batch that cannot be split, does
+    not fit, layers are computed again on the way back; where that is not enough, the state of the optimiser lies in files.
 
     Args:
-        demand: What is about to be trained. Its weights, buffers, gradients and random states are as before.
-        note: Told the estimate in one sentence, and in another what was made smaller.
+        demand: What is about to be trained. Its weights, buffers, gradients and random states are as before; its savings are
+            switched on where they are needed.
+        note: Told the estimate in one sentence, and in others what was made smaller.
 
     Raises:
         MachineError: Not even one row a forward pass fits, or the batch cannot be split.
@@ -148,27 +155,85 @@ def fitted(demand: Demand, note: Callable[[str], None]) -> TrainOptions:
     options = demand.options
     if not options.epochs:
         return options
-    try:
-        forecast = Forecast(demand)
-        wanted = estimate = forecast.at(forecast.micro_batch_size)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise MachineError(_no_room(demand, f"a pass over {_FEWEST_ROWS} rows ended with: {error}")) from error
+    wanted: Estimate | None = None
+    refusals: list[Problem] = []
+    for _ in _ways(demand.savings):
+        try:
+            forecast = Forecast(demand)
+            first = forecast.at(forecast.micro_batch_size)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            refusals.append(_no_room(demand, f"a pass over {_FEWEST_ROWS} rows ended with: {error}"))
+            continue
+        wanted = wanted or first
+        if problem := _no_files(demand, first.offloaded):
+            refusals.append(problem)
+            continue
+        rows, estimate = _fitting(forecast, first)
+        if estimate.fits:
+            break
+        refusals.append(_no_room(demand, f"an estimate of\n{estimate.table()}"))
+    else:
+        raise MachineError(list({problem.what: problem for problem in refusals}.values()))
+    note(estimate.sentence())
+    fewer = rows if rows != forecast.micro_batch_size else None
+    if fewer is not None or demand.savings.recomputes or demand.savings.offloads:
+        demand.savings.tighten()
+    for text in _told(demand, estimate, wanted, fewer):
+        note(text)
+    return options if fewer is None else dataclasses.replace(options, micro_batch_size=fewer)
+
+
+def _no_files(demand: Demand, size: int) -> Problem | None:
+    """Return why the state of the optimiser cannot lie in files, where it is to."""
+    offload = demand.savings.offload
+    why = offload.refusal(size) if offload is not None and offload.on else ""
+    if not why:
+        return None
+    fix = "free some room there, choose an --out on another disk, or leave machine.offload out"
+    return Problem(what="the state of the optimiser cannot lie in files", where="machine.offload", got=why, fix=fix)
+
+
+def _fitting(forecast: Forecast, estimate: Estimate) -> tuple[int, Estimate]:
+    """Return the rows that are wanted a forward pass, halved until they fit, and their estimate."""
     rows = forecast.micro_batch_size
-    while not estimate.fits and rows > 1 and demand.objective.divisible:
+    while not estimate.fits and rows > 1 and forecast.demand.objective.divisible:
         rows //= 2
         estimate = forecast.at(rows)
-    if not estimate.fits:
-        raise MachineError(_no_room(demand, f"an estimate of\n{estimate.table()}"))
-    note(estimate.sentence())
-    if rows == forecast.micro_batch_size:
-        return options
-    note(
-        f"a forward pass sees {rows:,} rows instead of {wanted.rows:,}, which would have taken {_mb(wanted.needed)}: updates "
-        f"are still those of {options.batch_size:,} rows"
+    return rows, estimate
+
+
+def _ways(savings: Savings) -> Iterator[None]:
+    """Switch savings on, one way after the other: none but those that were asked for, then each, then both."""
+    recomputes, offloads = (
+        [True] if switch is not None and switch.on else [False] if switch is None else [False, True]
+        for switch in (savings.recompute, savings.offload)
     )
-    return dataclasses.replace(options, micro_batch_size=rows)
+    for offload in offloads:
+        for recompute in recomputes:
+            if savings.recompute is not None:
+                savings.recompute.on = recompute
+            if savings.offload is not None:
+                savings.offload.on = offload
+            yield
+
+
+def _told(demand: Demand, estimate: Estimate, wanted: Estimate, fewer: int | None) -> Iterator[str]:
+    """Yield a sentence for each thing that was done because memory is short."""
+    instead = f", which would have taken {_mb(wanted.needed)}"
+    if fewer is not None:
+        yield (
+            f"a forward pass sees {fewer:,} rows instead of {wanted.rows:,}{instead}: updates are still those of "
+            f"{demand.options.batch_size:,} rows"
+        )
+    if demand.savings.recomputes:
+        yield "layers are computed a second time on the way back (machine.recompute): the same numbers, about a third more time"
+    if demand.savings.offload is not None and demand.savings.offloads:
+        yield (
+            f"the state of the optimiser, {_mb(estimate.offloaded)}, lies in files in '{demand.savings.offload.folder}' "
+            "(machine.offload): the same numbers, as fast as that disk"
+        )
 
 
 def _no_room(demand: Demand, got: str) -> Problem:
@@ -215,11 +280,12 @@ class Forecast:
         else:
             peak = max(0.0, float((activations_N + self.more.gradients_N).max()) - gradients)
         inputs = sum(array.nbytes for array in batch.inputs.values()) * options.batch_size // rows
-        on_gpu = demand.net.device.type == "cuda"
+        on_gpu, offloads = demand.net.device.type == "cuda", demand.savings.offloads
         return Estimate(
             held=_held_bytes(demand.net.device),
             gradients=gradients,
-            optimizer=self.optimizer_bytes,
+            optimizer=0 if offloads else self.optimizer_bytes,
+            offloaded=self.optimizer_bytes if offloads else 0,
             snapshot=_snapshot_bytes(demand.net, self.weights) if demand.validates and not on_gpu else 0,
             activations=round(peak) + (0 if on_gpu else inputs),
             free=_free_bytes(demand.net.device),

@@ -110,6 +110,9 @@ class CheckpointOptions:
     keep: Annotated[int, Field(ge=0)] = 2
     """How many stay while the fit runs, each with the best weights so far; with 0 none is written."""
 
+    wait_s: Annotated[float, Field(ge=0.0)] = 600.0
+    """Seconds to wait for room on a full disk when the artifact is written; after them `--resume` writes it later."""
+
 
 @options
 class MachineOptions:
@@ -139,6 +142,18 @@ class ComputeOptions(MachineOptions):
 
     compile: bool = False
     """Compile the layers with torch.compile before training; pays only in long runs, needs a C++ compiler on a processor."""
+
+    recompute: Literal["auto", "on", "off"] = "auto"
+    """Keep only what enters each layer, and compute the rest again on the way back: less memory, about a third more time, the
+    same bits. Auto does it where one row a forward pass, or a batch that cannot be split, does not fit otherwise."""
+
+    offload: Literal["auto", "on", "off"] = "auto"
+    """Let the state of the optimiser lie in files beside the artifact that are mapped into memory: the same bits, as fast as
+    the disk where memory is short. Auto does it as the last resort; weights on a GPU cannot."""
+
+    guard: bool = True
+    """Look at what memory is free while training runs; where the system is about to end the process for want of it, take
+    smaller pieces as above, and in the end keep a checkpoint and stop."""
 
     cache: CacheOptions = Field(default_factory=CacheOptions)
     """What is kept of work that would only be done again."""

@@ -1,16 +1,21 @@
 """Out of memory in the middle of a step: the same step again, in smaller pieces.
 
-spare = Spare(objective, net)
+spare = Spare(objective, net, optimizer)
 batches, found = spare.run(step, batches, "step 17 of 200")     step(batches), as often as it takes
+spare.step()                                                    optimizer.step(), its state where there is room
 spare.told()                                                    what had to be made smaller
+
+First a forward pass sees fewer rows, down to one; then layers are computed again on the way back; then the state of the
+optimiser moves into files. None of it changes an update.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from regraft.errors import MachineError, Problem
+from regraft.training.savings import savings_in
 
 if TYPE_CHECKING:
     import torch
@@ -51,17 +56,43 @@ class Spare:
 
     Args:
         objective: Makes micro-batches smaller.
-        net: The network, while it learns.
+        net: The network, while it learns; says in `savings` what else can be done.
+        optimizer: Of its weights.
 
     `buffers` are the running statistics of modules that learn. `most_rows` is what a forward pass sees at most once memory ran
-    out, else None: part of the state of training.
+    out, else None.
     """
 
-    def __init__(self, objective: Objective, net: nn.Module) -> None:
-        self._objective, self._net = objective, net
+    def __init__(self, objective: Objective, net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self._objective, self._net, self._optimizer = objective, net, optimizer
+        self._savings = savings_in(net)
+        if self._savings.offload is not None and self._savings.offload.on:
+            self._savings.offload.hold(optimizer)
         self.buffers = [buffer for module in net.modules() if module.training for buffer in module.buffers(recurse=False)]
         self.most_rows: int | None = None
         self._notes: list[str] = []
+
+    def state(self) -> dict[str, Any]:
+        """Return what was made smaller so far, as JSON: part of the state of training."""
+        return {"rows": self.most_rows, **self._savings.state()}
+
+    def put_back(self, state: Mapping[str, Any]) -> None:
+        """Take what `state` gave; what is not allowed any more stays off."""
+        self.most_rows = state["rows"]
+        self._savings.resume(state)
+        if self._savings.offload is not None and self._savings.offload.on:
+            self._savings.offload.hold(self._optimizer)
+
+    def step(self) -> None:
+        """Let the optimiser do one update.
+
+        Raises:
+            OSError: Its state lies in files, and there is no room for them.
+        """
+        if self._savings.offload is not None and self._savings.offload.on:
+            self._savings.offload.step(self._optimizer)
+        else:
+            self._optimizer.step()
 
     def told(self) -> list[str]:
         """Return a sentence for each time that memory ran out since this was asked."""
@@ -107,14 +138,32 @@ class Spare:
 
     def _smaller(self, batches: Sequence[Batch], said: str, where: str) -> Sequence[Batch]:
         rows = max(batch.size for batch in batches)
-        if rows == 1 or not self._objective.divisible:
-            raise MachineError(_no_room(rows, said, where))
-        self.most_rows = rows // 2
+        self._savings.tighten()
+        if rows > 1 and self._objective.divisible:
+            rows = self.most_rows = rows // 2
+            done = f"a forward pass sees {self.most_rows:,} instead of {max(batch.size for batch in batches):,} rows"
+        elif self._savings.recompute is not None and not self._savings.recompute.on:
+            self._savings.recompute.on = True
+            done = "layers are computed a second time on the way back (about a third more time)"
+        else:
+            done = self._offloaded(_no_room(rows, said, where))
         self._notes.append(
-            f"out of memory in {where}: a forward pass sees {self.most_rows:,} instead of {rows:,} rows from here on; this "
-            "step is done again, and updates are of as many rows as before"
+            f"out of memory in {where}: {done} from here on; this step is done again, and updates are those of as many rows as "
+            "before"
         )
-        return self._objective.split(batches, self.most_rows)
+        return self._objective.split(batches, rows)  # also where they stay as they are: losses are weighed afresh
+
+    def _offloaded(self, no_room: Problem) -> str:
+        offload = self._savings.offload
+        state = [value for values in self._optimizer.state.values() for value in values.values() if hasattr(value, "nbytes")]
+        size = sum(value.nbytes for value in state)
+        if offload is None or offload.on or not size or offload.refusal(size):
+            raise MachineError(no_room)
+        try:
+            offload.hold(self._optimizer)
+        except OSError as error:
+            raise MachineError(no_room) from error
+        return f"the state of the optimiser lies in files in '{offload.folder}'"
 
 
 def _no_room(rows: int, said: str, where: str) -> Problem:

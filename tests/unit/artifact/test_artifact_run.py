@@ -17,7 +17,7 @@ from safetensors.torch import load
 
 from regraft.artifact.files import Files
 from regraft.artifact.run import MANIFEST, RunFolder, folder_of, left_at, safetensors_parts
-from regraft.artifact.run_keeper import FIRST_S, SHARE, RunKeeper, differences, goes_on
+from regraft.artifact.run_keeper import FIRST_S, SHARE, WORTH_S, RunKeeper, differences, goes_on
 from regraft.errors import InterruptedRunError, UsageError
 from regraft.training.checkpoint import State, Stop
 from regraft.training.options import CheckpointOptions
@@ -407,3 +407,93 @@ def test_a_checkpoint_is_hidden_before_it_is_taken_apart(tmp_path: Path):
     run.forget()
     assert run.steps() == []
     run.__exit__(None)
+
+
+def test_what_training_ended_with_is_kept_where_it_is_worth_it(tmp_path: Path):
+    import signal
+
+    now = [0.0]
+    for every, seconds, kept in ((None, WORTH_S - 0.1, False), (None, WORTH_S + 0.1, True), (5, 0.0, True)):
+        with RunFolder(tmp_path / "spam") as run:
+            keeper = keeper_of(run, [], every=every, clock=lambda: now[0])
+            keeper.begin()
+            now[0] += seconds
+            if every:
+                keeper.keep(state(10))
+            keeper.end(State(10, {"weights.a": torch.ones(3)}, {"objective": {}}))
+            assert run.steps() == ([10] if kept else [])
+            again = keeper_of(run, [])
+            ended = again.ended()
+            assert (ended is not None) == kept
+            if ended is not None:
+                assert ended.tensors.keys() == {"weights.a"}
+                assert again.begin() is ended
+    with RunFolder(tmp_path / "spam") as run:
+        keeper = keeper_of(run, [])
+        keeper.stop(signal.SIGTERM, None)
+        with pytest.raises(InterruptedRunError, match="SIGTERM after step 10"):
+            keeper.end(State(10, {}, {}))
+        assert run.steps() == [10]
+    with RunFolder(tmp_path / "spam") as run:
+        save(run, 5)
+        assert keeper_of(run, []).ended() is None
+
+
+def test_an_old_checkpoint_makes_room_for_a_new_one_but_never_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import shutil
+    from collections import namedtuple
+
+    said: list[tuple[str, str]] = []
+    with RunFolder(tmp_path / "spam") as run:
+        for step in (5, 10):
+            save(run, step)
+        keeper = keeper_of(run, said)
+        keeper.begin()
+
+        def free(_):
+            return namedtuple("Use", "total used free")(9, 9, 9000 if len(run.steps()) < 2 else 3000)
+
+        monkeypatch.setattr(shutil, "disk_usage", free)
+        keeper.keep(state(15))
+        keeper.wait()
+        assert (run.steps(), said[1:]) == ([10, 15], [])
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Use", "total used free")(9, 9, 3000))
+        keeper.keep(state(20))
+        keeper.wait()
+        assert run.steps() == [15]
+        assert "the checkpoint of step 20 cannot be written, that of step 15 stands" in said[-1][0]
+
+
+def test_what_died_with_a_name_is_swept(tmp_path: Path):
+    folder = left(tmp_path / "spam", 5)
+    (folder / ".optimizer-x1").write_bytes(b"0")
+    with RunFolder(tmp_path / "spam"):
+        assert not list(folder.glob(".optimizer-*"))
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EOPNOTSUPP])
+def test_a_file_system_that_cannot_sync_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int):
+    def none(_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", none)
+    with RunFolder(tmp_path / "spam") as run:
+        run.describe({"data": "mails.csv"})
+        save(run, 5)
+        assert newest(run)[0].step == 5
+
+
+def test_a_rename_whose_answer_was_lost_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    honest = Path.rename
+
+    def twice(self, target):
+        honest(self, target)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "file").touch()
+    monkeypatch.setattr(Path, "rename", twice)
+    Files().rename(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b" / "file").exists()
+    with pytest.raises(FileNotFoundError):
+        Files().rename(tmp_path / "none", tmp_path / "c")

@@ -21,6 +21,7 @@ from regraft.models.architectures import ARCHITECTURES
 from regraft.models.backbones import Backbone, Body, PoolingChoice, Shapes
 from regraft.models.heads import LinearHead
 from regraft.models.net import Headed
+from regraft.models.recomputed import Recompute
 from regraft.models.scratch_networks import LstmConfig, LstmModel
 from regraft.objectives.supervised import Supervised, SupervisedOptions
 from regraft.options import build
@@ -30,6 +31,7 @@ from regraft.training.loop import Validation, train
 from regraft.training.memory import Demand, Forecast
 from regraft.training.options import TrainOptions
 from regraft.training.precision import Precision
+from regraft.training.savings import Savings, with_savings
 from regraft.tuning.parts import Decided
 from regraft.types import Features, Ledger
 
@@ -118,7 +120,10 @@ CASES = {
     "lstm": (lstm, lognormal, everything, {"batch_size": 64}, "fp32"),
     "convolutions": (pictures, square, everything, {"batch_size": 32}, "fp32"),
     "bf16": (bert, uniform, everything, {"batch_size": 32}, "bf16"),
+    "recompute": (lambda: bert(layers=8, dropout=0.1), lognormal, everything, {"batch_size": 64}, "fp32"),
+    "recompute-padded": (lambda: bert("padded", layers=8, dropout=0.1), uniform, everything, {"batch_size": 32}, "fp32"),
 }
+SAVED = {"recompute", "recompute-padded"}
 
 
 def main(case):
@@ -135,9 +140,12 @@ def main(case):
     net = net_of()
     names = {name for name, _ in net.named_parameters() if learns(name)}
     options = build(TrainOptions, {"epochs": 1, "validation": {"every": 1}, **values})
-    network = Precision(precision).network(net)
+    savings = Savings(Recompute(on=True)) if case in SAVED else Savings()
+    if case in SAVED:
+        savings.tighten()
+    network = Precision(precision).network(with_savings(net, savings))
     began = time.perf_counter()
-    demand = Demand(net=network, objective=objective, options=options, trainable=names, seed=0, validates=True)
+    demand = Demand(net=network, objective=objective, options=options, trainable=names, seed=0, validates=True, savings=savings)
     forecast = Forecast(demand)
     estimate = forecast.at(forecast.micro_batch_size)
     took_s, before_mb = time.perf_counter() - began, peak_memory_mb()

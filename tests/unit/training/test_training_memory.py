@@ -26,7 +26,7 @@ from regraft.training.options import TrainOptions
 from regraft.tuning.full import Full, FullOptions
 
 QUICK = ("padded-ragged", "weights")
-SLOW = ("padded", "packed", "split", "last-layer", "lstm", "convolutions", "bf16")
+SLOW = ("padded", "packed", "split", "last-layer", "lstm", "convolutions", "bf16", "recompute", "recompute-padded")
 SHARE = 0.25
 FULL = Full(FullOptions())
 

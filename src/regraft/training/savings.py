@@ -1,0 +1,134 @@
+"""What a training can do to take less memory once its micro-batches cannot be made smaller, in this order."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regraft.errors import OptionsError, Problem
+
+_MMAP_THRESHOLD = -3  # of `mallopt`, in malloc.h
+_LARGE = 1 << 20
+_LARGEST = 1 << 25
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from regraft.models.net import Headed
+    from regraft.models.recomputed import Recompute
+    from regraft.training.offload import Offload
+    from regraft.training.options import ComputeOptions
+
+
+@dataclass
+class Savings:
+    """Two switches that change no bit of an update.
+
+    Args:
+        recompute: Layers are computed again on the way back; None where they may not or cannot be.
+        offload: The state of the optimiser lies in files; None where it may not or cannot.
+        guarded: Whether a training looks at what memory is free while it runs.
+        tight: Whether large blocks go back to the system at once.
+    """
+
+    recompute: Recompute | None = None
+    offload: Offload | None = None
+    guarded: bool = field(default=False, kw_only=True)
+    tight: bool = field(default=False, kw_only=True)
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether layers are computed again."""
+        return self.recompute is not None and self.recompute.on
+
+    @property
+    def offloads(self) -> bool:
+        """Whether the state of the optimiser lies in files."""
+        return self.offload is not None and self.offload.on
+
+    def state(self) -> dict[str, bool]:
+        """Return what is switched on, as JSON."""
+        return {"recompute": self.recomputes, "offload": self.offloads}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Switch on what `state` says was on, where it is still allowed."""
+        if self.recompute is not None:
+            self.recompute.on |= bool(state.get("recompute"))
+        if self.offload is not None:
+            self.offload.on |= bool(state.get("offload"))
+
+    def tighten(self) -> None:
+        """Have memory that is free again go back to the system at once, in this process.
+
+        GNU's allocator raises the size from which it does so to that of the largest block, and keeps what is smaller: where
+        layers are computed again, blocks that stay lie between blocks that go, and a third of the memory was lost between them
+        (`tests/unit/training/memory_turn.py`). Other allocators are left as they are.
+        """
+        self.tight = _mallopt(_LARGE)
+
+    def loosen(self) -> None:
+        """Take `tighten` back."""
+        if self.tight:
+            self.tight = not _mallopt(_LARGEST)
+
+
+def _mallopt(size: int) -> bool:
+    try:
+        return bool(ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, size))
+    except (OSError, AttributeError, TypeError):
+        return False
+
+
+def savings_of(options: ComputeOptions, net: Headed, folder: Path) -> tuple[Headed, Savings]:
+    """Return a view of a network that the switches act on, and the switches as they were asked for.
+
+    Args:
+        options: What was asked for.
+        net: The network that is about to learn; not changed.
+        folder: Where files of the optimiser may lie.
+
+    Raises:
+        OptionsError: Something was asked for that this network or device cannot do.
+    """
+    from regraft.models.recomputed import Recompute, recomputable
+    from regraft.training.offload import Offload
+
+    problems = []
+    recompute = None if options.recompute == "off" else Recompute(options.recompute == "on")
+    if recompute is not None and recomputable(net, recompute) is net:
+        recompute = None
+        if options.recompute == "on":
+            what, fix = "nothing can be computed again: what is trained has no layers", "leave it out"
+            problems.append(Problem(what=what, where="machine.recompute", got="on", fix=fix))
+    offload = None
+    if options.offload != "off" and net.device.type == "cpu":
+        offload = Offload(folder)
+        offload.on = options.offload == "on"
+    elif options.offload == "on":
+        what = "the state of an optimiser can lie in files only where weights are on the processor"
+        problems.append(
+            Problem(what=what, where="machine.offload", got=f"on, with weights on '{net.device.type}'", fix="leave it out")
+        )
+    if problems:
+        raise OptionsError(problems)
+    savings = Savings(recompute, offload, guarded=options.guard)
+    return with_savings(net, savings), savings
+
+
+def with_savings(net: Headed, savings: Savings) -> Headed:
+    """Return a view of a network that the switches act on, and that says which there are to whoever trains it."""
+    from regraft.models.recomputed import recomputable
+    from regraft.models.view import with_children
+
+    made = net if savings.recompute is None else recomputable(net, savings.recompute)
+    twin = with_children(made, made._modules)
+    twin.__dict__["savings"] = savings
+    return twin
+
+
+def savings_in(net: nn.Module) -> Savings:
+    """Return the savings that a network came with; none where nobody gave it any."""
+    return getattr(net, "savings", None) or Savings()
