@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import json
 import shlex
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,6 +30,7 @@ from regraft.planning import SPLITS, Plan, check_targets, joined_splits, plan, r
 from regraft.recipe import Recipe, changed
 from regraft.tasks import TASKS
 from regraft.training.cost import Answered, Passes, cost_of
+from regraft.training.event_log import EVENTS
 from regraft.training.stages import Stages
 from regraft.training.threads import default_threads
 from regraft.tuning import TUNINGS
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from regraft.evaluation.report import Report
     from regraft.models.base import Base
     from regraft.models.net import Headed
+    from regraft.resuming import Run
     from regraft.serving.predictor import Predictor
     from regraft.tasks.task import Part
 
@@ -246,8 +249,8 @@ def _row_counts(plan: Plan) -> dict[str, int]:
     return {name: len(plan.rows[name]) for name in SPLITS}
 
 
-def fill(folder: Path, net: Headed, plan: Plan, report: Report) -> ManifestBody:
-    """Write everything a prediction needs into an empty folder, and say what it is."""
+def fill(folder: Path, net: Headed, plan: Plan, report: Report, run: Run) -> ManifestBody:
+    """Write everything a prediction needs into an empty folder, with the events of training, and say what it is."""
     from regraft.artifact.card import card
     from regraft.artifact.golden import record
     from regraft.artifact.manifest import HeadEntry, InputEntry, ManifestBody, NetworkEntry, TargetEntry, TaskEntry
@@ -280,6 +283,8 @@ def fill(folder: Path, net: Headed, plan: Plan, report: Report) -> ManifestBody:
         seed=wanted.seed,
         fingerprints=dataset.fingerprint,
     )
+    if run.events.exists():
+        shutil.copyfile(run.events, folder / EVENTS)
     goldens = record(predictor(net, plan), _golden_rows(plan), plan.modality.shortened)
     write_json(folder / GOLDEN, goldens.to_json())
     # Not sorted like the manifest: the order of metrics is the task's, the most important first.

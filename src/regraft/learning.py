@@ -15,7 +15,7 @@ from regraft.evaluation.sample import stratified
 from regraft.objectives import OBJECTIVES
 from regraft.planning import SPLITS, Plan
 from regraft.training.events import BeginEvent, Event
-from regraft.training.stages import Stages
+from regraft.training.stages import Stages, ignore
 from regraft.training.threads import default_threads
 from regraft.tuning import TUNINGS
 from regraft.tuning.parts import Decided
@@ -109,6 +109,7 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages, run: Run | 
     Raises:
         InterruptedRunError: Somebody asked to stop; the state is kept.
     """
+    from regraft.artifact.run_keeper import RunKeeper
     from regraft.models.dropout import fast_dropouts
     from regraft.models.view import view
     from regraft.training.arithmetic import training_flops
@@ -140,8 +141,11 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages, run: Run | 
             seed=wanted.seed,
             keeper=keeper,
         )
+        log = keeper.log if isinstance(keeper, RunKeeper) else ignore
         for event in stack.enter_context(contextlib.closing(events)):
-            meter(_whole(event, net))
+            whole = _whole(event, net)
+            log(whole)
+            meter(whole)
         stages.notes(objective.notes)
     if learner.pooled:
         meter.training.tokens = 0  # the head sees rows

@@ -94,7 +94,7 @@ def fit(
             trained = fitting.train(net, learner, plan, stages, run)
         report = fitting.judge(net, plan, before, trained, stages, recipe)
         with stages("save and replay in a fresh process"):
-            fill = functools.partial(fitting.fill, net=net, plan=plan, report=report)
+            fill = functools.partial(fitting.fill, net=net, plan=plan, report=report, run=run)
             return write_artifact(wanted.out, fill, functools.partial(fitting.gate, net=net, wanted=wanted))
 
 

@@ -15,6 +15,7 @@ from regraft.errors import Problem, UsageError
 from regraft.options import JSON, merge, respelt, to_json
 from regraft.planning import Plan
 from regraft.recipe import Recipe
+from regraft.training.event_log import EVENTS
 from regraft.training.stages import Stages
 from regraft.training.threads import default_threads
 from regraft.verbs import FitOptions
@@ -45,6 +46,11 @@ class Run:
         self.was: Mapping[str, Any] = left.about if left else {}
         self.identity: Mapping[str, JSON] = {}
         self.going_on = False
+
+    @property
+    def events(self) -> Path:
+        """Where the events of training are while it runs, and until the artifact stands."""
+        return self.folder.folder / EVENTS
 
     def examine(self, plan: Plan, stages: Stages) -> Mapping[str, Any]:
         """Find out whether checkpoints that are there are of this fit, and give up those that are not.

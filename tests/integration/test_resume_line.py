@@ -17,6 +17,8 @@ from line_rows import SMALL, mails, write_csv
 import regraft
 from regraft.artifact.run import folder_of
 from regraft.errors import InterruptedRunError, UsageError
+from regraft.training.event_log import EVENTS, read
+from regraft.training.events import BeginEvent, StepEvent
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs signals")
 KILL_POINTS = Path(__file__).parent / "kill_points.py"
@@ -55,6 +57,22 @@ def test_it_goes_on_to_the_same_bytes(fit_small, artifact, tmp_path: Path):
     assert {name: entry.sha256 for name, entry in found.manifest.files.items() if name.startswith("backbone")} == {
         name: entry.sha256 for name, entry in artifact.manifest.files.items() if name.startswith("backbone")
     }
+
+
+def test_the_events_in_the_artifact_are_those_of_one_fit(fit_small, artifact, tmp_path: Path):
+    def losses(out: Path) -> list[tuple[int, float]]:
+        return [(event.step, event.loss) for event in read(out / EVENTS) if isinstance(event, StepEvent)]
+
+    out = tmp_path / "spam-model"
+    interrupted(fit_small, out, 5, machine={"checkpoint": {"every": 3}})
+    for kept in folder_of(out).glob("00000005"):
+        shutil.rmtree(kept)  # killed between two checkpoints
+    assert len(losses(folder_of(out))) == 5
+    found = regraft.fit(resume=out)
+    assert losses(found.path) == losses(artifact.path)
+    assert [step for step, _ in losses(found.path)] == list(range(1, len(losses(artifact.path)) + 1))
+    assert [event.step for event in read(found.path / EVENTS) if isinstance(event, BeginEvent)] == [0, 3]
+    assert EVENTS in found.manifest.files
 
 
 def test_the_same_command_goes_on_too_and_another_one_gives_it_up(fit_small, artifact, tmp_path: Path):

@@ -3,6 +3,7 @@
     .NAME.run/                      beside the place of the artifact NAME; gone once that stands
         lock                        held by the process that fits, by the system's own lock: it is free again when that dies
         run.json                    what was asked for
+        events.jsonl                the events of training so far (`regraft.training.event_log`)
         00000120/                   a checkpoint: state.safetensors, state.json, manifest.json (sizes and sha256), in this order
 
 A checkpoint appears whole or not at all: files into a hidden folder -> sync each -> manifest last -> sync -> rename -> sync the

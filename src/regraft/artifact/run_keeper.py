@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from regraft.errors import InterruptedRunError, Problem, UsageError
 from regraft.options import JSON
 from regraft.training.checkpoint import State, Stop
+from regraft.training.event_log import EVENTS, EventLog
 
 if TYPE_CHECKING:
     from regraft.artifact.run import RunFolder, Staged
@@ -24,6 +25,8 @@ SHARE = 0.02
 """Share of the time of training that checkpoints may take where nobody says how often."""
 FIRST_S = 20.0
 """Seconds of training that may be lost where checkpoints cost less."""
+EVENTS_END = "events"
+"""Among the facts of a checkpoint: how long the file of events was."""
 _SAFETY = 1.1
 _SHOWN = 5
 
@@ -38,6 +41,8 @@ class RunKeeper:
         note: Told what a person should know, and how grave it is.
         going_on: Whether checkpoints that are there are of this very fit.
         clock: Seconds since some moment.
+
+    `log` takes the events of training, so that they lie beside the checkpoints.
     """
 
     def __init__(
@@ -53,19 +58,24 @@ class RunKeeper:
         self.run, self.every, self.number = run, options.every, options.keep
         self.stop, self.note = stop, note
         self.going_on, self.clock = going_on, clock
+        self.log = EventLog(run.folder / EVENTS)
         self.last = self.first = 0
         self.cost_s = 0.0
         self._since = clock()
         self._writing: threading.Thread | None = None
         self._failed: OSError | None = None
+        self._log_failed = False
 
     def begin(self) -> State | None:
         """Return the newest whole checkpoint, where those in the folder are of this fit."""
         self._since = self.clock()
         if not self.going_on:
             self.run.forget()
+            self.log.truncate(0)
             return None
         state = self.run.newest(lambda text: self.note(text, "warning"))
+        end: Any = state.facts.get(EVENTS_END, 0) if state is not None else 0
+        self.log.truncate(end)
         if state is not None:
             self.last = self.first = state.step
             self.note(f"going on after step {state.step}, where this fit was interrupted", "info")
@@ -116,15 +126,24 @@ class RunKeeper:
                     f"{self._none_of(state.step)}: it takes {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free", "warning"
                 )
                 return
-            staged = self.run.stage(state)
+            staged = self.run.stage(State(state.step, state.tensors, {**state.facts, EVENTS_END: self._events_end()}))
         except OSError as error:
             self._tell(error, state.step)
             return
         self._writing = threading.Thread(target=self._finish, args=(staged, began), name="regraft-checkpoint")
         self._writing.start()
 
+    def _events_end(self) -> int:
+        end = self.log.position
+        if self.log.failure and not self._log_failed:
+            self.note(f"events cannot be written to {EVENTS}, training goes on: {self.log.failure}", "warning")
+        self._log_failed = bool(self.log.failure)
+        return end
+
     def _finish(self, staged: Staged, began: float) -> None:
         try:
+            if self.log.path.exists():
+                self.run.files.sync(self.log.path)
             self.run.finish(staged, self.number)
         except OSError as error:
             self._failed = error

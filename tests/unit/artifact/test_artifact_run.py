@@ -206,6 +206,52 @@ def keeper_of(run: RunFolder, said: list, **options) -> RunKeeper:
     return RunKeeper(run, how, **{**given, **options})
 
 
+def test_events_lie_beside_checkpoints_up_to_the_one_that_training_goes_on_from(tmp_path: Path):
+    from regraft.training.event_log import read
+    from regraft.training.events import ValidEvent
+
+    place = tmp_path / "spam"
+    syncs: list[str] = []
+
+    class Told(Files):
+        def sync(self, path: Path) -> None:
+            syncs.append(path.name)
+            super().sync(path)
+
+    run = RunFolder(place, Told()).__enter__()
+    keeper = keeper_of(run, [], every=5)
+    keeper.begin()
+    for step in range(1, 8):
+        keeper.log(ValidEvent(step=step, seconds=0.0))
+        if keeper.due(step):
+            keeper.keep(state(step))
+    keeper.wait()
+    assert syncs[0] == "events.jsonl"
+    run.__exit__(ValueError, ValueError("torn"), None)
+    with RunFolder(place) as run:
+        keeper = keeper_of(run, [], every=5)
+        assert [event.step for event in read(keeper.log.path)] == list(range(1, 8))
+        assert keeper.begin().step == 5
+        assert [event.step for event in read(keeper.log.path)] == list(range(1, 6))
+        keeper_of(run, [], going_on=False).begin()
+        assert [*read(keeper.log.path)] == []
+
+
+def test_events_that_cannot_be_written_are_told_once(tmp_path: Path):
+    from regraft.training.events import ValidEvent
+
+    said: list[tuple[str, str]] = []
+    with RunFolder(tmp_path / "spam") as run:
+        keeper = keeper_of(run, said, every=1)
+        keeper.log.path.mkdir()
+        for step in (1, 2):
+            keeper.log(ValidEvent(step=step, seconds=0.0))
+            keeper.keep(state(step))
+        keeper.wait()
+        assert run.steps() == [1, 2]
+    assert said == [("events cannot be written to events.jsonl, training goes on: Is a directory", "warning")]
+
+
 def test_without_an_order_checkpoints_take_a_small_share_of_the_time(tmp_path: Path):
     now = [0.0]
     with RunFolder(tmp_path / "spam") as run:
