@@ -54,6 +54,7 @@ ROOMS = [
     "exporting",
     "merging",
     "rendering",
+    "reporting",
     "lifecycle",
     "cli",
 ]
@@ -81,6 +82,7 @@ PUBLIC = [
     "merge",
     "predict",
     "render",
+    "report",
     "retrieve",
     "serve",
     "sign",
