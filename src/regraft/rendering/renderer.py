@@ -37,7 +37,7 @@ Piece = dict[str, Any]
     {"named": "body", "pieces": [...]}                      a part of a row
 """
 
-TEXT_CHARACTERS = 600
+TEXT_CHARACTERS = 400
 _SPARKS = "▁▂▃▄▅▆▇█"
 _TURNING = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 

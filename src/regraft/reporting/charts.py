@@ -6,6 +6,7 @@ told apart without colour. Importing matplotlib takes about half a second, a cha
 
 from __future__ import annotations
 
+import html
 import io
 import re
 import warnings
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from regraft.registry import installed
+from regraft.rendering.renderer import plain
 from regraft.reporting.words import Words
 from regraft.types import Array, FloatArray
 
@@ -62,6 +64,7 @@ _DASHES: tuple[Any, ...] = (
 )
 _MARKS = "osD^vPX*<>"
 _NAMED_IDS = re.compile(r' id="[a-zA-Z]+_\d+"')
+_DIGITS = re.compile(r"(\d\.\d{2})\d+")
 _FONT = re.compile(r"font: ([\d.]+px) [^;\"]+")
 
 
@@ -220,6 +223,8 @@ def _svg(figure: Figure, told: str) -> str:
     text = _NAMED_IDS.sub("", text)
     text = _FONT.sub(r"font-size: \1", text)
     text = re.sub(r"<svg ", f'<svg role="img" aria-label="{_escaped(told)}" ', text, count=1)
+    text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)
+    text = _DIGITS.sub(r"\1", text)
     return re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2).replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
 
 
@@ -248,10 +253,8 @@ def _thinned(at: FloatArray, values: FloatArray) -> tuple[FloatArray, FloatArray
 
 def _plain(text: str) -> str:
     """Return a name that matplotlib does not read as mathematics or hide from a legend."""
-    return text.replace("$", r"\$").lstrip("_") or " "
+    return plain(text).replace("$", r"\$").lstrip("_") or " "
 
 
 def _escaped(text: str) -> str:
-    import html
-
-    return html.escape(text, quote=True)
+    return html.escape(plain(text), quote=True)

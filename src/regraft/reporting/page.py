@@ -25,7 +25,7 @@ _POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe
 _TILES = 6
 _INSTALL = "pip install 'regraft[plots]'"
 _REPORT = "report"
-_EVIDENCE_BYTES = 2_300_000
+_EVIDENCE_BYTES, _MARGIN_BYTES = 2_400_000, 50_000
 _PASSED_OVER = frozenset({"metrics"})
 """Sections that the tiles at the top already show, where there are few metrics."""
 
@@ -44,8 +44,17 @@ def page(subjects: Sequence[Subject], *, language: str = "en", between: Sequence
     """
     check_count(len(subjects))
     about = Page(words=Words(language), charts=charts(), several=len(subjects) > 1)
-    subjects, cut = _within(subjects)
-    title = text(" · ".join(subject.name for subject in subjects))
+    room = _EVIDENCE_BYTES
+    while True:
+        shown, cut = _within(subjects, room)
+        drawn = _drawn(shown, about, between, cut)
+        if len(drawn) < MOST_BYTES or not room:
+            return drawn
+        room = max(0, room - (len(drawn) - MOST_BYTES) - _MARGIN_BYTES)
+
+
+def _drawn(subjects: Sequence[Subject], about: Page, between: Sequence[Mapping[str, JSON]], cut: int) -> bytes:
+    title, top = text(" · ".join(subject.name for subject in subjects)), ""
     if about.several:
         from regraft.reporting.beside import side_by_side
 
@@ -55,21 +64,23 @@ def page(subjects: Sequence[Subject], *, language: str = "en", between: Sequence
                 _section(mark, heading, drawn, 3) for mark, heading, drawn in _sections(subject, about, number)
             )
             blocks.append((f"subject-{number}", text(subject.name), inner))
-        top = ""
     else:
         blocks, top = list(_sections(subjects[0], about, 0)), _head(subjects[0], about, 0)
     links = "".join(f'<li><a href="#{mark}">{heading}</a></li>' for mark, heading, _ in blocks)
     body = "".join(
         _section(mark, heading, drawn, 2, "subject" if mark.startswith("subject") else "") for mark, heading, drawn in blocks
     )
-    notes = [about.say("worst-cut", left=str(cut))] if cut else []
-    notes += [about.say("no-charts", command=f"<code>{text(_INSTALL)}</code>")] if about.charts is None else []
-    notes += [about.words.html("notes-language")] if about.words.plain("notes-language") else []
-    said = "".join(f'<p class="note">{note}</p>' for note in notes)
+    said = "".join(f'<p class="note">{note}</p>' for note in _notes(about, cut))
     head = f'<header class="top"><p class="kind">{about.say(_REPORT)}</p><h1>{title}</h1>{top}{said}</header>'
     nav = f'<nav aria-label="{about.say("contents")}"><ol>{links}</ol></nav>'
     foot = f'<footer class="end">{about.say("made-by", version=__version__)}</footer>'
-    return _document(title, language, f"{head}{nav}<main>{body}</main>{foot}").encode("utf-8", "replace")
+    return _document(title, about.words.language, f"{head}{nav}<main>{body}</main>{foot}").encode("utf-8", "replace")
+
+
+def _notes(about: Page, cut: int) -> list[str]:
+    notes = [about.say("worst-cut", left=str(cut))] if cut else []
+    notes += [about.say("no-charts", command=f"<code>{text(_INSTALL)}</code>")] if about.charts is None else []
+    return notes + ([about.say("notes-language")] if about.words.plain("notes-language") else [])
 
 
 def check_count(subjects: int) -> None:
@@ -204,9 +215,9 @@ def _tiles(found: Found, about: Page) -> str:
     return f'<ul class="tiles">{"".join(tiles)}</ul><p class="caption">{judged}</p>' if tiles else ""
 
 
-def _within(subjects: Sequence[Subject]) -> tuple[list[Subject], int]:
+def _within(subjects: Sequence[Subject], most_bytes: int) -> tuple[list[Subject], int]:
     """Return the subjects with so many of their worst rows that the page stays below its size, and how many are left out."""
-    room, found, cut = _EVIDENCE_BYTES // len(subjects), [], 0
+    room, found, cut = most_bytes // len(subjects), [], 0
     for subject in subjects:
         rows, used = [], 0
         for row in subject.worst.get("rows") or []:

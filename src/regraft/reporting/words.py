@@ -99,6 +99,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "gradient-norm": ("gradient norm", "梯度范数"),
     "truth": ("is", "真实"),
     "answer": ("answered", "回答"),
+    "confidence": ("confidence", "置信度"),
     "was-taken-for": ("was taken for", "被认作"),
     "is-taken-for": ("is ↓ taken for →", "真实 ↓ 认作 →"),
     "before": ("before", "校准前"),

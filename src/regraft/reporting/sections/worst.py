@@ -36,13 +36,12 @@ def _card(found: Found, page: Page, place: int, row: Mapping[str, Any]) -> str:
     sure = ""
     if row.get("confidence") is not None:
         number = found.source("worst", f"rows/{place}/confidence", "share")
-        sure = f'<span class="sure">{number}</span>{_sure_bar(row["confidence"])}'
+        sure = f"<dt>{page.say('confidence')}</dt><dd>{number}{_sure_bar(row['confidence'])}</dd>"
     elif row.get("cost") is not None:
-        sure = (
-            f'<span class="sure quiet">{page.say("cost-of-row")} {found.source("worst", f"rows/{place}/cost", "digit")}</span>'
-        )
+        number = found.source("worst", f"rows/{place}/cost", "digit")
+        sure = f"<dt>{page.say('cost-of-row')}</dt><dd>{number}</dd>"
     answer = "" if row.get("answer") is None else f"<dt>{page.say('answer')}</dt><dd>{_named(row['answer'])}</dd>"
-    said = f'<dl><dt>{page.say("truth")}</dt><dd class="is">{_named(row.get("truth"))}</dd>{answer}</dl>{sure}'
+    said = f'<dl><dt>{page.say("truth")}</dt><dd class="is">{_named(row.get("truth"))}</dd>{answer}{sure}</dl>'
     shown = "".join(_piece(page, piece) for piece in row.get("pieces") or [])
     return f'<article><div class="row">{shown}</div>{said}<footer>{text(row.get("place", ""))}</footer></article>'
 
