@@ -224,8 +224,13 @@ def judge(
 def _about(plan: Plan, recipe: Recipe | None) -> dict[str, Any]:
     wanted = plan.wanted
     told = {"base": plan.base.name, "tuning": wanted.tuning.name, "task": wanted.task.name, "rows": _row_counts(plan)}
-    told["command"] = command_line(plan.data, to_json(wanted))
+    told["command"] = command_line(plan.data, _asked(wanted))
     return {**told, "recipe": to_json(recipe.content)} if recipe else told
+
+
+def _asked(wanted: FitOptions) -> dict[str, Any]:
+    """Return what was asked for, as JSON; where the artifact stands is no part of what it is."""
+    return {key: value for key, value in to_json(wanted).items() if key != "out"}
 
 
 def _without_parts(door: Predictor, plan: Plan) -> list[Contender]:
@@ -263,7 +268,7 @@ def fill(folder: Path, net: Headed, plan: Plan, report: Report, run: Run) -> Man
     wanted, dataset, task = plan.wanted, plan.dataset, plan.task
     save_net(net, folder)
     plan.modality.save(folder / BACKBONE_FOLDER)
-    asked: dict[str, Any] = {key: value for key, value in to_json(wanted).items() if key != "out"}
+    asked = _asked(wanted)
     body = ManifestBody(
         task=TaskEntry(name=wanted.task.name, options=dict(wanted.task.options), state=task.state()),
         inputs=(
