@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from regraft.lifecycle import merge as merge
     from regraft.lifecycle import predict as predict
     from regraft.lifecycle import render as render
+    from regraft.lifecycle import report as report
     from regraft.lifecycle import retrieve as retrieve
     from regraft.lifecycle import serve as serve
     from regraft.lifecycle import sign as sign
@@ -62,6 +63,7 @@ _PUBLIC = {
     "merge": "regraft.lifecycle",
     "predict": "regraft.lifecycle",
     "render": "regraft.lifecycle",
+    "report": "regraft.lifecycle",
     "retrieve": "regraft.lifecycle",
     "serve": "regraft.lifecycle",
     "sign": "regraft.lifecycle",

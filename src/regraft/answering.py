@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from regraft.serving.truths import Truths
     from regraft.tasks.task import Part
 
+Seeing = Callable[[Array, FloatArray, Sequence[Any], Sequence[str]], None]
 _CHUNK_ROWS = 1024
 _SHOWN = 20
 _ANSWER = "answer"
@@ -93,7 +94,9 @@ def writer(out: str | Path | None, rows: RowSource) -> Writer:
     return writer_for(out)
 
 
-def labelled(predictors: Sequence[Predictor], data: Any, wanted: AnswerOptions, stages: Stages) -> Labelled:
+def labelled(
+    predictors: Sequence[Predictor], data: Any, wanted: AnswerOptions, stages: Stages, see: Seeing | None = None
+) -> Labelled:
     """Answer every labelled row with every predictor.
 
     Args:
@@ -101,6 +104,7 @@ def labelled(predictors: Sequence[Predictor], data: Any, wanted: AnswerOptions, 
         data: Labelled rows.
         wanted: How to read and answer.
         stages: Told about progress.
+        see: Shown some rows at a time: targets, what the last predictor gave, its raw values, and where the rows stand.
 
     Raises:
         DataError: A column is missing, a label is unknown, too many rows cannot be used, or there are none.
@@ -114,12 +118,14 @@ def labelled(predictors: Sequence[Predictor], data: Any, wanted: AnswerOptions, 
     answers: list[list[FloatArray]] = [[] for _ in predictors]
     answered = [Answered() for _ in predictors]
     with stages(_ANSWER, rows.row_count):
-        for targets, raws in reading.chunks():
+        for targets, raws, places in reading.chunks():
             kept.append(targets)
             for place, predictor in enumerate(predictors):
                 values = raws[predictor.columns]
                 found = predictor.probabilities(values, batch_size=wanted.batch_size, answered=answered[place])
                 answers[place].append(found if orders[place] is None else found[:, orders[place]])
+            if see is not None:
+                see(targets, answers[-1][-1], raws[predictors[-1].columns], places)
             stages.progress(reading.read)
     _tell_apart(answered, stages)
     reading.settle(wanted)
@@ -150,8 +156,8 @@ class _Reading:
         self.read = self.used = 0
         self.unknown: dict[str, list[str]] = {}
 
-    def chunks(self) -> Iterator[tuple[Array, dict[tuple[str, ...], list[Any]]]]:
-        """Yield targets (B,) and, for all columns that are read together, the raw values of the same rows."""
+    def chunks(self) -> Iterator[tuple[Array, dict[tuple[str, ...], list[Any]], list[str]]]:
+        """Yield targets (B,), for all columns that are read together the raw values of the same rows, and where they stand."""
         for chunk in self.rows.chunks(_CHUNK_ROWS):
             truth = self.truths.of(chunk.rows)
             raws = {}
@@ -164,10 +170,14 @@ class _Reading:
                 yield (
                     self.task.targets([truth[row] for row in good]),
                     {columns: [found[row] for row in good] for columns, found in raws.items()},
+                    [self._place(chunk, row) for row in good],
                 )
 
+    def _place(self, chunk: Chunk, row: int) -> str:
+        return f"{chunk.source or self.rows.name}, row {chunk.first_row + row}"
+
     def _usable(self, chunk: Chunk, value: Any, raws: Mapping[tuple[str, ...], list[Any]], row: int) -> bool:
-        place = f"{chunk.source or self.rows.name}, row {chunk.first_row + row}"
+        place = self._place(chunk, row)
         if row in chunk.bad:
             self.ledger.add("rows that cannot be read", where=place)
         elif value is None:
@@ -235,6 +245,7 @@ def _report(
     wanted: AnswerOptions,
     stages: Stages,
 ) -> Report:
+    from regraft.evaluation.answers import Answers
     from regraft.evaluation.by_target import climbed, reported
     from regraft.evaluation.report import Report
 
@@ -261,6 +272,7 @@ def _report(
             "contenders": [contender.name for contender in contenders],
             "artifact": artifact.digest if artifact else None,
         },
+        answers=Answers(task, answered.targets, contenders[-1].probabilities_NC),
     )
 
 

@@ -29,5 +29,6 @@ FAMILIES: Registry[Registry[Any]] = Registry(
         "exporters": "regraft.exporters:EXPORTERS",
         "runtimes": "regraft.serving:RUNTIMES",
         "renderers": "regraft.rendering:RENDERERS",
+        "sections": "regraft.reporting:SECTIONS",
     },
 )

@@ -10,7 +10,6 @@ import dataclasses
 import itertools
 import json
 import shlex
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -188,6 +187,7 @@ def judge(
     net: Headed, plan: Plan, before: Mapping[str, Rows], trained: Passes, stages: Stages, recipe: Recipe | None = None
 ) -> Report:
     """Hold the fitted network against the baselines on the test rows, through the door that serves it later."""
+    from regraft.evaluation.answers import Answers
     from regraft.evaluation.by_target import ablation_of, judgement_of, ladder_of, reported
     from regraft.evaluation.ladder import Contender
     from regraft.evaluation.report import Report, TargetReport
@@ -220,13 +220,20 @@ def judge(
         notes=(*plan.dataset.notes, *plan.modality.notes, *trained.notes),
         cost=cost_of(door.runtime.use(), stages.seconds, training=trained, answering=door.runtime.passes(answered)).to_json(),
         about=_about(plan, recipe),
+        answers=Answers(task, targets, fitted.probabilities_NC),
     )
 
 
 def _about(plan: Plan, recipe: Recipe | None) -> dict[str, Any]:
     wanted = plan.wanted
     told = {"base": plan.base.name, "tuning": wanted.tuning.name, "task": wanted.task.name, "rows": _row_counts(plan)}
+    told["command"] = command_line(plan.data, _asked(wanted))
     return {**told, "recipe": to_json(recipe.content)} if recipe else told
+
+
+def _asked(wanted: FitOptions) -> dict[str, Any]:
+    """Return what was asked for, as JSON; where the artifact stands is no part of what it is."""
+    return {key: value for key, value in to_json(wanted).items() if key != "out"}
 
 
 def _without_parts(door: Predictor, plan: Plan) -> list[Contender]:
@@ -254,16 +261,17 @@ def _row_counts(plan: Plan) -> dict[str, int]:
 
 def fill(folder: Path, net: Headed, plan: Plan, report: Report, run: Run) -> ManifestBody:
     """Write everything a prediction needs into an empty folder, with the events of training, and say what it is."""
+    from regraft.artifact import kept_events, predictions
     from regraft.artifact.card import card
     from regraft.artifact.golden import record
     from regraft.artifact.manifest import HeadEntry, InputEntry, ManifestBody, NetworkEntry, TargetEntry, TaskEntry
-    from regraft.artifact.store import CARD, GOLDEN, REPORT, write_json, write_text
+    from regraft.artifact.store import CARD, GOLDEN, PREDICTIONS, REPORT, write_json, write_text
     from regraft.models.net import BACKBONE_FOLDER, save_net, weights_digest
 
     wanted, dataset, task = plan.wanted, plan.dataset, plan.task
     save_net(net, folder)
     plan.modality.save(folder / BACKBONE_FOLDER)
-    asked: dict[str, Any] = {key: value for key, value in to_json(wanted).items() if key != "out"}
+    asked = _asked(wanted)
     body = ManifestBody(
         task=TaskEntry(name=wanted.task.name, options=dict(wanted.task.options), state=task.state()),
         inputs=(
@@ -289,12 +297,14 @@ def fill(folder: Path, net: Headed, plan: Plan, report: Report, run: Run) -> Man
         lineage=run.lineage,
     )
     if run.events.exists():
-        shutil.copyfile(run.events, folder / EVENTS)
+        (folder / EVENTS).write_bytes(kept_events.thinned(run.events))
     goldens = record(predictor(net, plan), _golden_rows(plan), plan.modality.shortened)
     write_json(folder / GOLDEN, goldens.to_json())
     command = command_line(plan.data, asked, run.lineage[-1].name if run.lineage else "")
     # Not sorted like the manifest: the order of metrics is the task's, the most important first.
     write_text(folder / REPORT, json.dumps(report.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    if report.answers is not None:
+        (folder / PREDICTIONS).write_bytes(predictions.to_bytes(report.answers))
     write_text(folder / CARD, card(body, report.to_json(), name=Path(wanted.out).name, command=command))
     return body
 

@@ -9,6 +9,7 @@ found    = retrieve(artifact, ["a cat"], among="photos")    of two towers: what 
 artifact = merge(artifact, out="spam-merged")               adapters folded into the weights, the same answers
 artifact = export(artifact, format="onnx", out="spam-onnx") the same answers from another runtime, or a refusal
 report   = compare(old, new, "new.csv")                     better, no evidence, or worse
+page     = report(old, new, out="both.html")                what was found when each was made, for people
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from regraft.registry import require
 from regraft.training.stages import Listener, Stages, ignore
 from regraft.training.threads import with_threads
 from regraft.types import Ledger, Prediction
-from regraft.verbs import AnswerOptions, ExportOptions, FitOptions, MergeOptions, RetrieveOptions, SignOptions
+from regraft.verbs import AnswerOptions, ExportOptions, FitOptions, MergeOptions, ReportOptions, RetrieveOptions, SignOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -80,6 +81,7 @@ def fit(
     from regraft import fitting, resuming, starting
     from regraft.artifact.store import check_out, write_artifact
     from regraft.recipe import with_recipe
+    from regraft.reporting.writing import with_page
 
     if resume is None:
         data, options, recipe = with_recipe(config, data, options)
@@ -102,8 +104,8 @@ def fit(
         report = fitting.judge(net, plan, before, trained, stages, recipe)
         with stages("save and replay in a fresh process"):
             fill = functools.partial(fitting.fill, net=net, plan=plan, report=report, run=run)
-            gate = functools.partial(fitting.gate, net=net, wanted=wanted)
-            return run.written(functools.partial(write_artifact, wanted.out, fill, gate), net, plan, stages)
+            paged, gate = with_page(fill, plan, report, stages), functools.partial(fitting.gate, net=net, wanted=wanted)
+            return run.written(functools.partial(write_artifact, wanted.out, paged, gate), net, plan, stages)
 
 
 def load(artifact: str | Path | Artifact, *, threads: int | None = None) -> Predictor:
@@ -272,12 +274,23 @@ def render(
         return render.render(predictor.modality, shown, out, answered.title(predictor, data))
 
 
-def evaluate(artifact: str | Path | Artifact | Predictor, data: Any, /, *, listen: Listener = ignore, **options: Any) -> Report:
+def evaluate(
+    artifact: str | Path | Artifact | Predictor,
+    data: Any,
+    /,
+    *,
+    page: str | Path | None = None,
+    language: str = "en",
+    listen: Listener = ignore,
+    **options: Any,
+) -> Report:
     """Judge an artifact on labelled rows.
 
     Args:
         artifact: Its folder, or a predictor that `load` gave.
         data: Labelled rows: a file, a folder, the name of a sample, or any object that `fit` takes.
+        page: File of the report page (.html), if one is wanted.
+        language: Of the page: en or zh.
         listen: Called with every event.
         **options: The fields of `AnswerOptions`.
 
@@ -285,15 +298,26 @@ def evaluate(artifact: str | Path | Artifact | Predictor, data: Any, /, *, liste
         Metrics with n and interval, per class, confusion matrix, the verdict against always answering the commonest label, and
         what answering cost.
     """
+    from regraft.reporting.writing import PageOf
+
     wanted, stages = build(AnswerOptions, options), Stages(listen)
+    drawn = PageOf(page, language)
     with stages("open the artifact"):
         predictor = answering.opened(artifact, wanted)
-    answered = answering.labelled([predictor], data, wanted, stages)
-    return answering.evaluation(predictor, answered, wanted, stages)
+    answered = answering.labelled([predictor], data, wanted, stages, drawn.seeing(predictor))
+    return drawn.written(answering.evaluation(predictor, answered, wanted, stages))
 
 
 def compare(
-    first: str | Path | Artifact, second: str | Path | Artifact, data: Any, /, *, listen: Listener = ignore, **options: Any
+    first: str | Path | Artifact,
+    second: str | Path | Artifact,
+    data: Any,
+    /,
+    *,
+    page: str | Path | None = None,
+    language: str = "en",
+    listen: Listener = ignore,
+    **options: Any,
 ) -> Report:
     """Say whether the second artifact is better than the first, on the same labelled rows.
 
@@ -301,17 +325,49 @@ def compare(
         first: Folder of the artifact that stands.
         second: Folder of the artifact that may take its place.
         data: Labelled rows: a file, a folder, the name of a sample, or any object that `fit` takes.
+        page: File of the report page (.html), if one is wanted.
+        language: Of the page: en or zh.
         listen: Called with every event.
         **options: The fields of `AnswerOptions`.
 
     Returns:
         A report on the second, its ladder holding both, with the verdict better / no evidence / worse and what both cost.
     """
+    from regraft.reporting.writing import PageOf
+
     wanted, stages = build(AnswerOptions, options), Stages(listen)
+    drawn = PageOf(page, language)
     with stages("open the artifacts"):
         predictors = [answering.opened(artifact, wanted) for artifact in (first, second)]
-    answered = answering.labelled(predictors, data, wanted, stages)
-    return answering.comparison(predictors, answered, wanted, stages)
+    answered = answering.labelled(predictors, data, wanted, stages, drawn.seeing(predictors[-1]))
+    return drawn.written(answering.comparison(predictors, answered, wanted, stages))
+
+
+def report(*artifacts: str | Path | Artifact, **options: Any) -> Path:
+    """Write the report page of an artifact, or of up to ten side by side: one HTML file that needs nothing from outside.
+
+    Args:
+        *artifacts: Their folders. Those judged on the same test rows are held against the first by a paired test.
+        **options: The fields of `ReportOptions`; `out` is required.
+
+    Returns:
+        The file.
+
+    Raises:
+        UsageError: There are none or too many.
+        OptionsError: The file cannot be a page, or the page does not speak the language.
+        ArtifactError: An artifact is damaged, or has no report.
+
+    Example:
+        `report("spam-full", "spam-lora", out="both.html", language="zh")`
+    """
+    from regraft.artifact.store import read_artifact
+    from regraft.reporting.writing import check_count, check_page, write_pages
+
+    wanted = build(ReportOptions, options)
+    place = check_page(wanted.out, wanted.language)
+    check_count(len(artifacts))
+    return write_pages([read_artifact(answering.folder(artifact)) for artifact in artifacts], place, wanted.language)
 
 
 def export(artifact: str | Path | Artifact, *, listen: Listener = ignore, **options: Any) -> Artifact:
@@ -504,6 +560,7 @@ __all__ = [
     "predict",
     "predict_file",
     "render",
+    "report",
     "retrieve",
     "retrieve_file",
     "serve",

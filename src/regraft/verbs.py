@@ -167,6 +167,17 @@ class MergeOptions:
 
 
 @options
+class ReportOptions:
+    """Where the report page is written, and in which language."""
+
+    out: Annotated[PathText, Field(json_schema_extra={"flag": "--out"})]
+    """File of the page, .html; one that stands there is replaced."""
+
+    language: Annotated[str, Field(json_schema_extra={"flag": "--language"})] = "en"
+    """Language of the page: en or zh. What data and notes say stays as it is."""
+
+
+@options
 class SignOptions:
     """How an artifact is signed, and how its signature is verified."""
 

@@ -57,6 +57,7 @@ ROOMS = [
     "merging",
     "starting",
     "rendering",
+    "reporting",
     "lifecycle",
     "cli",
 ]
@@ -84,6 +85,7 @@ PUBLIC = [
     "merge",
     "predict",
     "render",
+    "report",
     "retrieve",
     "serve",
     "sign",

@@ -13,6 +13,11 @@ from regraft.evaluation.measure import shown
 from regraft.options import JSON
 from regraft.training.cost import sentences
 
+_PAGE = (
+    "\n\nEverything that was found, with charts and the worst errors: [report.html](report.html), in the folder of the fit "
+    "(`regraft report` makes it again)."
+)
+
 
 def card(body: ManifestBody, report: Mapping[str, JSON], *, name: str, command: str) -> str:
     """Return the text of card.md.
@@ -25,7 +30,7 @@ def card(body: ManifestBody, report: Mapping[str, JSON], *, name: str, command: 
     """
     sections = [
         f"# {name}\n\n{_what(body)}",
-        "## How good it is\n\n" + _evidence(report),
+        "## How good it is\n\n" + _evidence(report) + _PAGE,
         "## Data\n\n" + _data(body, report),
         "## Base and licence\n\n" + _base(body.base),
         "## How to use it\n\n" + _use(body, name),

@@ -32,6 +32,7 @@ from regraft.artifact.manifest import MANIFEST, Manifest, ManifestBody, canonica
 from regraft.artifact.verify import file_entries, is_ours, unlisted, verify
 from regraft.errors import ArtifactError, MachineError, Problem, UsageError
 from regraft.options import JSON
+from regraft.training.event_log import EVENTS
 
 if TYPE_CHECKING:
     from regraft.evaluation.report import Report
@@ -39,6 +40,11 @@ if TYPE_CHECKING:
 REPORT = "report.json"
 GOLDEN = "golden.json"
 CARD = "card.md"
+PAGE = "report.html"
+PREDICTIONS = "predictions.parquet"
+WORST = "worst.json"
+EVIDENCE = frozenset({PAGE, WORST, PREDICTIONS, EVENTS})
+"""Files of a fit that show how it went and how it was judged; what is made from the artifact leaves them behind."""
 _WRITING = "writing the artifact"
 
 

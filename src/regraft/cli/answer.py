@@ -10,8 +10,8 @@ import click
 from regraft import lifecycle
 from regraft.cli.console import people, watcher
 from regraft.cli.draw import Drawing, with_drawing
-from regraft.cli.flags import options_help, with_options
-from regraft.cli.show import emit_json, show_comparison, show_prediction_summary, show_report
+from regraft.cli.flags import options_help, with_options, with_page
+from regraft.cli.show import emit_json, show_comparison, show_page, show_prediction_summary, show_report
 from regraft.verbs import AnswerOptions
 
 _JSON_HELP = "Events as JSON lines on standard output; the last line is the report."
@@ -20,13 +20,15 @@ _JSON_HELP = "Events as JSON lines on standard output; the last line is the repo
 @click.command(epilog=options_help(AnswerOptions))
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.argument("data", metavar="DATA")
+@with_page
 @with_options(AnswerOptions)
 @click.option("--json", "as_json", is_flag=True, help=_JSON_HELP)
-def evaluate(artifact: Path, data: str, as_json: bool, values: dict[str, Any]) -> None:
+def evaluate(artifact: Path, data: str, as_json: bool, values: dict[str, Any], page: Path | None, language: str) -> None:
     """Judge ARTIFACT on labelled DATA (a file, a folder or a sample's name)."""
     with watcher(as_json) as watch:
-        report = lifecycle.evaluate(artifact, data, listen=watch, **values)
+        report = lifecycle.evaluate(artifact, data, page=page, language=language, listen=watch, **values)
     show_report(report, people() if as_json else None)
+    show_page(page)
     if as_json:
         emit_json(report.to_json())
 
@@ -62,13 +64,15 @@ def predict(artifact: Path, data: str, out: Path | None, drawing: Drawing, as_js
 @click.argument("first", metavar="ARTIFACT", type=click.Path(path_type=Path))
 @click.argument("second", metavar="ARTIFACT", type=click.Path(path_type=Path))
 @click.argument("data", metavar="DATA")
+@with_page
 @with_options(AnswerOptions)
 @click.option("--json", "as_json", is_flag=True, help=_JSON_HELP)
-def compare(first: Path, second: Path, data: str, as_json: bool, values: dict[str, Any]) -> None:
+def compare(first: Path, second: Path, data: str, as_json: bool, values: dict[str, Any], **drawn: Any) -> None:
     """Say whether the second ARTIFACT is better than the first on the same labelled DATA."""
     with watcher(as_json) as watch:
-        report = lifecycle.compare(first, second, data, listen=watch, **values)
+        report = lifecycle.compare(first, second, data, listen=watch, **drawn, **values)
     show_comparison(report, people() if as_json else None)
+    show_page(drawn["page"])
     if as_json:
         emit_json(report.to_json())
 

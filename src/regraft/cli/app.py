@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("regraft.cli.answer:predict", "Answer every row of a file."),
     "retrieve": ("regraft.cli.retrieve:retrieve", "Find pictures by names, names by pictures: of an artifact of two towers."),
     "compare": ("regraft.cli.answer:compare", "Say whether a second artifact is better than a first on the same rows."),
+    "report": ("regraft.cli.report:report", "Write the report page of an artifact, or of several side by side."),
     "export": ("regraft.cli.export:export", "Make an artifact into another form that answers alike, or refuse."),
     "merge": ("regraft.cli.merge:merge", "Fold the adapters of an artifact into its weights."),
     "inspect": ("regraft.cli.look:inspect", "Verify an artifact and show what is in it."),

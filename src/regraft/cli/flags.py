@@ -51,6 +51,15 @@ def with_options(cls: type[object], *, config: bool = False) -> Callable[[F], F]
     return decorate
 
 
+def with_page(function: F) -> F:
+    """Add `--page` and `--language` to a click command of a verb that judges."""
+    written = click.option(
+        "--page", type=click.Path(path_type=Path), metavar="FILE", help="Write the report page too: a .html."
+    )
+    spoken = click.option("--language", default="en", show_default=True, help="Language of the page: en or zh.")
+    return written(spoken(function))
+
+
 def options_help(cls: type[object]) -> str:
     """Return the list of `--set` keys with defaults and help texts, for the end of a command's help."""
     lines = ["\b", "Options for --set and --config:"]

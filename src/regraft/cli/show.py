@@ -52,6 +52,8 @@ def show_replacing(out: str | Path | None) -> None:
 
 def show_fit(artifact: Artifact, report: Report, seconds: float, console: Console | None) -> None:
     """Show what `fit` made: verdict, ladder, where it is, what to do next."""
+    from regraft.artifact.store import PAGE
+
     console = console or results()
     for drawn in render.found(report):
         console.print(drawn)
@@ -62,6 +64,8 @@ def show_fit(artifact: Artifact, report: Report, seconds: float, console: Consol
         markup=False,
         soft_wrap=True,
     )
+    if PAGE in artifact.manifest.files:
+        console.print(f"Report: {artifact.path / PAGE}", markup=False, soft_wrap=True)
     console.print(f"Next: regraft predict {artifact.path} FILE --out answers.csv", markup=False, soft_wrap=True)
 
 
@@ -77,6 +81,12 @@ def show_comparison(report: Report, console: Console | None) -> None:
         console.print(drawn)
     _show_ledger(report, console)
     _show_cost(report, console)
+
+
+def show_page(page: Path | None) -> None:
+    """Say where the report page is, if one was written."""
+    if page is not None:
+        people().print(f"Report page: {page}", markup=False, soft_wrap=True)
 
 
 def show_prediction_summary(summary: StreamSummary, console: Console) -> None:

@@ -23,6 +23,7 @@ from regraft.evaluation.judge import Judgement, notes_of
 from regraft.evaluation.measure import Measure, Tally, count_classes
 from regraft.evaluation.options import JudgeOptions
 from regraft.evaluation.rung import Rung
+from regraft.options import JSON
 from regraft.registry import Registry
 from regraft.types import Array, FloatArray, Label
 
@@ -91,6 +92,27 @@ class AnswerKind(ABC):
     @abstractmethod
     def goodness(self, targets_N: Array, outputs_NC: FloatArray) -> float:
         """Return one number by which the strongest of several models is found, higher is better."""
+
+    @abstractmethod
+    def truths(self, targets_N: Array) -> list[JSON]:
+        """Return what is true as a JSON value a row: the name of a class, the names of labels, a number."""
+
+    @abstractmethod
+    def targets_of(self, truths: Sequence[JSON]) -> Array:
+        """Return the targets whose `truths` these are."""
+
+    def values(self, outputs_NC: FloatArray) -> list[JSON]:
+        """Return the answer of each row as a JSON value, in the form of `truths`; None where a row by itself has none."""
+        return [None] * len(outputs_NC)
+
+    def confidence(self, outputs_NC: FloatArray) -> FloatArray | None:
+        """Return the probability that the answer of each row is right (N,), where answers have one."""
+        return None
+
+    def wrong(self, targets_N: Array, outputs_NC: FloatArray) -> Array:
+        """Return which rows are not answered as they should be (N,)."""
+        found_N: Array = self.costs(targets_N, outputs_NC) > 0
+        return found_N
 
     @abstractmethod
     def groups(self, targets_N: Array) -> Array:

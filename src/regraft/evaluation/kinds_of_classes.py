@@ -20,6 +20,7 @@ from regraft.evaluation.metrics import LogLoss
 from regraft.evaluation.options import JudgeOptions
 from regraft.evaluation.paired import Quantity, compare_sums, mean_of_rows
 from regraft.evaluation.rows import checked
+from regraft.options import JSON
 from regraft.tasks.decisions import decide_rank
 from regraft.types import Array, FloatArray, Metric
 
@@ -101,6 +102,29 @@ class Classes(AnswerKind):
     def goodness(self, targets_N: Array, outputs_NC: FloatArray) -> float:
         """Return how many rows are right."""
         return int((self.decide(outputs_NC) == targets_N).sum())
+
+    def truths(self, targets_N: Array) -> list[JSON]:
+        """Return the name of the class of each row."""
+        return [self.columns[place] for place in targets_N.tolist()]
+
+    def targets_of(self, truths: Sequence[JSON]) -> Array:
+        """Return the classes by their names (N,)."""
+        places = {name: place for place, name in enumerate(self.columns)}
+        return np.array([places[name] for name in truths], dtype=np.int64)
+
+    def values(self, outputs_NC: FloatArray) -> list[JSON]:
+        """Return the name of the class that each row is given."""
+        return self.truths(self.decide(outputs_NC))
+
+    def confidence(self, outputs_NC: FloatArray) -> FloatArray:
+        """Return the probability of the class that each row is given (N,)."""
+        found_N: FloatArray = np.take_along_axis(outputs_NC, self.decide(outputs_NC)[:, None], axis=1)[:, 0]
+        return found_N
+
+    def wrong(self, targets_N: Array, outputs_NC: FloatArray) -> Array:
+        """Return which rows are given another class than theirs (N,)."""
+        found_N: Array = self.decide(outputs_NC) != targets_N
+        return found_N
 
     def groups(self, targets_N: Array) -> Array:
         """Return the classes themselves."""

@@ -5,6 +5,7 @@ Shapes: N rows, Q quantile levels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from regraft.evaluation.numbers import levels_of, pinball_losses
 from regraft.evaluation.options import JudgeOptions
 from regraft.evaluation.paired import Quantity, compare_sums, mean_of_rows
 from regraft.evaluation.rows import broken_rows, size_problems
+from regraft.options import JSON
 from regraft.types import Array, FloatArray
 
 _TENTHS = np.linspace(0, 1, 11)[1:-1]
@@ -68,6 +70,25 @@ class Numbers(AnswerKind):
         """Return the mean cost, negative."""
         return -float(self.costs(targets_N, outputs_NC).mean())
 
+    def truths(self, targets_N: Array) -> list[JSON]:
+        """Return the number of each row."""
+        found: list[JSON] = targets_N.tolist()
+        return found
+
+    def targets_of(self, truths: Sequence[JSON]) -> Array:
+        """Return the numbers (N,)."""
+        return np.array(truths, dtype=np.float64)
+
+    def values(self, outputs_NC: FloatArray) -> list[JSON]:
+        """Return the number that each row is given."""
+        found: list[JSON] = outputs_NC[:, self.middle].tolist()
+        return found
+
+    @property
+    def middle(self) -> int:
+        """Column of the outputs that is the answer."""
+        return 0
+
     def groups(self, targets_N: Array) -> Array:
         """Return the tenth of the distribution that each target is in."""
         if not len(targets_N):
@@ -107,6 +128,11 @@ class Quantiles(Numbers):
     def width(self) -> int:
         """Numbers a row."""
         return len(self.columns)
+
+    @property
+    def middle(self) -> int:
+        """Column of the median; of the level nearest to it where there is none."""
+        return int(np.abs(levels_of(self.columns) - 0.5).argmin())
 
     def costs(self, targets_N: Array, outputs_NC: FloatArray) -> FloatArray:
         """Return the pinball loss of each row (N,)."""

@@ -5,6 +5,7 @@ Shapes: N rows, C = 2 W numbers of both vectors.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from regraft.evaluation.options import JudgeOptions
 from regraft.evaluation.paired import Quantity, compare_sums, mean_of_rows
 from regraft.evaluation.pairs import RecallAt10
 from regraft.evaluation.rows import broken_rows
+from regraft.options import JSON
 from regraft.types import Array, FloatArray
 
 _FEWEST = 2
@@ -86,6 +88,15 @@ class Pairs(AnswerKind):
     def goodness(self, targets_N: Array, outputs_NC: FloatArray) -> float:
         """Return the recall at 10, asked both ways."""
         return RecallAt10().value(targets_N, outputs_NC)
+
+    def truths(self, targets_N: Array) -> list[JSON]:
+        """Return what each row is of, as a number."""
+        found: list[JSON] = targets_N.tolist()
+        return found
+
+    def targets_of(self, truths: Sequence[JSON]) -> Array:
+        """Return what each row is of (N,)."""
+        return np.array(truths, dtype=np.int64)
 
     def groups(self, targets_N: Array) -> Array:
         """Return one group for all rows: there are as many things as there are rows, or nearly."""

@@ -20,6 +20,7 @@ from regraft.evaluation.measure import Counts, Tally
 from regraft.evaluation.options import JudgeOptions
 from regraft.evaluation.paired import Quantity, compare_sums
 from regraft.evaluation.rows import broken_rows, size_problems
+from regraft.options import JSON
 from regraft.tasks.decisions import decide_sets
 from regraft.types import Array, FloatArray
 
@@ -91,6 +92,25 @@ class LabelSets(AnswerKind):
         counts = count_sets(targets_N, outputs_NC, None)
         sums = np.array([[2 * counts.right_RC.sum(), counts.truth_RC.sum() + counts.predicted_RC.sum()]], dtype=np.float64)
         return float(_f1_of_sums(sums, len(targets_N))[0])
+
+    def truths(self, targets_N: Array) -> list[JSON]:
+        """Return the names of the labels of each row."""
+        return [[self.columns[place] for place in np.flatnonzero(row_L).tolist()] for row_L in targets_N]
+
+    def targets_of(self, truths: Sequence[JSON]) -> Array:
+        """Return 1 for every label that a row has (N, L)."""
+        there = [set(names) for names in truths]
+        found_NL: Array = np.array([[name in row for name in self.columns] for row in there], dtype=np.int64)
+        return found_NL.reshape(len(there), len(self.columns))
+
+    def values(self, outputs_NC: FloatArray) -> list[JSON]:
+        """Return the names of the labels that each row is given."""
+        return self.truths(decide_sets(outputs_NC))
+
+    def wrong(self, targets_N: Array, outputs_NC: FloatArray) -> Array:
+        """Return which rows are not given exactly their labels (N,)."""
+        found_N: Array = (decide_sets(outputs_NC) != targets_N).any(axis=1)
+        return found_N
 
     def groups(self, targets_N: Array) -> Array:
         """Return for each row its label with the fewest rows, so that rare labels are drawn too; L for a row without labels."""

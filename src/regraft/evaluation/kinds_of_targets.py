@@ -8,7 +8,7 @@ Shapes: N rows, C columns of what is judged of all targets, K targets, R resampl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -22,6 +22,7 @@ from regraft.evaluation.options import JudgeOptions
 from regraft.evaluation.paired import Quantity, compare_sums
 from regraft.evaluation.rows import size_problems
 from regraft.evaluation.rung import Rung
+from regraft.options import JSON
 from regraft.tasks.task import Part, Task
 from regraft.types import Array, FloatArray
 
@@ -114,6 +115,42 @@ class Targets(AnswerKind):
     def goodness(self, targets_N: Array, outputs_NC: FloatArray) -> float:
         """Return the relative loss, negative."""
         return -RelativeLoss.of(self).value(targets_N, outputs_NC)
+
+    def truths(self, targets_N: Array) -> list[JSON]:
+        """Return target -> what is true of each row; None for a target that a row lacks."""
+        return self._of_parts(targets_N, lambda kind, part, rows: kind.truths(part.own(targets_N, rows)))
+
+    def targets_of(self, truths: Sequence[JSON]) -> Array:
+        """Return the targets of rows, each target's side by side, NaN where a row lacks one (N, W)."""
+        last = self.parts[-1]
+        found_NW = np.full((len(truths), last.targets.stop if last.targets else 0), np.nan)
+        for part in self.parts:
+            rows = [row for row, values in enumerate(truths) if values[part.name] is not None]
+            own = kind_for(part.task).targets_of([truths[row][part.name] for row in rows])
+            found_NW[rows, part.targets or slice(None)] = own.reshape(len(rows), -1)
+        return found_NW
+
+    def values(self, outputs_NC: FloatArray) -> list[JSON]:
+        """Return target -> the answer of each row."""
+        every = np.zeros((len(outputs_NC), self.parts[-1].targets.stop if self.parts[-1].targets else 0))
+        return self._of_parts(every, lambda kind, part, rows: kind.values(outputs_NC[rows, part.judged]))
+
+    def wrong(self, targets_N: Array, outputs_NC: FloatArray) -> Array:
+        """Return which rows are wrong in a target that they have (N,)."""
+        found_N = np.zeros(len(targets_N), dtype=bool)
+        for part in self.parts:
+            rows = part.rows(targets_N)
+            if len(rows):
+                found_N[rows] |= kind_for(part.task).wrong(part.own(targets_N, rows), outputs_NC[rows, part.judged])
+        return found_N
+
+    def _of_parts(self, targets_N: Array, of: Callable[[AnswerKind, Part, Array], list[JSON]]) -> list[JSON]:
+        found: list[dict[str, JSON]] = [dict.fromkeys([part.name for part in self.parts]) for _ in range(len(targets_N))]
+        for part in self.parts:
+            rows = part.rows(targets_N)
+            for row, value in zip(rows.tolist(), of(kind_for(part.task), part, rows) if len(rows) else (), strict=True):
+                found[row][part.name] = value
+        return list(found)
 
     def groups(self, targets_N: Array) -> Array:
         """Return the group of each row by the first target that it has, of each target other numbers."""

@@ -37,6 +37,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from regraft.errors import ArtifactError, Problem
+from regraft.evaluation.answers import Answers
 from regraft.evaluation.compare import Comparison
 from regraft.evaluation.judge import ClassRow, Confusion, Judgement, judge, metrics_from_json
 from regraft.evaluation.ladder import Ladder, Step
@@ -105,6 +106,7 @@ class Report:
         about: What was judged, JSON values by name.
         ablation: Of rows with several parts, what the model is without each of them.
         targets: Where there are several targets, what was found of each.
+        answers: The judged rows one by one, where they are still at hand; no part of the JSON form.
     """
 
     kind: str
@@ -119,6 +121,7 @@ class Report:
     about: Mapping[str, JSON] = field(default_factory=dict)
     ablation: Sequence[Step] = ()
     targets: Mapping[str, TargetReport] = field(default_factory=dict)
+    answers: Answers | None = field(default=None, compare=False, repr=False)
 
     @property
     def verdict(self) -> str | None:

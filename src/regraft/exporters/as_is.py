@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from regraft.artifact.files import sha256_of
-from regraft.artifact.store import CARD, GOLDEN, REPORT
+from regraft.artifact.store import CARD, EVIDENCE, GOLDEN, REPORT
 from regraft.errors import Problem
 from regraft.exporters.exporter import Source, Written
 from regraft.version import __version__
 
-_WRITTEN_AROUND = frozenset({REPORT, GOLDEN, CARD})
+_LEFT_OUT = frozenset({REPORT, GOLDEN, CARD}) | EVIDENCE
 
 
 def copy_artifact(source: Source, folder: Path, notes: tuple[str, ...]) -> Written:
-    """Copy the files of an artifact into an empty folder, but those that every export gets anyway; say what they are."""
+    """Copy the files of an artifact into an empty folder, but those that every export gets, or none; say what they are."""
     for name in _copied(source):
         place = folder / name
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -55,4 +55,4 @@ def requirements(source: Source, *extras: str) -> list[str]:
 
 
 def _copied(source: Source) -> Iterator[str]:
-    return (name for name in source.manifest.files if name not in _WRITTEN_AROUND)
+    return (name for name in source.manifest.files if name not in _LEFT_OUT)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from regraft.rendering.figure import alone_on_page
 from regraft.rendering.inner import renderer_of
-from regraft.rendering.renderer import Box, Renderer, cut, plain
+from regraft.rendering.renderer import Box, Piece, Renderer, cut, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,6 +56,15 @@ class FusedRenderer(Renderer):
     def html(self, raw: Any) -> str:
         """Return the parts under their names."""
         return "".join(self._part(*part, raw) for part in self.parts)
+
+    def pieces(self, raw: Any, most_bytes: int) -> list[Piece]:
+        """Return the parts with their names, the room shared out evenly; a part that is missing has no pieces."""
+        room = most_bytes // max(1, len(self.parts))
+        found: list[Piece] = []
+        for part, renderer in self.parts:
+            given = part.raw(raw)
+            found.append({"named": _named(part), "pieces": [] if given is None else renderer.pieces(given, room)})
+        return found
 
     def terminal(self, raw: Any, columns: int) -> Group:
         """Return the parts below each other."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from regraft.rendering import RENDERERS
-from regraft.rendering.renderer import Box, Renderer
+from regraft.rendering.renderer import Box, Piece, Renderer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,6 +47,10 @@ class InnerRenderer(Renderer):
     def html(self, raw: Any) -> str:
         """Return what a raw value becomes as HTML."""
         return self._shown.html(self._inner(raw))
+
+    def pieces(self, raw: Any, most_bytes: int) -> list[Piece]:
+        """Return what a raw value becomes as JSON."""
+        return self._shown.pieces(self._inner(raw), most_bytes)
 
     def terminal(self, raw: Any, columns: int) -> RenderableType:
         """Return what a raw value becomes for the terminal."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import io
 from typing import TYPE_CHECKING, Any
 
 from regraft.modalities import pictures
-from regraft.rendering.renderer import Box, Renderer
+from regraft.rendering.renderer import Box, Piece, Renderer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 _SIDE = 384
 _COARSE = 96
+_KEPT_SIDE, _LEAST_SIDE, _QUALITY = 160, 20, 72
 _HALF = "▀"
 
 
@@ -40,6 +42,20 @@ class PictureRenderer(Renderer):
         coarse = ' class="coarse"' if max(picture.size) <= _COARSE else ""
         return f'<img{coarse} alt="" src="data:image/png;base64,{content}">'
 
+    def pieces(self, raw: Any, most_bytes: int) -> list[Piece]:
+        """Return a small picture: with every pixel if it is coarse, else as JPEG of at most 160 pixels a side."""
+        side = _KEPT_SIDE
+        while True:
+            picture = _small(raw, side)
+            coarse = max(picture.size) <= _COARSE
+            content = pictures.png(picture) if coarse else _jpeg(picture)
+            if len(content) * 4 // 3 <= most_bytes or side <= _LEAST_SIDE:
+                break
+            side //= 2
+        kind = "png" if coarse else "jpeg"
+        source = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+        return [{"picture": source, "width": picture.width, "height": picture.height}]
+
     def terminal(self, raw: Any, columns: int) -> Text:
         """Return a picture in half blocks, two pixels a character."""
         from PIL.Image import Resampling
@@ -64,6 +80,12 @@ def _small(raw: Any, side: int) -> Image:
     picture = pictures.pixels(raw, 3)
     picture.thumbnail((side, side))
     return picture
+
+
+def _jpeg(picture: Image) -> bytes:
+    file = io.BytesIO()
+    picture.convert("RGB").save(file, "JPEG", quality=_QUALITY, optimize=True)
+    return file.getvalue()
 
 
 def _colour(picture: Image, x: int, y: int) -> tuple[int, int, int]:

@@ -26,6 +26,18 @@ BARS = 3
 Box = tuple[float, float, float, float]
 """Left, bottom, width and height on a figure, as shares of it."""
 
+Piece = dict[str, Any]
+"""A part of what is shown of a row, told apart by its first key.
+
+    {"text": "...", "left_out": 120}                        characters that do not stand there
+    {"picture": "data:...", "width": 28, "height": 28}      of what is shown
+    {"sound": "data:...", "seconds": 1.8, "of": 6.2}        its beginning
+    {"lines": [[0.1, None, ...], ...], "channels": 3, "steps": 900}
+    {"cells": [["age", "39"], ...], "left_out": 4}          columns that do not stand there
+    {"named": "body", "pieces": [...]}                      a part of a row
+"""
+
+TEXT_CHARACTERS = 400
 _SPARKS = "▁▂▃▄▅▆▇█"
 _TURNING = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -107,6 +119,15 @@ class Renderer(ABC):
         """Return a raw value as HTML that is safe whatever it holds; nothing where the drawing is embedded."""
         return ""
 
+    def pieces(self, raw: Any, most_bytes: int) -> list[Piece]:
+        """Return a raw value as JSON that a page shows without any library; what is left out is said in it.
+
+        Args:
+            raw: The raw value.
+            most_bytes: Room for it.
+        """
+        return text_pieces(str(raw), most_bytes)
+
     @abstractmethod
     def terminal(self, raw: Any, columns: int) -> RenderableType:
         """Return a raw value for the terminal, at most so many columns wide."""
@@ -159,6 +180,18 @@ def plain(text: str) -> str:
 def cut(text: str, characters: int) -> str:
     """Return a text of at most so many characters; what is cut off leaves a sign."""
     return text if len(text) <= characters else text[: max(1, characters - 1)].rstrip() + "…"
+
+
+def text_pieces(text: str, most_bytes: int, characters: int = TEXT_CHARACTERS) -> list[Piece]:
+    """Return the beginning of a text, and how many characters do not stand there.
+
+    Example:
+        >>> text_pieces("a long story", 1000, characters=6)
+        [{'text': 'a long', 'left_out': 6}]
+    """
+    whole = plain(text)
+    shown = whole[: min(characters, max(1, most_bytes // 4))]
+    return [{"text": shown, "left_out": len(whole) - len(shown)}]
 
 
 def sparks(values: Sequence[float], columns: int) -> str:

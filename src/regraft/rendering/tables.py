@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from typing import TYPE_CHECKING, Any, Self
 
-from regraft.rendering.renderer import Box, Renderer, columns_of, cut, named
+from regraft.rendering.renderer import Box, Piece, Renderer, columns_of, cut, named
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,6 +15,7 @@ _LINES, _LINE_IN = 12, 0.146
 _SMALL = 6.8
 _NAME, _VALUE = 20, 24
 _TERMINAL_LINES = 30
+_KEPT_CELLS, _KEPT_NAME, _KEPT_CHARACTERS = 24, 60, 400
 
 
 class TableRenderer(Renderer):
@@ -51,6 +52,16 @@ class TableRenderer(Renderer):
         pairs = _pairs(raw, 200, 80, 200)
         cells = "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in pairs)
         return f"<table>{cells}</table>"
+
+    def pieces(self, raw: Any, most_bytes: int) -> list[Piece]:
+        """Return the first columns with their values, long ones cut."""
+        every = list(columns_of(raw).items())
+        listed = every[:_KEPT_CELLS]
+        room = max(_VALUE, min(_KEPT_CHARACTERS, most_bytes // (4 * max(1, len(listed)))))
+        cells = [
+            [cut(named(str(name)), _KEPT_NAME), "–" if value is None else cut(named(value), room)] for name, value in listed
+        ]
+        return [{"cells": cells, "left_out": len(every) - len(listed)}]
 
     def terminal(self, raw: Any, columns: int) -> Table:
         """Return a row as names and values."""

@@ -1,0 +1,48 @@
+"""Rates by declared groups, and their differences."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from regraft.reporting.section import Found, Page, Section, key, table, text
+
+_OWN = frozenset({"group", "n"})
+
+
+class Fairness(Section):
+    """One line a group, then one a difference."""
+
+    title: ClassVar[str] = "fairness"
+    per_target: ClassVar[bool] = True
+
+    def html(self, found: Found, page: Page) -> str:
+        """Return the tables."""
+        fairness = found.values.get("fairness") or {}
+        groups, differences = fairness.get("groups") or [], fairness.get("differences") or []
+        if not groups and not differences:
+            return ""
+        rates = list(dict.fromkeys(name for group in groups for name in group if name not in _OWN))
+        rows = [
+            [
+                text(group.get("group")),
+                found.number_at(f"fairness/groups/{place}/n", "count"),
+                *(_rate(found, f"fairness/groups/{place}/{key(rate)}") for rate in rates),
+            ]
+            for place, group in enumerate(groups)
+        ]
+        head = [text(fairness.get("column")), page.say("rows"), *(text(rate.replace("_", " ")) for rate in rates)]
+        drawn = table(head, rows, wide=True) if rows else ""
+        return drawn + _differences(found, page, differences)
+
+
+def _rate(found: Found, path: str) -> str:
+    plain = found.number_at(path, "share")
+    return plain if "data-path" in plain else found.interval(path, "share")
+
+
+def _differences(found: Found, page: Page, differences: list[dict[str, object]]) -> str:
+    rows = [
+        [text(str(one.get("name")).replace("_", " ")), found.interval(f"fairness/differences/{place}", "points")]
+        for place, one in enumerate(differences)
+    ]
+    return table(["", page.say("difference")], rows, caption=page.say("fairness-note")) if rows else ""
