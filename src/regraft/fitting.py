@@ -32,7 +32,7 @@ from regraft.training.cost import Answered, Passes, cost_of
 from regraft.training.stages import Stages
 from regraft.training.threads import default_threads
 from regraft.tuning import TUNINGS
-from regraft.types import Batch
+from regraft.types import Array, Batch
 from regraft.verbs import FitOptions
 
 if TYPE_CHECKING:
@@ -192,18 +192,19 @@ def judge(
     with stages("answer the test rows", len(plan.rows["test"])):
         parts = [door.probabilities(chunk, answered=answered) for chunk in raws(plan.dataset, "test")]
     with stages("judge"):
+        groups_N, told = _groups(plan)
         fitted = Contender(name="fitted", probabilities_NC=np.concatenate(parts), seconds=stages.seconds.get("train", 0.0))
         targets, without = plan.targets["test"], [] if task.paired else _without_parts(door, plan)
         known = {split: dataclasses.replace(rows, widths=net.backbone.part_widths) for split, rows in before.items()}
 
         def one(part: Part) -> TargetReport:
             return TargetReport(
-                judgement=judgement_of(part, targets, fitted.probabilities_NC, options, seed),
-                ladder=ladder_of(part, known, plan.targets["train"], fitted, options, seed),
-                ablation=ablation_of(part, targets, fitted, without, options, seed),
+                judgement=judgement_of(part, targets, fitted.probabilities_NC, options, seed, groups_N),
+                ladder=ladder_of(part, known, plan.targets["train"], fitted, options, seed, groups_N),
+                ablation=ablation_of(part, targets, [fitted, *without], options, seed, groups_N),
             )
 
-        found = reported(task, targets, fitted.probabilities_NC, one, options, seed)
+        found = reported(task, targets, fitted.probabilities_NC, one, options, seed, groups_N)
     return Report(
         kind="fit",
         **found,
@@ -211,10 +212,24 @@ def judge(
         fingerprint=plan.dataset.fingerprint,
         seconds=stages.total,
         seconds_by_stage=stages.seconds,
-        notes=(*plan.dataset.notes, *plan.modality.notes, *trained.notes),
+        notes=(*plan.dataset.notes, *plan.modality.notes, *trained.notes, *told),
         cost=cost_of(door.runtime.use(), stages.seconds, training=trained, answering=door.runtime.passes(answered)).to_json(),
         about=_about(plan, recipe),
     )
+
+
+def _groups(plan: Plan) -> tuple[Array | None, list[str]]:
+    """Return which test rows belong together, and a note where such rows also lie among those that were learnt from."""
+    from regraft.evaluation.clusters import group_codes
+
+    name = plan.wanted.judge.group
+    if name is None:
+        return (plan.targets["test"] if plan.task.paired else None), []
+    values = plan.dataset.split("test").values(name)
+    known = {value for split in SPLITS[:2] if split in plan.dataset.names for value in plan.dataset.split(split).values(name)}
+    shared = {value for value in values if value is not None} & known
+    told = f"{len(shared):,} of {len(set(values)):,} groups ('{name}') of the test rows also have rows that were learnt from"
+    return group_codes(values), [f"{told}: these numbers say little about groups that are new"] if shared else []
 
 
 def _about(plan: Plan, recipe: Recipe | None) -> dict[str, Any]:

@@ -126,13 +126,15 @@ def ladder_table(ladder: Ladder) -> Table:
         cells = [Text(""), Text(""), Text("")]
         if tested:
             verdict = Text(tested.verdict, style=_VERDICT_STYLES.get(tested.verdict, ""))
-            cells = [verdict, Text(tested.shown()), Text(_p(tested.p_value))]
+            cells = [verdict, Text(tested.shown()), Text(_p(tested.p_decisive))]
         bar = Text(_bar(metric.value) if share else "", style="cyan")
         told = _percent(metric) if share else _numbers(headline, metric)
         table.add_row(Text(_short(step.name, 16)), bar, told, *cells, _time(step.seconds))
     legend = "verdict, difference of accuracies in points and McNemar's p: against the row above"
-    if quantity:
-        legend = f"verdict, change of {quantity} and p of a paired randomisation test: against the row above"
+    if quantity or ladder.verdict.groups:
+        what = f"change of {quantity}" if quantity else "difference of accuracies in points"
+        legend = f"verdict, {what} and p of a paired randomisation test: against the row above"
+    legend += _family_told([step.against_previous for step in ladder.steps])
     notes = [f"{_short(step.name, 16)}: {_clean(step.note)}" for step in ladder.steps if step.note]
     table.caption = Text("\n".join([legend, *notes]), style="dim")
     return table
@@ -152,11 +154,12 @@ def ablation_table(steps: Sequence[Step]) -> Table:
         cells = [Text(""), Text(""), Text("")]
         if comparison:
             verdict = Text(comparison.verdict, style=_VERDICT_STYLES.get(comparison.verdict, ""))
-            cells = [verdict, Text(comparison.shown()), Text(_p(comparison.p_value))]
+            cells = [verdict, Text(comparison.shown()), Text(_p(comparison.p_decisive))]
         table.add_row(Text(_short(step.name, 28)), Text(_percent(metric) if share else _numbers(headline, metric)), *cells)
     notes = [f"{_short(step.name, 28)}: {_clean(step.note)}" for step in steps if step.note]
     table.caption = Text(
-        "\n".join(["the fitted model on the same rows, one part taken away: against all parts", *notes]), style="dim"
+        "\n".join([f"the fitted model on the same rows, one part taken away: against all parts{_family_told(tested)}", *notes]),
+        style="dim",
     )
     return table
 
@@ -261,6 +264,12 @@ def _brief(metric: Metric) -> str:
 
 def _number(name: str, value: float) -> str:
     return "?" if math.isnan(value) else shown(value, in_units=METRICS.get(metric_name(name)[1]).in_units)
+
+
+def _family_told(tested: Sequence[Comparison | None]) -> str:
+    """Return what to say where p-values are corrected because they are several."""
+    family = max((comparison.family for comparison in tested if comparison), default=1)
+    return f"; of {family} such comparisons, p is Holm's" if family > 1 else ""
 
 
 def _p(p_value: float) -> str:

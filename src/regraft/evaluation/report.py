@@ -12,8 +12,13 @@ As JSON (strict: None where a number is undefined, with a note saying why):
     ladder            [{name, metrics, seconds, note, against_previous}], weakest first; empty if nothing was compared
     verdict           "better", "no evidence" or "worse": the last rung against the strongest below it; else None
     verdict_detail    {a, b, verdict, difference {value, low, high, n}, test, p_value, only_a_right, only_b_right,
-                      smallest_detectable_difference}; None if nothing was compared. Where answers are not simply right or
-                      wrong, "quantity" names the metric that the difference is of, and nearer_a, nearer_b count rows
+                      smallest_detectable_difference, rows_needed}; None if nothing was compared. Where answers are not simply
+                      right or wrong, "quantity" names the metric that the difference is of, and nearer_a, nearer_b count rows.
+                      rows_needed: rows that would show the difference seen (power as for the smallest detectable one); None
+                      where none was seen. "groups" counts the groups of rows that were exchanged whole, where rows belong
+                      together. Where several comparisons are made at once (rungs of a ladder but for the one that is its
+                      verdict, parts of an ablation, verdicts of several targets) "p_holm" is the corrected p-value, "family"
+                      how many they are, and the verdict follows p_holm
     ablation          only where a row has several parts: [{name: "without PART", metrics, seconds, note, against_previous}],
                       the same model on the same rows as if that part were missing in all, against the model with all parts
     targets           only where there are several: target -> {n, metrics, per_class, confusion, ladder, verdict,
