@@ -25,7 +25,7 @@ from regraft.modalities import MODALITIES
 from regraft.models import BASES
 from regraft.options import Pick, to_json
 from regraft.parts import settled
-from regraft.planning import SPLITS, Plan, check_targets, joined_splits, plan, raws, read
+from regraft.planning import SPLITS, Plan, check_targets, joined_splits, plan, raws, read, values_of
 from regraft.recipe import Recipe, changed
 from regraft.tasks import TASKS
 from regraft.training.cost import Answered, Passes, cost_of
@@ -225,8 +225,9 @@ def _groups(plan: Plan) -> tuple[Array | None, list[str]]:
     name = plan.wanted.judge.group
     if name is None:
         return (plan.targets["test"] if plan.task.paired else None), []
-    values = plan.dataset.split("test").values(name)
-    known = {value for split in SPLITS[:2] if split in plan.dataset.names for value in plan.dataset.split(split).values(name)}
+    values = values_of(plan.dataset, "test", name, "judge.group")
+    learnt = [split for split in SPLITS[:2] if split in plan.dataset.names]
+    known = {value for split in learnt for value in values_of(plan.dataset, split, name, "judge.group")}
     shared = {value for value in values if value is not None} & known
     told = f"{len(shared):,} of {len(set(values)):,} groups ('{name}') of the test rows also have rows that were learnt from"
     return group_codes(values), [f"{told}: these numbers say little about groups that are new"] if shared else []
@@ -265,6 +266,7 @@ def fill(folder: Path, net: Headed, plan: Plan, report: Report) -> ManifestBody:
     """Write everything a prediction needs into an empty folder, and say what it is."""
     from regraft.artifact.card import card
     from regraft.artifact.golden import record
+    from regraft.artifact.learnt_rows import write_learnt_rows
     from regraft.artifact.manifest import HeadEntry, InputEntry, ManifestBody, NetworkEntry, TargetEntry, TaskEntry
     from regraft.artifact.store import CARD, GOLDEN, REPORT, write_json, write_text
     from regraft.models.net import BACKBONE_FOLDER, save_net, weights_digest
@@ -295,6 +297,7 @@ def fill(folder: Path, net: Headed, plan: Plan, report: Report) -> ManifestBody:
         seed=wanted.seed,
         fingerprints=dataset.fingerprint,
     )
+    write_learnt_rows(folder, [dataset.split(name).keys() for name in SPLITS[:2] if name in dataset.names])
     goldens = record(predictor(net, plan), _golden_rows(plan), plan.modality.shortened)
     write_json(folder / GOLDEN, goldens.to_json())
     # Not sorted like the manifest: the order of metrics is the task's, the most important first.

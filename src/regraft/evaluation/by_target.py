@@ -23,6 +23,7 @@ from regraft.evaluation.ladder import Contender, Ladder, LadderRows, Step, build
 from regraft.evaluation.options import JudgeOptions
 from regraft.evaluation.report import TargetReport
 from regraft.evaluation.rung import Rows
+from regraft.evaluation.seeds import Seeded, climb_seeds
 from regraft.tasks.task import Part, Task
 from regraft.types import Array, FloatArray, Metric
 
@@ -30,7 +31,8 @@ from regraft.types import Array, FloatArray, Metric
 def own_contender(part: Part, contender: Contender, rows: Array) -> Contender:
     """Return a contender with what it gives for one target, in the rows that have it."""
     name = kind_for(part.task).constant_name if contender.constant else contender.name
-    return dataclasses.replace(contender, name=name, probabilities_NC=contender.probabilities_NC[rows][:, part.judged])
+    own, *more = (given[rows][:, part.judged] for given in (contender.probabilities_NC, *contender.more))
+    return dataclasses.replace(contender, name=name, probabilities_NC=own, more=tuple(more))
 
 
 def own_options(part: Part, options: JudgeOptions) -> JudgeOptions:
@@ -134,7 +136,12 @@ def climbed(
     rows, task = part.rows(targets), part.task
     own = [own_contender(part, contender, rows) for contender in contenders]
     truth, kind, own_N = part.own(targets, rows), kind_for(task), own_groups(part, targets, groups_N)
-    ladder = climb_kind(own, truth, kind, task.metrics, options=own_options(part, options), seed=seed, groups_N=own_N)
+    chosen = own_options(part, options)
+    if any(contender.more for contender in own):
+        seeded = [Seeded.of(contender) for contender in own]
+        ladder, judged, studies = climb_seeds(seeded, truth, kind, task.metrics, options=chosen, seed=seed, groups_N=own_N)
+        return TargetReport(judgement=judged, ladder=ladder, seeds=studies)
+    ladder = climb_kind(own, truth, kind, task.metrics, options=chosen, seed=seed, groups_N=own_N)
     judgement = judgement_of(part, targets, contenders[-1].probabilities_NC, options, seed, groups_N)
     return TargetReport(judgement=judgement, ladder=ladder)
 
@@ -162,7 +169,7 @@ def reported(
     if not task.several:
         (part,) = task.parts
         found = one(part)
-        return {"judgement": found.judgement, "ladder": found.ladder, "ablation": found.ablation}
+        return {"judgement": found.judgement, "ladder": found.ladder, "ablation": found.ablation, "seeds": found.seeds}
     by_target = _family({part.name: one(part) for part in task.parts if len(part.rows(targets))}, options.confidence)
     kind = kind_for(task)
     targets_N, judged_NC = kind.checked(targets, outputs_NC)

@@ -44,6 +44,7 @@ class Comparison:
         groups: How many groups of rows were drawn and exchanged as one; 0 where each row is by itself.
         p_holm: The p-value corrected for being one of `family` comparisons made at once, where it is; the verdict is then its.
         family: How many these are.
+        seeds: Where ways to fit are compared, how many seeds A and B have.
     """
 
     a: str
@@ -59,6 +60,7 @@ class Comparison:
     groups: int = 0
     p_holm: float | None = None
     family: int = 1
+    seeds: tuple[int, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as one JSON object; with a quantity, "nearer_a" and "nearer_b" count rows."""
@@ -77,6 +79,7 @@ class Comparison:
             "smallest_detectable_difference": self.smallest_detectable,
             "rows_needed": self.rows_needed,
             **({"groups": self.groups} if self.groups else {}),
+            **({"seeds": list(self.seeds)} if self.seeds else {}),
             **corrected,
         }
 
@@ -99,6 +102,7 @@ class Comparison:
             groups=values.get("groups", 0),
             p_holm=values.get("p_holm"),
             family=values.get("family", 1),
+            seeds=(values["seeds"][0], values["seeds"][1]) if "seeds" in values else None,
         )
 
     @property
@@ -109,6 +113,8 @@ class Comparison:
     @property
     def test(self) -> str:
         """What the p-value is of."""
+        if self.seeds:
+            return "Student's t over seeds and rows, two-sided"
         if self.groups:
             return "paired randomisation of whole groups, two-sided"
         return "paired randomisation, two-sided" if self.quantity else "McNemar, exact binomial, two-sided"
@@ -131,6 +137,8 @@ class Comparison:
         """Return the p-value as it is told, with what it is of and what it was corrected for."""
         name = "paired randomisation" if self.quantity or self.groups else "McNemar"
         name += f" of {self.groups:,} groups" if self.groups else ""
+        if self.seeds:
+            name = f"t over {self.seeds[0]} and {self.seeds[1]} seeds"
         told = f"{name} p {_p(self.p_value)}"
         return told if self.p_holm is None else f"{told} (Holm {_p(self.p_holm)}, one of {self.family})"
 

@@ -93,6 +93,8 @@ class Contender:
         seconds: What it took to fit, or to answer where nothing was fitted.
         note: How it was learnt.
         constant: Whether it gives every row the same, and is called as its kind of answers calls that.
+        seeds: Where it is several fits that differ only in their seed: the seeds, that of `probabilities_NC` first.
+        more: What the fits of the other seeds give.
     """
 
     name: str
@@ -100,6 +102,8 @@ class Contender:
     seconds: float = 0.0
     note: str = ""
     constant: bool = False
+    seeds: tuple[int, ...] = ()
+    more: tuple[FloatArray, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

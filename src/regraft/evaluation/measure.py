@@ -37,6 +37,8 @@ class Measure(ABC):
     """None where neither is: the value should be near a nominal one, which `note` names."""
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     """Smallest and largest possible value; an interval never leaves them."""
+    of_decisions: ClassVar[bool] = False
+    """Whether only what a row is given counts, and not with which probability."""
     in_units: ClassVar[bool] = False
     """Whether the value is in the unit of the target, so that it may be of any size."""
 
@@ -124,6 +126,8 @@ class Counts(NamedTuple):
 
 class CountMeasure(Measure):
     """A metric on decisions: only the confusion matrix matters, so that a resample is one draw of a small table."""
+
+    of_decisions: ClassVar[bool] = True
 
     @abstractmethod
     def of_counts(self, counts: Counts) -> FloatArray:

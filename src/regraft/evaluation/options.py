@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from regraft.options import Field, options
 
@@ -28,6 +28,12 @@ class JudgeOptions:
 
     group: str | None = None
     """Column that says which rows belong together (a speaker, a patient, a day): they are drawn and exchanged as one."""
+
+    overlap: Literal["refuse", "leave-out", "keep"] = "refuse"
+    """What `evaluate` and `compare` do with rows that an artifact learnt from."""
+
+    id: str = "id"
+    """Column that names rows, by which predictions made elsewhere find theirs."""
 
     rungs: tuple[str, ...] | None = None
     """Registered names of the baselines below the fitted model, weakest first; every one that fits the task if not given."""

@@ -131,7 +131,10 @@ def ladder_table(ladder: Ladder) -> Table:
         told = _percent(metric) if share else _numbers(headline, metric)
         table.add_row(Text(_short(step.name, 16)), bar, told, *cells, _time(step.seconds))
     legend = "verdict, difference of accuracies in points and McNemar's p: against the row above"
-    if quantity or ladder.verdict.groups:
+    if ladder.verdict.seeds:
+        what = f"change of {quantity}" if quantity else "difference of accuracies in points"
+        legend = f"verdict, {what} and p of a t test over seeds and rows: against the row above; figures are means over seeds"
+    elif quantity or ladder.verdict.groups:
         what = f"change of {quantity}" if quantity else "difference of accuracies in points"
         legend = f"verdict, {what} and p of a paired randomisation test: against the row above"
     legend += _family_told([step.against_previous for step in ladder.steps])
