@@ -146,6 +146,7 @@ def labelled(entrants: Sequence[Entrant], data: Any, wanted: AnswerOptions, stag
         DataError: A column is missing, a label is unknown, rows were learnt from, too many rows cannot be used, or there are
             none.
     """
+    from regraft.evaluation.by_target import check_metric
     from regraft.serving.labelled_rows import LabelledRows
     from regraft.serving.predictor import Predictor
 
@@ -154,6 +155,7 @@ def labelled(entrants: Sequence[Entrant], data: Any, wanted: AnswerOptions, stag
     tables = [one for one in entrants if not isinstance(one, Predictor)]
     task, truths = _judged_by(predictors, tables, rows, wanted, stages)
     _check_columns(predictors, rows)
+    check_metric(task, wanted.judge)
     orders = _column_orders(predictors, task)
     reading = LabelledRows(rows, truths, predictors, task, wanted.judge)
     kept: list[Array] = []

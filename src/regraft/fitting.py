@@ -68,6 +68,7 @@ def open_base(wanted: FitOptions, stages: Stages) -> tuple[Base, FitOptions]:
 def _check_judging(wanted: FitOptions) -> None:
     """Refuse metrics and baselines that are for other answers than the task gives."""
     from regraft.evaluation.answer_kind import kind_for
+    from regraft.evaluation.by_target import check_metric
 
     cls, options = wanted.task.resolve(TASKS)
     task = cls(options)
@@ -80,6 +81,7 @@ def _check_judging(wanted: FitOptions) -> None:
             what = f"the metric '{wanted.train.metric}' has no better end, so that it cannot choose the best weights"
             raise OptionsError(Problem(what=what, where="train.metric", fix=f"leave it out ({task.validation_metric} is used)"))
     kind.rungs(wanted.judge.rungs)
+    check_metric(task, wanted.judge)
     size, micro = wanted.train.batch_size, wanted.train.micro_batch_size
     if task.paired and micro is not None and micro < size:
         what = f"the rows of a batch are held against each other by '{task.name}', so that a batch cannot go through in pieces"

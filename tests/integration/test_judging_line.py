@@ -18,7 +18,7 @@ from regraft import lifecycle
 from regraft.artifact.learnt_rows import LEARNT_ROWS, learnt_rows
 from regraft.artifact.store import Artifact
 from regraft.cli.app import _run
-from regraft.errors import DataError, UsageError
+from regraft.errors import DataError, OptionsError, RegraftError, UsageError
 
 JUDGE = {"resamples": 200}
 
@@ -144,6 +144,18 @@ def test_models_are_compared_by_any_metric(
     assert detail["difference"]["value"] == pytest.approx(difference)
 
 
+def test_a_metric_that_cannot_compare_is_refused_before_any_work(
+    artifact: Artifact, fit_small: Callable[..., Artifact], fresh_file: Path, tmp_path: Path
+):
+    with pytest.raises(OptionsError, match="'mae' \\(metrics\\) is for numbers or quantiles, not for classes"):
+        rg.evaluate(artifact, str(fresh_file), judge={"metric": "mae"})
+    with pytest.raises(RegraftError, match="did you mean 'roc-auc'"):
+        fit_small(tmp_path / "never", judge={"metric": "roc-acu"})
+    assert not (tmp_path / "never").exists()
+    with pytest.raises(DataError, match="there is no file, folder or sample"):
+        rg.compare(artifact, tmp_path / "answers.csv", str(fresh_file))
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_predictions_of_the_artifact_itself_are_judged_as_the_artifact(
     artifact: Artifact, fresh_file: Path, suffix: str, tmp_path: Path
@@ -200,6 +212,11 @@ def test_numbers_made_elsewhere_are_judged_with_a_constant_target(tmp_path: Path
     assert report.judgement.metrics["mae"].value == pytest.approx(
         np.mean([abs(a["prediction"] - b) for a, b in zip(near, truth, strict=True)])
     )
+    constant = [{"id": k, "price": 7} for k in range(60)]
+    flat = rg.evaluate(near, constant, target="price", judge=JUDGE)
+    assert "r2 is undefined on these rows" in flat.judgement.notes
+    assert flat.to_json()["metrics"]["r2"] == {"value": None, "low": None, "high": None, "n": 60}
+    assert flat.judgement.metrics["mae"].value == pytest.approx(np.mean([abs(a["prediction"] - 7) for a in near]))
     spread = [{"id": k, "quantile.0.1": v - 20, "quantile.0.5": v, "quantile.0.9": v + 20} for k, v in enumerate(truth)]
     assert rg.evaluate(spread, rows, target="price", judge=JUDGE).judgement.metrics["coverage"].value == 1.0
 

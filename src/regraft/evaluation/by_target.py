@@ -21,6 +21,7 @@ from regraft.evaluation.compare import corrected, least_discordant
 from regraft.evaluation.judge import Judgement
 from regraft.evaluation.ladder import Contender, Ladder, LadderRows, Step, build_ladder, climb_kind
 from regraft.evaluation.options import JudgeOptions
+from regraft.evaluation.paired import compared_by
 from regraft.evaluation.report import TargetReport
 from regraft.evaluation.rung import Rows
 from regraft.evaluation.seeds import Seeded, climb_seeds
@@ -48,6 +49,20 @@ def own_options(part: Part, options: JudgeOptions) -> JudgeOptions:
     if metric is not None and METRICS.canonical(metric) not in fitting_names(METRICS, part.task.answers):
         metric = None
     return dataclasses.replace(options, rungs=kept or None, metric=metric)
+
+
+def check_metric(task: Task, options: JudgeOptions) -> None:
+    """Refuse a metric to compare by that is for none of the targets, before anything is answered.
+
+    Raises:
+        OptionsError: It is not registered, is for other answers, or has no better end.
+    """
+    if options.metric is None:
+        return
+    kinds = [kind_for(part.task) for part in task.parts]
+    able = [kind for kind in kinds if METRICS.canonical(options.metric) in fitting_names(METRICS, kind.name)]
+    for kind in able or kinds[:1]:
+        compared_by(kind, options)
 
 
 def own_groups(part: Part, targets: Array, groups_N: Array | None) -> Array | None:
@@ -188,7 +203,11 @@ def _family(by_target: dict[str, TargetReport], confidence: float) -> dict[str, 
     ladders = {name: report.ladder for name, report in by_target.items() if report.ladder}
     verdicts = corrected([ladder.verdict for ladder in ladders.values()], confidence)
     for (name, ladder), verdict in zip(ladders.items(), verdicts, strict=True):
-        by_target[name] = dataclasses.replace(by_target[name], ladder=dataclasses.replace(ladder, verdict=verdict))
+        steps = tuple(
+            dataclasses.replace(step, against_previous=verdict) if step.against_previous is ladder.verdict else step
+            for step in ladder.steps
+        )
+        by_target[name] = dataclasses.replace(by_target[name], ladder=Ladder(steps=steps, verdict=verdict))
     return by_target
 
 

@@ -38,7 +38,7 @@ def draw(report: Report) -> Group:
     """Return everything a person wants to see of a report, the verdict first."""
     parts: list[RenderableType] = []
     parts += found(report)
-    parts += [Text(f"note: {_clean(note)}", style="dim") for note in dict.fromkeys([*report.judgement.notes, *report.notes])]
+    parts += [Text(line, style="dim") for line in note_lines(report)]
     parts += [Text(line, style="dim") for line in cost_lines(report)]
     lost = report.ledger.to_json()
     parts += [Text(ledger_line(why, loss), style="yellow") for why, loss in lost.items()]
@@ -81,6 +81,11 @@ def tables(judgement: Judgement) -> list[Table]:
     if judgement.confusion is not None:
         found.append(confusion_table(judgement.confusion))
     return found
+
+
+def note_lines(report: Report) -> list[str]:
+    """Return what a reader must know, one line a note."""
+    return [f"note: {_clean(note)}" for note in dict.fromkeys([*report.judgement.notes, *report.notes])]
 
 
 def cost_lines(report: Report) -> list[str]:

@@ -32,7 +32,7 @@ As JSON (strict: None where a number is undefined, with a note saying why):
     seconds           in all
     seconds_by_stage  stage -> seconds
     cost              rows and tokens a second, padding ratio, MFU, threads, memory (`regraft.training.cost.Cost`); may be {};
-                      `predict_...` are figures of answering, in "compare" those of the second and `against_...` of the first
+                      `predict_...` are figures of answering, in "compare" those of the last and `against_...` of the first
     notes             sentences a reader must know
     about             what was judged: whatever the verb states (artifact, base, task)
 """

@@ -40,18 +40,22 @@ def judged_by(tables: Sequence[Outside], rows: RowSource, target: str | None) ->
     quantiles = [name.partition(".")[2] for name in first.columns if name.startswith("quantile.")]
     if quantiles or (not first.probable_labels and _are_amounts(seen)):
         cls = TASKS.get("regression")
-        task = cls(cls.Options(quantiles=tuple(_level(level, first) for level in quantiles)))
+        # Nothing is learnt here: mean and spread play no part in judging, and the truth may well be constant.
+        task = cls.restore(
+            cls.Options(quantiles=tuple(_level(level, first) for level in quantiles)), {"mean": 0.0, "scale": 1.0}
+        )
     else:
         cls = TASKS.get("classification")
         task = cls(cls.Options(min_rows=1))
-    task.learn([*seen, *_more_labels(first, seen)], Ledger())
+        task.learn([*seen, *_more_labels(first, seen)], Ledger())
     return task, Truths.of_column(target, kind, rows.columns)
 
 
 def _are_amounts(values: Sequence[Any]) -> bool:
     numbers = {as_number(value) for value in values}
     known = {number for number in numbers if number is not None}
-    return len(known) == len(numbers) and (len(known) > _MANY or any(not number.is_integer() for number in known))
+    sound = len(known) == len(numbers) and bool(known)
+    return sound and (len(known) > _MANY or len(known) == 1 or any(not number.is_integer() for number in known))
 
 
 def _level(text: str, table: Outside) -> float:

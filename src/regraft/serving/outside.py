@@ -265,7 +265,7 @@ def outside(given: Any, options: DataOptions, id_column: str, number: int) -> Ou
     """
     if isinstance(given, str | Path):
         path = Path(given).expanduser()
-        if not path.is_file() or not is_readable(path):
+        if path.is_dir() or not is_readable(path):
             return None
         return Outside(open_rows(path, options), id_column)
     made = Outside(open_rows(given, options), id_column)

@@ -139,7 +139,8 @@ def test_the_smallest_detectable_difference_solves_its_equation(rows, discordant
     share = discordant / rows
     found = smallest_detectable(rows, discordant)
     z_a, z_b = stats.norm.ppf(0.975), stats.norm.ppf(0.8)
-    assert np.sqrt(rows) * found == pytest.approx(z_a * np.sqrt(share) + z_b * np.sqrt(share - found**2), rel=1e-9)
+    wanted = z_a * np.sqrt(share) + z_b * np.sqrt(share - found**2) + 1 / np.sqrt(rows)
+    assert np.sqrt(rows) * found == pytest.approx(wanted, rel=1e-9)
 
 
 def test_the_smallest_detectable_difference_is_found_about_as_often_as_it_says():
@@ -173,7 +174,7 @@ def test_the_sentence_names_both_and_the_numbers():
     )
     equal = compare_right(*right(10, 12, both=378), ("linear-probe", "fitted")).sentence()
     assert equal.startswith("No evidence that fitted and linear-probe differ: +0.5 points [")
-    told = "Only from about 3.3 points would it show; the difference seen would need about 17,000 rows."
+    told = "Only from about 3.5 points would it show; the difference seen would need about 18,000 rows."
     assert equal.endswith(told)
     assert compare_right(*right(10, 10, both=380), ("a", "b")).sentence().endswith("points would it show.")
     assert "McNemar p < 0.0001" in compare_right(*right(0, 60), ("a", "b")).sentence()
