@@ -38,7 +38,7 @@ import regraft
 from emoji_languages import by_language
 from regraft import fitting
 from regraft.evaluation.compare import compare_right
-from regraft.evaluation.intervals import wilson
+from regraft.evaluation.shares import wilson
 from regraft.modalities import pictures
 from regraft.options import build
 from regraft.planning import raws

@@ -21,7 +21,7 @@ import torch
 
 from regraft.data.formats import reader_for
 from regraft.data.options import DataOptions
-from regraft.evaluation.intervals import wilson
+from regraft.evaluation.shares import wilson
 from regraft.modalities.encoded import EncodedRows
 from regraft.modalities.series import Series
 from regraft.models.forward import outputs

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regraft.errors import DataError, MissingExtraError, Problem, did_you_mean
+from regraft.errors import DataError, MissingExtraError, Problem, UsageError, did_you_mean
 from regraft.options import JSON
 from regraft.registry import Registry
 from regraft.training.cost import Answered, cost_of
@@ -20,19 +22,21 @@ from regraft.verbs import AnswerOptions
 
 if TYPE_CHECKING:
     from regraft.artifact.store import Artifact
-    from regraft.data.reader import Chunk
     from regraft.data.rows import RowSource
     from regraft.data.writer import Writer
     from regraft.evaluation.ladder import Contender
     from regraft.evaluation.report import Report
     from regraft.models import BaseCard
+    from regraft.serving.labelled_rows import LabelledRows
+    from regraft.serving.outside import Outside
     from regraft.serving.predictor import Predictor
     from regraft.serving.truths import Truths
-    from regraft.tasks.task import Part
+    from regraft.tasks.task import Part, Task
+
+    Entrant = Predictor | Outside
+    """What is judged: an artifact, or predictions that another model made elsewhere."""
 
 Seeing = Callable[[Array, FloatArray, Sequence[Any], Sequence[str]], None]
-_CHUNK_ROWS = 1024
-_SHOWN = 20
 _ANSWER = "answer"
 
 
@@ -42,17 +46,23 @@ class Labelled:
 
     Args:
         name: What was read.
-        targets: Targets (N, ...), in the first predictor's label order.
-        probabilities: For each predictor what is judged (N, C), in the first one's label order.
+        task: What is predicted.
+        targets: Targets (N, ...), in the order of the task's labels.
+        probabilities: For each entrant what is judged (N, C), in the same order.
         ledger: Rows that could not be used, tokens that were cut.
-        answered: For each predictor, what went through it in how long.
+        answered: For each entrant, what went through it in how long; nothing went through predictions made elsewhere.
+        groups: Which rows belong together (N,), if anything says so.
+        notes: Sentences a reader must know.
     """
 
     name: str
+    task: Task
     targets: Array
     probabilities: list[FloatArray]
     ledger: Ledger
     answered: list[Answered]
+    groups: Array | None = None
+    notes: Sequence[str] = ()
 
 
 def folder(artifact: str | Path | Artifact) -> Path:
@@ -94,26 +104,64 @@ def writer(out: str | Path | None, rows: RowSource) -> Writer:
     return writer_for(out)
 
 
-def labelled(
-    predictors: Sequence[Predictor], data: Any, wanted: AnswerOptions, stages: Stages, see: Seeing | None = None
-) -> Labelled:
-    """Answer every labelled row with every predictor.
+def data_last(first: Any, second: Any, others_then_data: Sequence[Any]) -> list[Any]:
+    """Return what is compared, and last the labelled rows.
+
+    Raises:
+        UsageError: There are no labelled rows.
+    """
+    if not others_then_data:
+        what, got = "there are no rows to compare on", f"{first} and {second}"
+        fix = "name two artifacts or more, then the labelled rows: compare FIRST SECOND DATA"
+        raise UsageError(Problem(what=what, got=got, fix=fix))
+    return [first, second, *others_then_data]
+
+
+def entrant(given: Any, wanted: AnswerOptions, number: int = 1) -> Entrant:
+    """Return what is judged: a predictor for an artifact, or predictions made elsewhere for a file or table of them.
 
     Args:
-        predictors: One, or several that know the same labels.
+        given: Folder of an artifact, an artifact, a predictor, a file of predictions, or a table of them.
+        wanted: How to open it.
+        number: Its place among what is compared.
+    """
+    from regraft.artifact.store import Artifact
+    from regraft.serving.outside import outside
+    from regraft.serving.predictor import Predictor
+
+    ours = isinstance(given, Artifact | Predictor)
+    found = None if ours else outside(given, wanted.data, wanted.judge.id, number)
+    return found or opened(given, wanted)
+
+
+def labelled(
+    entrants: Sequence[Entrant], data: Any, wanted: AnswerOptions, stages: Stages, see: Seeing | None = None
+) -> Labelled:
+    """Answer every labelled row with every predictor, and find the predictions that others made for it.
+
+    Args:
+        entrants: One, or several that know the same labels.
         data: Labelled rows.
         wanted: How to read and answer.
         stages: Told about progress.
         see: Shown some rows at a time: targets, what the last predictor gave, its raw values, and where the rows stand.
 
     Raises:
-        DataError: A column is missing, a label is unknown, too many rows cannot be used, or there are none.
+        DataError: A column is missing, a label is unknown, rows were learnt from, too many rows cannot be used, or there are
+            none.
     """
+    from regraft.evaluation.by_target import check_metric
+    from regraft.serving.labelled_rows import LabelledRows
+    from regraft.serving.predictor import Predictor
+
     rows = source(data, wanted, stages)
-    truths = _truths(predictors, rows, stages)
+    predictors = [one for one in entrants if isinstance(one, Predictor)]
+    tables = [one for one in entrants if not isinstance(one, Predictor)]
+    task, truths = _judged_by(predictors, tables, rows, wanted, stages)
     _check_columns(predictors, rows)
-    orders = _column_orders(predictors)
-    reading = _Reading(rows, truths, predictors, Ledger())
+    check_metric(task, wanted.judge)
+    orders = _column_orders(predictors, task)
+    reading = LabelledRows(rows, truths, predictors, task, wanted.judge)
     kept: list[Array] = []
     answers: list[list[FloatArray]] = [[] for _ in predictors]
     answered = [Answered() for _ in predictors]
@@ -128,16 +176,79 @@ def labelled(
                 see(targets, answers[-1][-1], raws[predictors[-1].columns], places)
             stages.progress(reading.read)
     _tell_apart(answered, stages)
-    reading.settle(wanted)
+    reading.settle(0.0 if wanted.strict else wanted.data.lost_share)
     for number, (predictor, work) in enumerate(zip(predictors, answered, strict=True), start=1):
         if work.dropped:
             where = f"{rows.name}: {work.truncated_rows:,} of {reading.read:,} rows"
             where += f", artifact {number}" if len(predictors) > 1 else ""
             reading.ledger.add(f"truncated {predictor.modality.unit}", work.dropped, where)
-    probabilities = [np.concatenate(parts) for parts in answers]
+    targets = np.concatenate(kept)
+    asked = zip((np.concatenate(parts) for parts in answers), answered, strict=True)
+    brought = iter(_brought(tables, task, reading))
+    every = [next(asked) if isinstance(one, Predictor) else (next(brought), Answered()) for one in entrants]
+    judged, notes = _decisions_only(task, tables)
     return Labelled(
-        name=rows.name, targets=np.concatenate(kept), probabilities=probabilities, ledger=reading.ledger, answered=answered
+        name=rows.name,
+        task=judged,
+        targets=targets,
+        probabilities=[given for given, _ in every],
+        ledger=reading.ledger,
+        answered=[work for _, work in every],
+        groups=reading.groups(targets),
+        notes=[*notes, *reading.notes],
     )
+
+
+def _judged_by(
+    predictors: Sequence[Predictor], tables: Sequence[Outside], rows: RowSource, wanted: AnswerOptions, stages: Stages
+) -> tuple[Task, Truths]:
+    """Return what is predicted and what reads the truth: as the first predictor whose column the data have knows it."""
+    from regraft.serving.judged_by import judged_by
+    from regraft.serving.truths import Truths
+
+    if not predictors:
+        return judged_by(tables, rows, wanted.target)
+    found = [Truths(predictor, rows.columns, wanted.target) for predictor in predictors]
+    chosen = next((truths for truths in found if truths.columns), None)
+    if chosen is None:
+        names = list(dict.fromkeys(name for truths in found for name in truths.wanted if name))
+        told = " or ".join(f"'{name}'" for name in names) or "a target column"
+        fix = did_you_mean(names[0], rows.columns) if names else "judge an artifact"
+        fix += "; --target names another one"
+        raise DataError(Problem(what=f"there is no column {told} to judge against", where=rows.name, fix=fix))
+    if chosen.together:
+        stages.notes([f"there is no column '{name}': this target is not judged" for name in chosen.absent])
+    chosen.kind = found[0].kind
+    return predictors[0].task, chosen
+
+
+def _brought(tables: Sequence[Outside], task: Task, reading: LabelledRows) -> list[FloatArray]:
+    """Return what predictions made elsewhere say of the judged rows; the problems of all of them together."""
+    found: list[FloatArray] = []
+    problems: list[Problem] = []
+    for table in tables:
+        try:
+            found.append(table.answers(task, reading.ids, np.array(reading.positions, dtype=np.int64), reading.rows.name))
+        except DataError as error:
+            problems += error.problems
+        problems += table.surplus(reading.read)
+    if problems:
+        raise DataError(problems)
+    return found
+
+
+def _decisions_only(task: Task, tables: Sequence[Outside]) -> tuple[Task, list[str]]:
+    """Return the task with the metrics that are made of decisions, where somebody gave nothing but decisions."""
+    from regraft.evaluation.answer_kind import kind_for
+
+    bare = [table.name for table in tables if table.decides_only(task)]
+    if not bare:
+        return task, []
+    measures = kind_for(task).measures(task.metrics)
+    judged = copy.copy(task)
+    judged.metrics = tuple(name for name, measure in measures.items() if measure.of_decisions)
+    left_out = ", ".join(name for name in measures if name not in judged.metrics)
+    return judged, [f"{bare[0]} holds answers without probabilities: nothing is told of {left_out}"]
 
 
 def _tell_apart(answered: Sequence[Answered], stages: Stages) -> None:
@@ -146,101 +257,32 @@ def _tell_apart(answered: Sequence[Answered], stages: Stages) -> None:
     stages.part(_ANSWER, "tokenise", sum(work.encode_seconds for work in answered))
 
 
-class _Reading:
-    """Rows of a source as targets and raw values; what cannot be used is counted, unknown labels are collected."""
-
-    def __init__(self, rows: RowSource, truths: Truths, predictors: Sequence[Predictor], ledger: Ledger) -> None:
-        self.rows, self.truths, self.predictors, self.ledger = rows, truths, predictors, ledger
-        self.task = predictors[0].task
-        self.inputs = {predictor.columns: predictor for predictor in predictors}
-        self.read = self.used = 0
-        self.unknown: dict[str, list[str]] = {}
-
-    def chunks(self) -> Iterator[tuple[Array, dict[tuple[str, ...], list[Any]], list[str]]]:
-        """Yield targets (B,), for all columns that are read together the raw values of the same rows, and where they stand."""
-        for chunk in self.rows.chunks(_CHUNK_ROWS):
-            truth = self.truths.of(chunk.rows)
-            raws = {}
-            for columns, predictor in self.inputs.items():  # what cannot be read stays, and is a problem
-                raws[columns], _ = predictor.modality.brought(predictor.values(chunk.rows), chunk.folder)
-            good = [row for row in range(chunk.rows.num_rows) if self._usable(chunk, truth[row], raws, row)]
-            self.read += chunk.rows.num_rows
-            self.used += len(good)
-            if good and not self.unknown:
-                yield (
-                    self.task.targets([truth[row] for row in good]),
-                    {columns: [found[row] for row in good] for columns, found in raws.items()},
-                    [self._place(chunk, row) for row in good],
-                )
-
-    def _place(self, chunk: Chunk, row: int) -> str:
-        return f"{chunk.source or self.rows.name}, row {chunk.first_row + row}"
-
-    def _usable(self, chunk: Chunk, value: Any, raws: Mapping[tuple[str, ...], list[Any]], row: int) -> bool:
-        place = self._place(chunk, row)
-        if row in chunk.bad:
-            self.ledger.add("rows that cannot be read", where=place)
-        elif value is None:
-            self.ledger.add("rows without a label", where=place)
-        elif any(predictor.modality.problem(raws[columns][row]) for columns, predictor in self.inputs.items()):
-            self.ledger.add("rows without an input", where=place)
-        elif problem := self.task.target_problem(value):
-            self.unknown.setdefault(problem, []).append(place)
-        else:
-            from regraft.data.clean import lacking_reason
-
-            for name in self.truths.columns if self.truths.together else ():
-                if value[name] is None:
-                    self.ledger.add(lacking_reason(name), where=place)
-            return True
-        return False
-
-    def settle(self, wanted: AnswerOptions) -> None:
-        """Raise what stands in the way of judging these rows."""
-        fix = "leave these rows out, mend the label, or fit again with training rows that have it"
-        problems = [
-            Problem(what=what, where="; ".join(places[:3]), got=f"{len(places)} such rows", fix=fix)
-            for what, places in list(self.unknown.items())[:_SHOWN]
-        ]
-        lost = self.read - self.used
-        budget = 0.0 if wanted.strict else wanted.data.lost_share
-        if not problems and (not self.used or lost > budget * self.read):
-            places = "; ".join(f"{why}: {count}" for why, count in self.ledger.counts.items()) or "no rows"
-            where = "; ".join(place for first in self.ledger.examples.values() for place in first) or self.rows.name
-            problems.append(
-                Problem(
-                    what=f"{lost:,} of {self.read:,} rows cannot be judged" if self.read else "there are no rows",
-                    where=where,
-                    got=places,
-                    expected=f"at most {budget:.0%} (data.lost_share)" if self.used else "at least one labelled row",
-                    fix="mend the rows" + (", or raise the budget with --set data.lost_share=SHARE" if self.used else ""),
-                )
-            )
-        if problems:
-            raise DataError(problems)
-
-
-def evaluation(predictor: Predictor, answered: Labelled, wanted: AnswerOptions, stages: Stages) -> Report:
-    """Return the report on one predictor, held against the best answer that is the same for all of these rows."""
+def evaluation(judged: Entrant, answered: Labelled, wanted: AnswerOptions, stages: Stages) -> Report:
+    """Return the report on one model, held against the best answer that is the same for all of these rows."""
     from regraft.evaluation.by_target import constant_contender
 
-    constant = constant_contender(predictor.task, answered.targets)
-    return _report("evaluate", [constant, _contender(predictor, answered, 0)], [predictor], answered, wanted, stages)
+    constant = constant_contender(answered.task, answered.targets)
+    return _report("evaluate", [constant, _contender(judged, answered, 0)], [judged], answered, wanted, stages)
 
 
-def comparison(predictors: Sequence[Predictor], answered: Labelled, wanted: AnswerOptions, stages: Stages) -> Report:
-    """Return the report on the second of two predictors, held against the first."""
-    contenders = [_contender(predictor, answered, place) for place, predictor in enumerate(predictors)]
-    if contenders[0].name == contenders[1].name:
-        places = zip(contenders, ("first", "second"), strict=True)
-        contenders = [replace(contender, name=f"{contender.name} ({place})") for contender, place in places]
-    return _report("compare", contenders, predictors, answered, wanted, stages)
+def comparison(entrants: Sequence[Entrant], answered: Labelled, wanted: AnswerOptions, stages: Stages) -> Report:
+    """Return the report on the last of several models, held against those before it."""
+    from regraft.serving.outside import unique_names
+
+    contenders = [_joined(entrants, answered, places) for places in same_but_for_the_seed(entrants)]
+    names = unique_names(contender.name for contender in contenders)
+    contenders = [replace(contender, name=name) for contender, name in zip(contenders, names, strict=True)]
+    if len(contenders) == 1:
+        from regraft.evaluation.by_target import constant_contender
+
+        contenders = [constant_contender(answered.task, answered.targets), *contenders]
+    return _report("compare", contenders, entrants, answered, wanted, stages)
 
 
 def _report(
     verb: str,
     contenders: Sequence[Contender],
-    predictors: Sequence[Predictor],
+    entrants: Sequence[Entrant],
     answered: Labelled,
     wanted: AnswerOptions,
     stages: Stages,
@@ -249,24 +291,26 @@ def _report(
     from regraft.evaluation.by_target import climbed, reported
     from regraft.evaluation.report import Report
 
-    task, options, seed = predictors[0].task, wanted.judge, wanted.seed
+    task, options, seed = answered.task, wanted.judge, wanted.seed
     with stages("judge"):
         found = reported(
             task,
             answered.targets,
             contenders[-1].probabilities_NC,
-            lambda part: climbed(part, contenders, answered.targets, options, seed),
+            lambda part: climbed(part, contenders, answered.targets, options, seed, answered.groups),
             options,
             seed,
+            answered.groups,
         )
-    artifact = predictors[-1].artifact
+    artifact = entrants[-1].artifact
     return Report(
         kind=verb,
         **found,
         ledger=answered.ledger,
         seconds=stages.total,
         seconds_by_stage=stages.seconds,
-        cost=_cost(predictors, answered.answered, stages),
+        cost=_cost(entrants, answered.answered, stages),
+        notes=answered.notes,
         about={
             "data": answered.name,
             "contenders": [contender.name for contender in contenders],
@@ -276,35 +320,58 @@ def _report(
     )
 
 
-def _cost(predictors: Sequence[Predictor], answered: Sequence[Answered], stages: Stages) -> dict[str, JSON]:
-    """Return what answering cost: of the last predictor, and of the first where there are two."""
-    passes = [predictor.runtime.passes(work) for predictor, work in zip(predictors, answered, strict=True)]
-    against = passes[0] if len(passes) > 1 else None
-    return cost_of(predictors[-1].runtime.use(), stages.seconds, answering=passes[-1], against=against).to_json()
+def _cost(entrants: Sequence[Entrant], answered: Sequence[Answered], stages: Stages) -> dict[str, JSON]:
+    """Return what answering cost: of the last one, and of the first where there are two; nothing of what others predicted."""
+    from regraft.serving.predictor import Predictor
+
+    last, first = entrants[-1], entrants[0]
+    if not isinstance(last, Predictor):
+        return {}
+    held = isinstance(first, Predictor) and len(entrants) > 1
+    against = first.runtime.passes(answered[0]) if held and isinstance(first, Predictor) else None
+    return cost_of(last.runtime.use(), stages.seconds, answering=last.runtime.passes(answered[-1]), against=against).to_json()
 
 
-def _contender(predictor: Predictor, answered: Labelled, place: int) -> Contender:
+def same_but_for_the_seed(entrants: Sequence[Entrant]) -> list[list[int]]:
+    """Return the places of artifacts that differ in nothing but their seed together, in the order of the first of each.
+
+    Of two alone each stands by itself: whoever names two wants to know which is better.
+    """
+    from regraft.options import to_json
+
+    together: dict[str, list[int]] = {}
+    for place, one in enumerate(entrants):
+        told = f"alone {place}"
+        if one.artifact is not None and len(entrants) > 2:
+            made = one.artifact.manifest
+            asked = {name: value for name, value in made.options.items() if name != "seed"}
+            told = json.dumps([asked, to_json(made.base), made.network.form, to_json(made.export)], sort_keys=True, default=str)
+            others = [entrants[other].artifact for other in together.get(told, ())]
+            seeds = {other.manifest.seed for other in others if other is not None}
+            told = f"again {place}" if made.seed in seeds else told
+        together.setdefault(told, []).append(place)
+    return list(together.values())
+
+
+def _joined(entrants: Sequence[Entrant], answered: Labelled, places: Sequence[int]) -> Contender:
+    """Return one contender of all seeds of one way to fit."""
+    first, *others = (_contender(entrants[place], answered, place) for place in places)
+    if not others:
+        return first
+    seeds = tuple(artifact.manifest.seed for place in places if (artifact := entrants[place].artifact))
+    seconds = sum(contender.seconds for contender in (first, *others)) / len(places)
+    name, more = f"{first.name} ({len(seeds)} seeds)", tuple(contender.probabilities_NC for contender in others)
+    note = "seeds " + ", ".join(map(str, seeds))
+    return replace(first, name=name, seconds=seconds, seeds=seeds, more=more, note=note)
+
+
+def _contender(judged: Entrant, answered: Labelled, place: int) -> Contender:
     from regraft.evaluation.ladder import Contender
+    from regraft.serving.predictor import Predictor
 
-    name = predictor.artifact.path.name if predictor.artifact else f"predictor {place + 1}"
+    name = judged.artifact.path.name if judged.artifact else f"predictor {place + 1}"
+    name = name if isinstance(judged, Predictor) else judged.name
     return Contender(name=name, probabilities_NC=answered.probabilities[place], seconds=answered.answered[place].seconds)
-
-
-def _truths(predictors: Sequence[Predictor], rows: RowSource, stages: Stages) -> Truths:
-    """Return what reads the targets: of the first predictor whose column the data have; its kinds are those of the first."""
-    from regraft.serving.truths import Truths
-
-    found = [Truths(predictor, rows.columns) for predictor in predictors]
-    chosen = next((truths for truths in found if truths.columns), None)
-    if chosen is None:
-        names = list(dict.fromkeys(name for truths in found for name in truths.wanted if name))
-        wanted = " or ".join(f"'{name}'" for name in names) or "a target column"
-        fix = did_you_mean(names[0], rows.columns) if names else "judge an artifact"
-        raise DataError(Problem(what=f"there is no column {wanted} to judge against", where=rows.name, fix=fix))
-    if chosen.together:
-        stages.notes([f"there is no column '{name}': this target is not judged" for name in chosen.absent])
-    chosen.kind = found[0].kind
-    return chosen
 
 
 def _check_columns(predictors: Sequence[Predictor], rows: RowSource) -> None:
@@ -317,9 +384,8 @@ def _check_columns(predictors: Sequence[Predictor], rows: RowSource) -> None:
         raise DataError(problems)
 
 
-def _column_orders(predictors: Sequence[Predictor]) -> list[list[int] | None]:
-    """Return for each predictor the places of the first one's columns (labels, levels) among its own; nothing if alike."""
-    first = predictors[0].task
+def _column_orders(predictors: Sequence[Predictor], first: Task) -> list[list[int] | None]:
+    """Return for each predictor the places of the task's columns (labels, levels) among its own; nothing if alike."""
     orders: list[list[int] | None] = []
     for predictor in predictors:
         own = {part.name: part for part in predictor.task.parts}

@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from regraft.artifact.learnt_rows import LEARNT_ROWS
 from regraft.artifact.manifest import MANIFEST, ExportEntry, LineageEntry, Manifest, ManifestBody, library_versions
 from regraft.artifact.store import CARD, GOLDEN, REPORT, Artifact, write_json
 from regraft.artifact.verify import file_entries
@@ -159,7 +160,7 @@ def _around(folder: Path, source: Source) -> None:
     inside = folder / PREPROCESSING_FOLDER
     inside.mkdir(exist_ok=True)
     source.modality.save(inside)
-    for name in (REPORT, GOLDEN, CARD):
+    for name in (REPORT, GOLDEN, CARD, LEARNT_ROWS):
         if name in source.manifest.files:
             shutil.copyfile(source.artifact.path / name, folder / name)
 

@@ -26,7 +26,7 @@ from regraft.modalities import MODALITIES
 from regraft.models import BASES
 from regraft.options import Pick, to_json
 from regraft.parts import settled
-from regraft.planning import SPLITS, Plan, check_targets, joined_splits, plan, raws, read
+from regraft.planning import SPLITS, Plan, check_targets, joined_splits, plan, raws, read, values_of
 from regraft.recipe import Recipe, changed
 from regraft.tasks import TASKS
 from regraft.training.cost import Answered, Passes, cost_of
@@ -34,7 +34,7 @@ from regraft.training.event_log import EVENTS
 from regraft.training.stages import Stages
 from regraft.training.threads import default_threads
 from regraft.tuning import TUNINGS
-from regraft.types import Batch
+from regraft.types import Array, Batch
 from regraft.verbs import FitOptions
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def open_base(wanted: FitOptions, stages: Stages) -> tuple[Base, FitOptions]:
 def _check_judging(wanted: FitOptions) -> None:
     """Refuse metrics and baselines that are for other answers than the task gives."""
     from regraft.evaluation.answer_kind import kind_for
+    from regraft.evaluation.by_target import check_metric
 
     cls, options = wanted.task.resolve(TASKS)
     task = cls(options)
@@ -85,6 +86,7 @@ def _check_judging(wanted: FitOptions) -> None:
             fix = f"leave it out ({task.validation_metric} is used)"
             raise OptionsError(Problem(what=what, where="train.validation.metric", fix=fix))
     kind.rungs(wanted.judge.rungs)
+    check_metric(task, wanted.judge)
     size, micro = wanted.train.batch_size, wanted.train.micro_batch_size
     if task.paired and micro is not None and micro < size:
         what = f"the rows of a batch are held against each other by '{task.name}', so that a batch cannot go through in pieces"
@@ -198,18 +200,19 @@ def judge(
     with stages("answer the test rows", len(plan.rows["test"])):
         parts = [door.probabilities(chunk, answered=answered) for chunk in raws(plan.dataset, "test")]
     with stages("judge"):
+        groups_N, told = _groups(plan)
         fitted = Contender(name="fitted", probabilities_NC=np.concatenate(parts), seconds=stages.seconds.get("train", 0.0))
         targets, without = plan.targets["test"], [] if task.paired else _without_parts(door, plan)
         known = {split: dataclasses.replace(rows, widths=net.backbone.part_widths) for split, rows in before.items()}
 
         def one(part: Part) -> TargetReport:
             return TargetReport(
-                judgement=judgement_of(part, targets, fitted.probabilities_NC, options, seed),
-                ladder=ladder_of(part, known, plan.targets["train"], fitted, options, seed),
-                ablation=ablation_of(part, targets, fitted, without, options, seed),
+                judgement=judgement_of(part, targets, fitted.probabilities_NC, options, seed, groups_N),
+                ladder=ladder_of(part, known, plan.targets["train"], fitted, options, seed, groups_N),
+                ablation=ablation_of(part, targets, [fitted, *without], options, seed, groups_N),
             )
 
-        found = reported(task, targets, fitted.probabilities_NC, one, options, seed)
+        found = reported(task, targets, fitted.probabilities_NC, one, options, seed, groups_N)
     return Report(
         kind="fit",
         **found,
@@ -217,11 +220,26 @@ def judge(
         fingerprint=plan.dataset.fingerprint,
         seconds=stages.total,
         seconds_by_stage=stages.seconds,
-        notes=(*plan.dataset.notes, *plan.modality.notes, *trained.notes),
+        notes=(*plan.dataset.notes, *plan.modality.notes, *trained.notes, *told),
         cost=cost_of(door.runtime.use(), stages.seconds, training=trained, answering=door.runtime.passes(answered)).to_json(),
         about=_about(plan, recipe),
         answers=Answers(task, targets, fitted.probabilities_NC),
     )
+
+
+def _groups(plan: Plan) -> tuple[Array | None, list[str]]:
+    """Return which test rows belong together, and a note where such rows also lie among those that were learnt from."""
+    from regraft.evaluation.clusters import group_codes
+
+    name = plan.wanted.judge.group
+    if name is None:
+        return (plan.targets["test"] if plan.task.paired else None), []
+    values = values_of(plan.dataset, "test", name, "judge.group")
+    learnt = [split for split in SPLITS[:2] if split in plan.dataset.names]
+    known = {value for split in learnt for value in values_of(plan.dataset, split, name, "judge.group")}
+    shared = {value for value in values if value is not None} & known
+    told = f"{len(shared):,} of {len(set(values)):,} groups ('{name}') of the test rows also have rows that were learnt from"
+    return group_codes(values), [f"{told}: these numbers say little about groups that are new"] if shared else []
 
 
 def _about(plan: Plan, recipe: Recipe | None) -> dict[str, Any]:
@@ -264,6 +282,7 @@ def fill(folder: Path, net: Headed, plan: Plan, report: Report, run: Run) -> Man
     from regraft.artifact import kept_events, predictions
     from regraft.artifact.card import card
     from regraft.artifact.golden import record
+    from regraft.artifact.learnt_rows import write_learnt_rows
     from regraft.artifact.manifest import HeadEntry, InputEntry, ManifestBody, NetworkEntry, TargetEntry, TaskEntry
     from regraft.artifact.store import CARD, GOLDEN, PREDICTIONS, REPORT, write_json, write_text
     from regraft.models.net import BACKBONE_FOLDER, save_net, weights_digest
@@ -298,6 +317,7 @@ def fill(folder: Path, net: Headed, plan: Plan, report: Report, run: Run) -> Man
     )
     if run.events.exists():
         (folder / EVENTS).write_bytes(kept_events.thinned(run.events))
+    write_learnt_rows(folder, [dataset.split(name).keys() for name in SPLITS[:2] if name in dataset.names])
     goldens = record(predictor(net, plan), _golden_rows(plan), plan.modality.shortened)
     write_json(folder / GOLDEN, goldens.to_json())
     command = command_line(plan.data, asked, run.lineage[-1].name if run.lineage else "")

@@ -284,10 +284,10 @@ def evaluate(
     listen: Listener = ignore,
     **options: Any,
 ) -> Report:
-    """Judge an artifact on labelled rows.
+    """Judge an artifact on labelled rows that it has not learnt from.
 
     Args:
-        artifact: Its folder, or a predictor that `load` gave.
+        artifact: Its folder, or a predictor that `load` gave; or a file or table of predictions made elsewhere.
         data: Labelled rows: a file, a folder, the name of a sample, or any object that `fit` takes.
         page: File of the report page (.html), if one is wanted.
         language: Of the page: en or zh.
@@ -297,50 +297,61 @@ def evaluate(
     Returns:
         Metrics with n and interval, per class, confusion matrix, the verdict against always answering the commonest label, and
         what answering cost.
+
+    Raises:
+        DataError: Rows cannot be judged: a label is unknown, a column is missing, the artifact learnt from them.
     """
     from regraft.reporting.writing import PageOf
 
     wanted, stages = build(AnswerOptions, options), Stages(listen)
     drawn = PageOf(page, language)
     with stages("open the artifact"):
-        predictor = answering.opened(artifact, wanted)
-    answered = answering.labelled([predictor], data, wanted, stages, drawn.seeing(predictor))
-    return drawn.written(answering.evaluation(predictor, answered, wanted, stages))
+        judged = answering.entrant(artifact, wanted)
+    answered = answering.labelled([judged], data, wanted, stages, drawn.seeing(judged))
+    return drawn.written(answering.evaluation(judged, answered, wanted, stages))
 
 
 def compare(
-    first: str | Path | Artifact,
-    second: str | Path | Artifact,
-    data: Any,
+    first: Any,
+    second: Any,
     /,
-    *,
+    *others_then_data: Any,
     page: str | Path | None = None,
     language: str = "en",
     listen: Listener = ignore,
     **options: Any,
 ) -> Report:
-    """Say whether the second artifact is better than the first, on the same labelled rows.
+    """Say whether the last of two or more artifacts is better than those before it, on the same labelled rows.
 
     Args:
-        first: Folder of the artifact that stands.
-        second: Folder of the artifact that may take its place.
-        data: Labelled rows: a file, a folder, the name of a sample, or any object that `fit` takes.
+        first: Folder of the artifact that stands; or a file or table of predictions made elsewhere.
+        second: Folder of the artifact that may take its place; or such predictions.
+        others_then_data: Further artifacts, if any; and last the labelled rows: a file, a folder, the name of a sample, or any
+            object that `fit` takes. Artifacts that differ in nothing but their seed are one contender with several seeds.
         page: File of the report page (.html), if one is wanted.
         language: Of the page: en or zh.
         listen: Called with every event.
         **options: The fields of `AnswerOptions`.
 
     Returns:
-        A report on the second, its ladder holding both, with the verdict better / no evidence / worse and what both cost.
+        A report on the last, its ladder holding all, with the verdict better / no evidence / worse and what they cost.
+
+    Raises:
+        UsageError: No labelled rows are named.
+        DataError: Rows cannot be judged, or predictions made elsewhere do not fit them.
+
+    Example:
+        `compare("spam-old", "spam-new", "new.csv")`, `compare("spam-model", "their-answers.csv", "new.csv")`
     """
     from regraft.reporting.writing import PageOf
 
+    *others, data = answering.data_last(first, second, others_then_data)
     wanted, stages = build(AnswerOptions, options), Stages(listen)
     drawn = PageOf(page, language)
     with stages("open the artifacts"):
-        predictors = [answering.opened(artifact, wanted) for artifact in (first, second)]
-    answered = answering.labelled(predictors, data, wanted, stages, drawn.seeing(predictors[-1]))
-    return drawn.written(answering.comparison(predictors, answered, wanted, stages))
+        entrants = [answering.entrant(one, wanted, number) for number, one in enumerate(others, start=1)]
+    answered = answering.labelled(entrants, data, wanted, stages, drawn.seeing(entrants[-1]))
+    return drawn.written(answering.comparison(entrants, answered, wanted, stages))
 
 
 def report(*artifacts: str | Path | Artifact, **options: Any) -> Path:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from regraft.artifact.golden import record
+from regraft.artifact.learnt_rows import LEARNT_ROWS
 from regraft.artifact.manifest import ManifestBody
 from regraft.artifact.store import CARD, GOLDEN, REPORT, Artifact, write_json
 from regraft.errors import GateError, Problem, UsageError
@@ -120,8 +121,9 @@ def fill(folder: Path, made: Plan) -> ManifestBody:
     rows = made.source.json(GOLDEN)["rows"]
     goldens = record(merged, [row["input"] for row in rows], merged.modality.shortened)
     write_json(folder / GOLDEN, goldens.to_json())
-    for name in (REPORT, CARD):
-        shutil.copyfile(source.path / name, folder / name)
+    for name in (REPORT, CARD, LEARNT_ROWS):
+        if name in source.manifest.files:
+            shutil.copyfile(source.path / name, folder / name)
     said = {item.name: getattr(source.manifest, item.name) for item in dataclasses.fields(ManifestBody)}
     lineage = (*source.manifest.lineage, ancestor(source))
     changed = {"transforms": (), "weights_digest": weights_digest(made.net), "verb": "merge"}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from regraft.data.dataset import Dataset, Seen, load_dataset
 from regraft.data.roles import Recogniser
 from regraft.data.targets import as_number
-from regraft.errors import DataError, Problem
+from regraft.errors import DataError, Problem, did_you_mean
 from regraft.modalities import MODALITIES
 from regraft.modalities.digests import modality_digest
 from regraft.modalities.encoded import SplitRows
@@ -96,7 +96,32 @@ def read(data: Any, wanted: FitOptions, stages: Stages) -> Dataset:
         stages.note(crowded, "warning")
     for name in ("train", "test"):
         dataset.split(name)  # neither fitting nor judging can do without
+    if wanted.judge.group is not None:
+        values_of(dataset, "test", wanted.judge.group, "judge.group")
     return dataset
+
+
+def values_of(dataset: Dataset, split: str, column: str, asked: str) -> list[Any]:
+    """Return the values of any column of a split, also of one that is read together with others.
+
+    Args:
+        dataset: The rows.
+        split: Which.
+        column: Its name.
+        asked: The option that names it, for the message.
+
+    Raises:
+        DataError: There is no such column.
+    """
+    rows = dataset.split(split)
+    if column in rows.columns:
+        return rows.values(column)
+    together = rows.values(dataset.input_column)
+    known = [*rows.columns, *(together[0] if together and isinstance(together[0], dict) else ())]
+    if column not in known:
+        fix = did_you_mean(column, known)
+        raise DataError(Problem(what=f"there is no column '{column}' ({asked})", where=f"the {split} rows", fix=fix))
+    return [row[column] for row in together]
 
 
 def _single(column: str | Recogniser, kind: type[Modality]) -> str | Recogniser | Seen:

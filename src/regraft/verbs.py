@@ -104,6 +104,9 @@ class AnswerOptions:
     seed: Annotated[int, Field(ge=0, lt=2**63, json_schema_extra={"flag": "--seed"})] = 0
     """Draws the resamples behind the intervals."""
 
+    target: Annotated[str | None, Field(json_schema_extra={"flag": "--target"})] = None
+    """Column that holds the truth; the one that the artifact was fitted to if not given."""
+
     data: DataOptions = Field(default_factory=DataOptions)
     """How files are read."""
 

@@ -64,7 +64,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Any:
                 base=base,
                 tuning="lora" if kind == ADAPTED else "full",
                 train={"epochs": 1, "learning_rate": 0.003},
-                judge={"resamples": 200},
+                judge={"resamples": 200, "overlap": "keep"},
                 machine=QUIET,
             )
         return made[kind]
@@ -122,7 +122,13 @@ def test_a_thousand_real_rows_are_answered_alike(name: str, fitted: Any, mails: 
     assert set(np.unique(expected.values)) == {"ham", "spam"}
     for runtime in made.manifest.network.runtimes:
         agree(made.path, runtime, expected, mails, texts)
-    judged = [rg.evaluate(path, mails, judge={"resamples": 200}, machine={"threads": 1}) for path in (artifact, made)]
+    judged = [
+        rg.evaluate(path, mails, judge={"resamples": 200, "overlap": "keep"}, machine={"threads": 1})
+        for path in (artifact, made)
+    ]
     was, now = ([metric.value for metric in report.judgement.metrics.values()] for report in judged)
     assert now == pytest.approx(was, abs=1e-5)
-    assert rg.compare(artifact, made, mails, judge={"resamples": 200}, machine={"threads": 1}).verdict == "no evidence"
+    assert (
+        rg.compare(artifact, made, mails, judge={"resamples": 200, "overlap": "keep"}, machine={"threads": 1}).verdict
+        == "no evidence"
+    )

@@ -110,7 +110,8 @@ def test_labels_keep_their_type(make: type, labels: list[Any], fit_small: Callab
     answers = rg.load(fitted).predict([row["body"] for row in rows[:5]])
     assert {type(answer.label) for answer in answers} == {make}
     assert fitted.manifest.task.state["labels"] == labels
-    report = rg.evaluate(fitted, write_csv(tmp_path / "typed.csv", [{k: str(v) for k, v in row.items()} for row in rows]))
+    data = write_csv(tmp_path / "typed.csv", [{k: str(v) for k, v in row.items()} for row in rows])
+    report = rg.evaluate(fitted, data, judge={"overlap": "keep"})
     assert report.judgement.n == 80, "labels out of a CSV file are read in the type of the training labels"
 
 

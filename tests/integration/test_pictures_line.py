@@ -55,7 +55,7 @@ def test_fit_evaluate_predict(artifact: rg.Artifact, folder: Path, tmp_path: Pat
     assert artifact.report.to_json()["metrics"]["accuracy"]["value"] == 1.0
     assert artifact.manifest.inputs[0].modality == "image"
     assert artifact.manifest.options["modality"]["name"] == "image"
-    report = rg.evaluate(artifact, folder, judge={"resamples": 100})
+    report = rg.evaluate(artifact, folder, judge={"resamples": 100, "overlap": "keep"})
     assert (report.judgement.n, report.judgement.metrics["accuracy"].value) == (80, 1.0)
     lines = (folder.parent / "all.csv").read_text().replace("file,", "image,")
     (folder / "some.csv").write_text(lines + "bar/gone.png,bar\n../outside.png,bar\n")

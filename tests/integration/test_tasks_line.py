@@ -121,7 +121,7 @@ def test_numbers_are_the_same_through_every_door(priced: Artifact, price_file: P
     assert [float(line.split(",")[-2]) for line in written[1:]] == [answer.value for answer in here]
 
     truth = [float(row["price"]) for row in rows]
-    report = rg.evaluate(priced, str(price_file), judge={"resamples": 200}).to_json()
+    report = rg.evaluate(priced, str(price_file), judge={"resamples": 200, "overlap": "keep"}).to_json()
     given = [answer.value for answer in here]
     assert report["metrics"]["mae"]["value"] == pytest.approx(reference.mean_absolute_error(truth, given), rel=1e-9)
     assert report["metrics"]["r2"]["value"] == pytest.approx(reference.r2_score(truth, given), rel=1e-9)
@@ -149,12 +149,12 @@ def test_two_regressions_are_compared_on_the_same_rows(priced: Artifact, spread:
     train = {**OPTIONS["train"], "epochs": 0}
     data = str(folder / "prices.csv")
     untrained = rg.fit(data, target="price", out=folder / "untrained", task="regression", **{**OPTIONS, "train": train})
-    verdict = rg.compare(untrained, priced, str(price_file), judge={"resamples": 500})
+    verdict = rg.compare(untrained, priced, str(price_file), judge={"resamples": 500, "overlap": "keep"})
     assert verdict.verdict == "better"
     detail = verdict.to_json()["verdict_detail"]
     assert (detail["a"], detail["quantity"]) == ("untrained", "mae")
     assert detail["difference"]["high"] < 0
-    assert rg.compare(priced, priced, str(price_file), judge={"resamples": 200}).verdict == "no evidence"
+    assert rg.compare(priced, priced, str(price_file), judge={"resamples": 200, "overlap": "keep"}).verdict == "no evidence"
     with pytest.raises(DataError, match=r"not give the same kind of answers(.|\n)*quantiles against numbers"):
         rg.compare(priced, spread, str(price_file))
 

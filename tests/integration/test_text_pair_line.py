@@ -78,7 +78,9 @@ def test_rows_are_answered_and_halves_say_what_is_missing(fitted):
     assert found[0].error == ""
     assert found[1].error == "column 'passage': there is no text"
     assert found[2].error.startswith("the column 'passage' is missing")
-    assert regraft.evaluate(artifact, str(path)).judgement.n == 160
+    assert regraft.evaluate(artifact, str(path), judge={"overlap": "keep"}).judgement.n == 160
+    rest = regraft.evaluate(artifact, str(path), judge={"overlap": "leave-out"})
+    assert rest.judgement.n == artifact.report.judgement.n, "what is left are the rows of the test split"
 
 
 def test_an_export_answers_pairs_without_torch(fitted, tmp_path):

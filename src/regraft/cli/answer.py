@@ -61,16 +61,21 @@ def predict(artifact: Path, data: str, out: Path | None, drawing: Drawing, as_js
 
 
 @click.command(epilog=options_help(AnswerOptions))
-@click.argument("first", metavar="ARTIFACT", type=click.Path(path_type=Path))
-@click.argument("second", metavar="ARTIFACT", type=click.Path(path_type=Path))
+@click.argument("artifacts", metavar="ARTIFACT ARTIFACT...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.argument("data", metavar="DATA")
 @with_page
 @with_options(AnswerOptions)
 @click.option("--json", "as_json", is_flag=True, help=_JSON_HELP)
-def compare(first: Path, second: Path, data: str, as_json: bool, values: dict[str, Any], **drawn: Any) -> None:
-    """Say whether the second ARTIFACT is better than the first on the same labelled DATA."""
+def compare(artifacts: tuple[Path, ...], data: str, as_json: bool, values: dict[str, Any], **drawn: Any) -> None:
+    """Say whether the last ARTIFACT is better than those before it on the same labelled DATA.
+
+    An ARTIFACT may be a table of predictions made elsewhere (.csv, .jsonl, .parquet): a column id, and probability.LABEL for
+    every label or a column prediction. Artifacts that differ in nothing but their seed count as one, with its spread.
+    """
+    if len(artifacts) < 2:
+        raise click.UsageError("compare takes two artifacts or more, and then the labelled rows")
     with watcher(as_json) as watch:
-        report = lifecycle.compare(first, second, data, listen=watch, **drawn, **values)
+        report = lifecycle.compare(*artifacts, data, listen=watch, **drawn, **values)
     show_comparison(report, people() if as_json else None)
     show_page(drawn["page"])
     if as_json:

@@ -79,6 +79,8 @@ def show_comparison(report: Report, console: Console | None) -> None:
     console = console or results()
     for drawn in render.ladders(report):
         console.print(drawn)
+    for note in render.note_lines(report):
+        console.print(note, style="dim", markup=False, soft_wrap=True)
     _show_ledger(report, console)
     _show_cost(report, console)
 

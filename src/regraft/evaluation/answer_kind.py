@@ -41,6 +41,8 @@ class AnswerKind(ABC):
     name: ClassVar[str]
     constant_name: ClassVar[str]
     """What the contender is called that gives every row the same answer."""
+    compared_by: ClassVar[str]
+    """Registered name of the metric that two models are compared by, if no other is named."""
     ordered: ClassVar[bool] = False
     """Whether another order of the columns means something else."""
 
@@ -78,6 +80,7 @@ class AnswerKind(ABC):
         *,
         options: JudgeOptions,
         seed: int = 0,
+        groups_N: Array | None = None,
     ) -> Comparison:
         """Compare two models on the same rows by a paired test; "better" means that the second is better.
 
@@ -87,6 +90,7 @@ class AnswerKind(ABC):
             names: What to call them.
             options: Resamples, confidence and power.
             seed: Seeds the resamples.
+            groups_N: Which rows belong together, numbered without gaps (`clusters.relevant`); each by itself if not given.
         """
 
     @abstractmethod
@@ -131,7 +135,14 @@ class AnswerKind(ABC):
         """Return what keeps baselines from learning from sound training targets."""
 
     def judge(
-        self, names: Sequence[str], targets_N: Array, outputs_NC: FloatArray, *, options: JudgeOptions, seed: int = 0
+        self,
+        names: Sequence[str],
+        targets_N: Array,
+        outputs_NC: FloatArray,
+        *,
+        options: JudgeOptions,
+        seed: int = 0,
+        groups_N: Array | None = None,
     ) -> Judgement:
         """Return every metric with its interval.
 
@@ -141,15 +152,14 @@ class AnswerKind(ABC):
             outputs_NC: As `checked` returned them.
             options: Resamples and confidence.
             seed: Seeds the resamples.
+            groups_N: Which rows belong together, as for `compare`.
 
         Raises:
             OptionsError: A metric is not registered, or is none of such answers.
         """
         measures = self.measures(names)
         rng = np.random.default_rng(seed)
-        found = measure_by_rows(
-            measures, targets_N, outputs_NC, resamples=options.resamples, confidence=options.confidence, rng=rng
-        )
+        found = measure_by_rows(measures, targets_N, outputs_NC, options=options, rng=rng, groups_N=groups_N)
         notes = [
             note
             for name, measure in measures.items()

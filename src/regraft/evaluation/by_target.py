@@ -13,14 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from regraft.evaluation import RUNGS
+from regraft.evaluation import METRICS, RUNGS
 from regraft.evaluation.ablation import ablation
 from regraft.evaluation.answer_kind import fitting_names, kind_for
+from regraft.evaluation.clusters import group_notes, relevant, units
+from regraft.evaluation.compare import corrected, least_discordant
 from regraft.evaluation.judge import Judgement
-from regraft.evaluation.ladder import Contender, Ladder, LadderRows, Step, build_ladder, climb
+from regraft.evaluation.ladder import Contender, Ladder, LadderRows, Step, build_ladder, climb_kind
 from regraft.evaluation.options import JudgeOptions
+from regraft.evaluation.paired import compared_by
 from regraft.evaluation.report import TargetReport
 from regraft.evaluation.rung import Rows
+from regraft.evaluation.seeds import Seeded, climb_seeds
 from regraft.tasks.task import Part, Task
 from regraft.types import Array, FloatArray, Metric
 
@@ -28,20 +32,52 @@ from regraft.types import Array, FloatArray, Metric
 def own_contender(part: Part, contender: Contender, rows: Array) -> Contender:
     """Return a contender with what it gives for one target, in the rows that have it."""
     name = kind_for(part.task).constant_name if contender.constant else contender.name
-    return dataclasses.replace(contender, name=name, probabilities_NC=contender.probabilities_NC[rows][:, part.judged])
+    own, *more = (given[rows][:, part.judged] for given in (contender.probabilities_NC, *contender.more))
+    return dataclasses.replace(contender, name=name, probabilities_NC=own, more=tuple(more))
 
 
 def own_options(part: Part, options: JudgeOptions) -> JudgeOptions:
-    """Return options with those of the named baselines that are for one target; all that are if none of the named is."""
-    if not part.name or options.rungs is None:
+    """Return options with those of the named baselines that are for one target; all that are if none of the named is.
+
+    The metric to compare by is kept where it is for this target.
+    """
+    if not part.name or (options.rungs is None and options.metric is None):
         return options
     able = fitting_names(RUNGS, part.task.answers)
-    kept = tuple(name for name in options.rungs if RUNGS.canonical(name) in able)
-    return dataclasses.replace(options, rungs=kept or None)
+    kept = tuple(name for name in options.rungs or () if RUNGS.canonical(name) in able)
+    metric = options.metric
+    if metric is not None and METRICS.canonical(metric) not in fitting_names(METRICS, part.task.answers):
+        metric = None
+    return dataclasses.replace(options, rungs=kept or None, metric=metric)
+
+
+def check_metric(task: Task, options: JudgeOptions) -> None:
+    """Refuse a metric to compare by that is for none of the targets, before anything is answered.
+
+    Raises:
+        OptionsError: It is not registered, is for other answers, or has no better end.
+    """
+    if options.metric is None:
+        return
+    kinds = [kind_for(part.task) for part in task.parts]
+    able = [kind for kind in kinds if METRICS.canonical(options.metric) in fitting_names(METRICS, kind.name)]
+    for kind in able or kinds[:1]:
+        compared_by(kind, options)
+
+
+def own_groups(part: Part, targets: Array, groups_N: Array | None) -> Array | None:
+    """Return which of the rows that have a target belong together."""
+    return None if groups_N is None else relevant(groups_N[part.rows(targets)])
 
 
 def ladder_of(
-    part: Part, before: Mapping[str, Rows], train_targets: Array, fitted: Contender, options: JudgeOptions, seed: int
+    part: Part,
+    before: Mapping[str, Rows],
+    train_targets: Array,
+    fitted: Contender,
+    options: JudgeOptions,
+    seed: int,
+    groups_N: Array | None = None,
 ) -> Ladder:
     """Return the ladder of one target: the baselines learn from and are judged on the rows that have it.
 
@@ -52,6 +88,7 @@ def ladder_of(
         fitted: The fitted model with what it gives for the test rows.
         options: Which baselines, resamples and confidence.
         seed: Seeds samples and resamples.
+        groups_N: Which test rows belong together.
     """
     task = part.task
     own = {}
@@ -66,42 +103,72 @@ def ladder_of(
         labels=task.names,
         answers=task.answers,
         train_targets=part.own(train_targets),
+        groups_N=own_groups(part, before["test"].targets_N, groups_N),
     )
     contender = own_contender(part, fitted, part.rows(before["test"].targets_N))
     return build_ladder(ladder_rows, contender, task.metrics, options=own_options(part, options), seed=seed)
 
 
-def judgement_of(part: Part, targets: Array, outputs_NC: FloatArray, options: JudgeOptions, seed: int) -> Judgement:
+def judgement_of(
+    part: Part, targets: Array, outputs_NC: FloatArray, options: JudgeOptions, seed: int, groups_N: Array | None = None
+) -> Judgement:
     """Return every metric of one target with its interval, on the rows that have it."""
     rows, kind = part.rows(targets), kind_for(part.task)
     targets_N, own_NC = kind.checked(part.own(targets, rows), outputs_NC[rows][:, part.judged])
-    return kind.judge(part.task.metrics, targets_N, own_NC, options=options, seed=seed)
+    own_N = own_groups(part, targets, groups_N)
+    judged = kind.judge(part.task.metrics, targets_N, own_NC, options=options, seed=seed, groups_N=own_N)
+    notes = (*judged.notes, *group_notes(own_N, options.group or "thing"), *few_notes(len(rows), own_N, options.confidence))
+    return dataclasses.replace(judged, notes=notes)
 
 
 def ablation_of(
-    part: Part, targets: Array, fitted: Contender, without: Sequence[Contender], options: JudgeOptions, seed: int
+    part: Part,
+    targets: Array,
+    contenders: Sequence[Contender],
+    options: JudgeOptions,
+    seed: int,
+    groups_N: Array | None = None,
 ) -> tuple[Step, ...]:
     """Return what the fitted model is for one target without each part of a row."""
     rows, kind = part.rows(targets), kind_for(part.task)
-    own = [own_contender(part, contender, rows) for contender in (fitted, *without)]
+    own = [own_contender(part, contender, rows) for contender in contenders]
     if len(own) == 1:
         return ()
-    truth, whole_NC = part.own(targets, rows), own[0].probabilities_NC
-    return ablation(whole_NC, own[1:], truth, kind, part.task.metrics, options=options, seed=seed)
+    own_N, chosen = own_groups(part, targets, groups_N), own_options(part, options)
+    truth = part.own(targets, rows)
+    return ablation(own, truth, kind, part.task.metrics, options=chosen, seed=seed, groups_N=own_N)
 
 
-def climbed(part: Part, contenders: Sequence[Contender], targets: Array, options: JudgeOptions, seed: int) -> TargetReport:
+def climbed(
+    part: Part,
+    contenders: Sequence[Contender],
+    targets: Array,
+    options: JudgeOptions,
+    seed: int,
+    groups_N: Array | None = None,
+) -> TargetReport:
     """Return what is found of one target where models are held against each other."""
     rows, task = part.rows(targets), part.task
     own = [own_contender(part, contender, rows) for contender in contenders]
-    truth = part.own(targets, rows)
-    ladder = climb(own, truth, task.names, task.metrics, answers=task.answers, options=options, seed=seed)
-    judgement = judgement_of(part, targets, contenders[-1].probabilities_NC, options, seed)
+    truth, kind, own_N = part.own(targets, rows), kind_for(task), own_groups(part, targets, groups_N)
+    chosen = own_options(part, options)
+    if any(contender.more for contender in own):
+        seeded = [Seeded.of(contender) for contender in own]
+        ladder, judged, studies = climb_seeds(seeded, truth, kind, task.metrics, options=chosen, seed=seed, groups_N=own_N)
+        return TargetReport(judgement=judged, ladder=ladder, seeds=studies)
+    ladder = climb_kind(own, truth, kind, task.metrics, options=chosen, seed=seed, groups_N=own_N)
+    judgement = judgement_of(part, targets, contenders[-1].probabilities_NC, options, seed, groups_N)
     return TargetReport(judgement=judgement, ladder=ladder)
 
 
 def reported(
-    task: Task, targets: Array, outputs_NC: FloatArray, one: Callable[[Part], TargetReport], options: JudgeOptions, seed: int
+    task: Task,
+    targets: Array,
+    outputs_NC: FloatArray,
+    one: Callable[[Part], TargetReport],
+    options: JudgeOptions,
+    seed: int,
+    groups_N: Array | None = None,
 ) -> dict[str, Any]:
     """Return the fields of a report: of one target what is found of it; of several what is found of each, and of all.
 
@@ -112,15 +179,16 @@ def reported(
         one: Judges one target.
         options: Resamples and confidence.
         seed: Seeds the resamples.
+        groups_N: Which rows belong together.
     """
     if not task.several:
         (part,) = task.parts
         found = one(part)
-        return {"judgement": found.judgement, "ladder": found.ladder, "ablation": found.ablation}
-    by_target = {part.name: one(part) for part in task.parts if len(part.rows(targets))}
+        return {"judgement": found.judgement, "ladder": found.ladder, "ablation": found.ablation, "seeds": found.seeds}
+    by_target = _family({part.name: one(part) for part in task.parts if len(part.rows(targets))}, options.confidence)
     kind = kind_for(task)
     targets_N, judged_NC = kind.checked(targets, outputs_NC)
-    whole = kind.judge(task.metrics, targets_N, judged_NC, options=options, seed=seed)
+    whole = kind.judge(task.metrics, targets_N, judged_NC, options=options, seed=seed, groups_N=relevant(groups_N))
     metrics: dict[str, Metric] = dict(whole.metrics)
     for name, report in by_target.items():
         metrics |= {f"{name}.{metric}": number for metric, number in report.judgement.metrics.items()}
@@ -128,6 +196,29 @@ def reported(
     notes += [f"{part.name}: no row has this target, it is not judged" for part in task.parts if part.name not in by_target]
     judgement = dataclasses.replace(whole, metrics=metrics, notes=tuple(notes))
     return {"judgement": judgement, "targets": by_target}
+
+
+def _family(by_target: dict[str, TargetReport], confidence: float) -> dict[str, TargetReport]:
+    """Return reports whose verdicts are corrected for being one a target (Holm 1979)."""
+    ladders = {name: report.ladder for name, report in by_target.items() if report.ladder}
+    verdicts = corrected([ladder.verdict for ladder in ladders.values()], confidence)
+    for (name, ladder), verdict in zip(ladders.items(), verdicts, strict=True):
+        steps = tuple(
+            dataclasses.replace(step, against_previous=verdict) if step.against_previous is ladder.verdict else step
+            for step in ladder.steps
+        )
+        by_target[name] = dataclasses.replace(by_target[name], ladder=Ladder(steps=steps, verdict=verdict))
+    return by_target
+
+
+def few_notes(rows: int, groups_N: Array | None, confidence: float) -> list[str]:
+    """Return what so few rows cannot show, whatever they hold."""
+    least = least_discordant(1 - confidence)
+    drawn_from = units(rows, groups_N)
+    if drawn_from >= least:
+        return []
+    what = f"{drawn_from} {'row' if groups_N is None else 'group'}{'' if drawn_from == 1 else 's'}"
+    return [f"{what} cannot show that one model is better than another: no paired test finds anything on fewer than {least}"]
 
 
 def constant_contender(task: Task, targets: Array) -> Contender:

@@ -5,20 +5,21 @@ Only rows on which exactly one of the two is right say anything. Their split is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from regraft.evaluation.intervals import percentile, quantile_of_normal, wilson
+from regraft.evaluation.holm import holm
 from regraft.evaluation.measure import decide
 from regraft.evaluation.options import JudgeOptions
 from regraft.evaluation.rows import checked
+from regraft.evaluation.shares import paired_interval, quantile_of_normal, wilson
 from regraft.types import Array, FloatArray, Metric
 
 Verdict = Literal["better", "no evidence", "worse"]
-_NARROW = " The test is exact and decides; the interval is resampled, which makes it a little narrow on few rows."
 _RIGHT, _NEARER = ("only_a_right", "only_b_right"), ("nearer_a", "nearer_b")
 
 
@@ -29,7 +30,8 @@ class Comparison:
     Args:
         a: Name of what stood before (the lower rung, the older artifact).
         b: Name of what is held against it.
-        difference: Accuracy (or `quantity`) of B minus that of A, with its paired interval.
+        difference: Accuracy (or `quantity`) of B minus that of A, with its paired interval, which holds 0 exactly if the test
+            finds nothing.
         p_value: Two-sided, of McNemar's exact test, or of the randomisation test of `regraft.evaluation.paired`.
         only_a_right: Rows that A has right and B wrong; with a `quantity` rows whose answer by A is nearer.
         only_b_right: Rows that B has right and A wrong, or is nearer on.
@@ -37,6 +39,12 @@ class Comparison:
         smallest_detectable: Difference that so many rows would probably have shown, see `smallest_detectable`.
         quantity: Registered name of the metric that is compared, where answers are not simply right or wrong; empty for the
             accuracy.
+        rows_needed: Rows on which the difference that was seen would probably be found, if it is the true one; nothing where
+            none was seen.
+        groups: How many groups of rows were drawn and exchanged as one; 0 where each row is by itself.
+        p_holm: The p-value corrected for being one of `family` comparisons made at once, where it is; the verdict is then its.
+        family: How many these are.
+        seeds: Where ways to fit are compared, how many seeds A and B have.
     """
 
     a: str
@@ -48,21 +56,31 @@ class Comparison:
     verdict: Verdict
     smallest_detectable: float
     quantity: str = ""
+    rows_needed: int | None = None
+    groups: int = 0
+    p_holm: float | None = None
+    family: int = 1
+    seeds: tuple[int, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as one JSON object; with a quantity, "nearer_a" and "nearer_b" count rows."""
+        corrected = {} if self.p_holm is None else {"p_holm": self.p_holm, "family": self.family}
         counted = _NEARER if self.quantity else _RIGHT
         return {
             "a": self.a,
             "b": self.b,
             "verdict": self.verdict,
             "difference": self.difference.to_json(),
-            "test": "paired randomisation, two-sided" if self.quantity else "McNemar, exact binomial, two-sided",
+            "test": self.test,
             **({"quantity": self.quantity} if self.quantity else {}),
             "p_value": self.p_value,
             counted[0]: self.only_a_right,
             counted[1]: self.only_b_right,
             "smallest_detectable_difference": self.smallest_detectable,
+            "rows_needed": self.rows_needed,
+            **({"groups": self.groups} if self.groups else {}),
+            **({"seeds": list(self.seeds)} if self.seeds else {}),
+            **corrected,
         }
 
     @classmethod
@@ -80,35 +98,91 @@ class Comparison:
             verdict=values["verdict"],
             smallest_detectable=values["smallest_detectable_difference"],
             quantity=quantity,
+            rows_needed=values.get("rows_needed"),
+            groups=values.get("groups", 0),
+            p_holm=values.get("p_holm"),
+            family=values.get("family", 1),
+            seeds=(values["seeds"][0], values["seeds"][1]) if "seeds" in values else None,
         )
+
+    @property
+    def p_decisive(self) -> float:
+        """The p-value that decided: the corrected one where there is one."""
+        return self.p_value if self.p_holm is None else self.p_holm
+
+    @property
+    def test(self) -> str:
+        """What the p-value is of."""
+        if self.seeds:
+            return "Student's t over seeds and rows, two-sided"
+        if self.groups:
+            return "paired randomisation of whole groups, two-sided"
+        return "paired randomisation, two-sided" if self.quantity else "McNemar, exact binomial, two-sided"
 
     def sentence(self) -> str:
         """Say the verdict in one sentence, differences in percentage points of accuracy or in the quantity compared."""
-        if self.quantity:
-            return self._sentence_of_quantity()
-        value, low, high = (100 * end for end in (self.difference.value, self.difference.low, self.difference.high))
-        numbers = f"{value:+.1f} points [{low:.1f}, {high:.1f}], McNemar p {_p(self.p_value)}, n = {self.difference.n:,}"
+        numbers = f"{self._measured()}, {self._tested()}, n = {self.difference.n:,}"
         if self.verdict != "no evidence":
             return f"{self.b} is {self.verdict} than {self.a}: {numbers}."
-        small = 100 * self.smallest_detectable
-        told = f"No evidence that {self.b} and {self.a} differ: {numbers}. Only from about {small:.1f} points would it show."
-        return told + (_NARROW if low > 0 or high < 0 else "")
+        return f"No evidence that {self.b} and {self.a} differ: {numbers}. {self._needed()}"
 
-    def _sentence_of_quantity(self) -> str:
-        value, low, high = (_signed(end) for end in (self.difference.value, self.difference.low, self.difference.high))
-        numbers = (
-            f"{self.quantity} {value} [{low}, {high}], paired randomisation p {_p(self.p_value)}, n = {self.difference.n:,}"
+    def _measured(self) -> str:
+        """Return the difference with its interval as it is told."""
+        value, low, high = self.difference.value, self.difference.low, self.difference.high
+        if self.quantity:
+            return f"{self.quantity} {_signed(value)} [{_signed(low)}, {_signed(high)}]"
+        return f"{100 * value:+.1f} points [{100 * low:.1f}, {100 * high:.1f}]"
+
+    def _tested(self) -> str:
+        """Return the p-value as it is told, with what it is of and what it was corrected for."""
+        name = "paired randomisation" if self.quantity or self.groups else "McNemar"
+        name += f" of {self.groups:,} groups" if self.groups else ""
+        if self.seeds:
+            name = f"t over {self.seeds[0]} and {self.seeds[1]} seeds"
+        told = f"{name} p {_p(self.p_value)}"
+        return told if self.p_holm is None else f"{told} (Holm {_p(self.p_holm)}, one of {self.family})"
+
+    def _needed(self) -> str:
+        """Say from which difference on it would show, and on how many rows the one that was seen."""
+        if self.quantity and not self.smallest_detectable:
+            return "Both are as near on every row."
+        small = f"{self.smallest_detectable:.3g}" if self.quantity else f"{100 * self.smallest_detectable:.1f} points"
+        rows = self.rows_needed
+        more = (
+            "" if rows is None or rows <= self.difference.n else f"; the difference seen would need about {_rounded(rows)} rows"
         )
-        if self.verdict != "no evidence":
-            return f"{self.b} is {self.verdict} than {self.a}: {numbers}."
-        small = f"Only from about {self.smallest_detectable:.3g} would it show."
-        if not self.smallest_detectable:
-            small = "Both are as near on every row."
-        return f"No evidence that {self.b} and {self.a} differ: {numbers}. {small}"
+        return f"Only from about {small} would it show{more}."
 
     def shown(self) -> str:
         """Return the difference as it stands in a table: points of accuracy, or in the quantity compared."""
         return _signed(self.difference.value) if self.quantity else f"{100 * self.difference.value:+.1f}"
+
+
+def corrected(family: Sequence[Comparison], confidence: float) -> list[Comparison]:
+    """Return comparisons that are made at once with Holm's correction, and the verdicts that stand after it.
+
+    Args:
+        family: The comparisons; one alone stays as it is.
+        confidence: A verdict other than "no evidence" needs a corrected p-value under one minus this.
+    """
+    if len(family) < 2:
+        return list(family)
+    adjusted = holm([comparison.p_value for comparison in family]).tolist()
+    return [
+        replace(
+            comparison,
+            p_holm=p_holm,
+            family=len(family),
+            verdict=comparison.verdict if p_holm < 1 - confidence else "no evidence",
+        )
+        for comparison, p_holm in zip(family, adjusted, strict=True)
+    ]
+
+
+def _rounded(rows: int) -> str:
+    """Return a number of rows to two digits, which is all that such an estimate is worth."""
+    digits = max(0, len(str(rows)) - 2)
+    return f"{round(rows, -digits):,}"
 
 
 def _signed(value: float) -> str:
@@ -142,9 +216,10 @@ def mcnemar(only_a_right: int, only_b_right: int) -> float:
 def smallest_detectable(rows: int, discordant: int, alpha: float = 0.05, power: float = 0.8) -> float:
     """Return about the smallest true difference of accuracies that McNemar's test on so many rows finds with chance `power`.
 
-    Solves sqrt(n) d = z_a sqrt(s) + z_b sqrt(s - d^2) for d (Connor 1987, "Sample size for testing differences in proportions
-    for the paired-sample design"), with s the share of discordant rows; where none was seen, the upper end of Wilson's interval
-    stands for s. Approximate: the exact test is a little weaker on few rows.
+    Solves sqrt(n) d = z_a sqrt(s) + z_b sqrt(s - d^2) + 1 / sqrt(n) for d (Connor 1987, "Sample size for testing differences in
+    proportions for the paired-sample design"), with s the share of discordant rows; where none was seen, the upper end of
+    Wilson's interval stands for s. The last term is the continuity correction that makes it right for the exact test (Fleiss,
+    Levin & Paik 2003, section 2.4, applied to the discordant rows).
 
     Args:
         rows: Rows judged, n.
@@ -154,9 +229,45 @@ def smallest_detectable(rows: int, discordant: int, alpha: float = 0.05, power: 
     """
     share = discordant / rows if discordant else wilson(0, rows, 1 - alpha)[1]
     z_a, z_b = quantile_of_normal(1 - alpha / 2), quantile_of_normal(power)
-    inner = max(0.0, rows + z_b**2 - z_a**2)
-    found = np.sqrt(share) * (np.sqrt(rows) * z_a + z_b * np.sqrt(inner)) / (rows + z_b**2)
-    return float(min(1.0, found))
+    fixed, total = z_a * math.sqrt(share) + 1 / math.sqrt(rows), rows + z_b**2
+    inner = rows * fixed**2 - total * (fixed**2 - z_b**2 * share)
+    return min(1.0, (math.sqrt(rows) * fixed + math.sqrt(max(0.0, inner))) / total)
+
+
+def rows_needed(rows: int, only_a_right: int, only_b_right: int, alpha: float = 0.05, power: float = 0.8) -> int | None:
+    """Return about how many rows McNemar's test needs to find the difference that was seen, with chance `power`.
+
+    The equation of `smallest_detectable` solved for n, with s the share of discordant rows and d the difference. Nothing where
+    no difference was seen.
+
+    Args:
+        rows: Rows judged, n.
+        only_a_right: Rows that only A has right.
+        only_b_right: Rows that only B has right.
+        alpha: Level of the two-sided test.
+        power: Chance of finding it.
+
+    Example:
+        >>> rows_needed(400, 10, 12)
+        17663
+    """
+    share, difference = (only_a_right + only_b_right) / rows, abs(only_b_right - only_a_right) / rows
+    if not difference:
+        return None
+    z_a, z_b = quantile_of_normal(1 - alpha / 2), quantile_of_normal(power)
+    spread = z_a * math.sqrt(share) + z_b * math.sqrt(max(0.0, share - difference**2))
+    root = (spread + math.sqrt(spread**2 + 4 * difference)) / (2 * difference)
+    return max(least_discordant(alpha), math.ceil(root**2))
+
+
+def least_discordant(alpha: float = 0.05) -> int:
+    """Return on how many rows two models must differ before McNemar's test can find anything: 2 / 2^n < alpha.
+
+    Example:
+        >>> least_discordant(0.05)
+        6
+    """
+    return math.floor(math.log2(2 / alpha)) + 1
 
 
 def compare_predictions(
@@ -166,7 +277,6 @@ def compare_predictions(
     names: tuple[str, str] = ("a", "b"),
     *,
     options: JudgeOptions | None = None,
-    seed: int = 0,
 ) -> Comparison:
     """Compare two models on the same rows; "better" means that B is better than A.
 
@@ -175,8 +285,7 @@ def compare_predictions(
         probabilities_a_NC: What A gave, in the same class order.
         probabilities_b_NC: What B gave.
         names: What to call A and B.
-        options: Resamples, confidence and power.
-        seed: Seeds the resamples.
+        options: Confidence and power.
 
     Raises:
         DataError: There are no rows, or arrays do not fit.
@@ -184,11 +293,11 @@ def compare_predictions(
     targets_N, probabilities_a_NC = checked(targets_N, probabilities_a_NC, names[0])
     targets_N, probabilities_b_NC = checked(targets_N, probabilities_b_NC, names[1])
     right_a, right_b = decide(probabilities_a_NC) == targets_N, decide(probabilities_b_NC) == targets_N
-    return compare_right(right_a, right_b, names, options=options, seed=seed)
+    return compare_right(right_a, right_b, names, options=options)
 
 
 def compare_right(
-    right_a_N: Array, right_b_N: Array, names: tuple[str, str], *, options: JudgeOptions | None = None, seed: int = 0
+    right_a_N: Array, right_b_N: Array, names: tuple[str, str], *, options: JudgeOptions | None = None
 ) -> Comparison:
     """Compare two models by which rows each has right (N,), in the same order."""
     options = options or JudgeOptions()
@@ -199,37 +308,17 @@ def compare_right(
     verdict: Verdict = "no evidence"
     if p_value < alpha:
         verdict = "better" if only_b > only_a else "worse"
-    low, high = paired_interval(only_a, only_b, rows, options, np.random.default_rng(seed))
     return Comparison(
         a=names[0],
         b=names[1],
-        difference=Metric((only_b - only_a) / rows, low, high, rows),
+        difference=Metric((only_b - only_a) / rows, *paired_interval(only_a, only_b, rows, options.confidence), rows),
         p_value=p_value,
         only_a_right=only_a,
         only_b_right=only_b,
         verdict=verdict,
         smallest_detectable=smallest_detectable(rows, only_a + only_b, alpha, options.power),
+        rows_needed=rows_needed(rows, only_a, only_b, alpha, options.power),
     )
-
-
-def paired_interval(
-    only_a_right: int, only_b_right: int, rows: int, options: JudgeOptions, rng: np.random.Generator
-) -> tuple[float, float]:
-    """Return the interval of the accuracy difference: paired percentile bootstrap over rows.
-
-    A resample of rows is one draw of the three counts. Where all rows behave alike and the bootstrap would see no spread, it is
-    the closed form for a difference of two proportions (Newcombe 1998, method 10, taking the two shares as uncorrelated).
-    """
-    value = (only_b_right - only_a_right) / rows
-    shares = np.array([only_a_right, only_b_right, rows - only_a_right - only_b_right]) / rows
-    if np.count_nonzero(shares) > 1:
-        drawn_R3 = rng.multinomial(rows, shares, size=options.resamples)
-        low, high = percentile((drawn_R3[:, 1] - drawn_R3[:, 0]) / rows, options.confidence)
-        return min(low, value), max(high, value)
-    (low_a, high_a), (low_b, high_b) = (wilson(count, rows, options.confidence) for count in (only_a_right, only_b_right))
-    below = np.hypot(shares[1] - low_b, high_a - shares[0])
-    above = np.hypot(high_b - shares[1], shares[0] - low_a)
-    return max(-1.0, value - float(below)), min(1.0, value + float(above))
 
 
 def _p(p_value: float) -> str:

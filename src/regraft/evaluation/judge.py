@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from regraft.evaluation import ANSWERS
-from regraft.evaluation.intervals import mover, percentile, wilson
+from regraft.evaluation.clusters import confidence_over
+from regraft.evaluation.intervals import percentile, share_interval
 from regraft.evaluation.measure import Counts
 from regraft.evaluation.metrics import f1
 from regraft.evaluation.options import JudgeOptions
+from regraft.evaluation.shares import mover
 from regraft.types import Array, FloatArray, Label, Metric
 
 DENSE_CLASSES = 200
@@ -166,8 +168,22 @@ def notes_of(name: str, metric: Metric, note: str) -> list[str]:
     return [f"{json_name(name)} has no interval: {metric.n} row shows no spread"] if math.isnan(metric.low) else []
 
 
-def per_class(labels: Sequence[Label], observed: Counts, resampled: Counts, confidence: float) -> tuple[ClassRow, ...]:
-    """Return precision, recall and F1 of every class from its counts and those of the resamples."""
+def per_class(
+    labels: Sequence[Label],
+    observed: Counts,
+    resampled: Counts,
+    confidence: float,
+    effect: tuple[float, int] | None = None,
+) -> tuple[ClassRow, ...]:
+    """Return precision, recall and F1 of every class from its counts and those of the resamples.
+
+    Args:
+        labels: Names of the classes.
+        observed: Counts of the rows as they are.
+        resampled: Counts of the resamples.
+        confidence: Of the intervals.
+        effect: What `interval_of_counts` takes where rows are drawn in groups.
+    """
     right_C, truth_C, predicted_C = (table[0] for table in observed)
     f1_RC = f1(resampled)
     rows = []
@@ -175,27 +191,31 @@ def per_class(labels: Sequence[Label], observed: Counts, resampled: Counts, conf
         right, truth, predicted = int(right_C[index]), int(truth_C[index]), int(predicted_C[index])
         row = ClassRow(
             label=label,
-            precision=_share(right, predicted, confidence),
-            recall=_share(right, truth, confidence),
-            f1=_f1_of_class(right, truth, predicted, percentile(f1_RC[:, index], confidence), confidence),
+            precision=_share(right, predicted, confidence, effect),
+            recall=_share(right, truth, confidence, effect),
+            f1=_f1_of_class((right, truth, predicted), percentile(f1_RC[:, index], confidence), confidence, effect),
             support=truth,
         )
         rows.append(row)
     return tuple(rows)
 
 
-def _share(right: int, rows: int, confidence: float) -> Metric:
+def _share(right: int, rows: int, confidence: float, effect: tuple[float, int] | None) -> Metric:
     if not rows:
         return Metric(math.nan, math.nan, math.nan, 0)
-    return Metric(right / rows, *wilson(right, rows, confidence), rows)
+    return Metric(right / rows, *share_interval(right, rows, confidence, effect), rows)
 
 
-def _f1_of_class(right: int, truth: int, predicted: int, ends: tuple[float, float], confidence: float) -> Metric:
+def _f1_of_class(
+    counts: tuple[int, int, int], ends: tuple[float, float], confidence: float, effect: tuple[float, int] | None
+) -> Metric:
     """Return F1 with the wider of the bootstrap interval and Wilson's, over the rows that have the class or were given it."""
+    right, truth, predicted = counts
     touched = truth + predicted - right
     if not touched:
         return Metric(math.nan, math.nan, math.nan, 0)
-    low, high = mover(np.array([right]), np.array([(truth + predicted) / 2]), confidence)
+    fewer, sure = (effect[0], confidence_over(effect[1], confidence)) if effect else (1.0, confidence)
+    low, high = mover(np.array([right / fewer]), np.array([(truth + predicted) / 2 / fewer]), sure)
     return Metric(2 * right / (truth + predicted), min(low, ends[0]), max(high, ends[1]), touched)
 
 

@@ -12,13 +12,22 @@ import numpy as np
 
 from regraft.errors import Problem
 from regraft.evaluation.answer_kind import AnswerKind
+from regraft.evaluation.clusters import group_sums
 from regraft.evaluation.compare import Comparison, compare_right
-from regraft.evaluation.intervals import interval_of_counts, measure_by_rows, resample_counts
+from regraft.evaluation.intervals import (
+    effect_of,
+    influence_of_counts,
+    interval_of_counts,
+    measure_by_rows,
+    resample_counts,
+    resample_groups,
+    resample_weights,
+)
 from regraft.evaluation.judge import Judgement, confusion, notes_of, per_class
 from regraft.evaluation.measure import CountMeasure, Counts, Tally, count, decide
 from regraft.evaluation.metrics import LogLoss
 from regraft.evaluation.options import JudgeOptions
-from regraft.evaluation.paired import Quantity, compare_sums, mean_of_rows
+from regraft.evaluation.paired import ACCURACY, Quantity, compare_sums, mean_of_rows
 from regraft.evaluation.rows import checked
 from regraft.options import JSON
 from regraft.tasks.decisions import decide_rank
@@ -30,6 +39,7 @@ class Classes(AnswerKind):
 
     name: ClassVar[str] = "classes"
     constant_name: ClassVar[str] = "majority"
+    compared_by: ClassVar[str] = "accuracy"
 
     def decide(self, outputs_NC: FloatArray) -> Array:
         """Return the class that each row is given (N,)."""
@@ -60,29 +70,38 @@ class Classes(AnswerKind):
         *,
         options: JudgeOptions,
         seed: int = 0,
+        groups_N: Array | None = None,
     ) -> Judgement:
         """Return every metric with its interval, each class and the confusion matrix; see `AnswerKind.judge`."""
         measures = self.measures(names)
         rng = np.random.default_rng(seed)
         predicted_N, classes = self.decide(outputs_NC), outputs_NC.shape[1]
         observed = count(targets_N, predicted_N, classes)
-        resampled = resample_counts(targets_N, predicted_N, classes, options.resamples, rng)
+        effect = effect_of(predicted_N == targets_N, groups_N)
+        resampled = (
+            resample_counts(targets_N, predicted_N, classes, options.resamples, rng)
+            if groups_N is None
+            else resample_groups(
+                targets_N, predicted_N, classes, resample_weights(len(targets_N), options.resamples, rng, groups_N)
+            )
+        )
         by_rows = {name: measure for name, measure in measures.items() if not isinstance(measure, CountMeasure)}
-        resamples, confidence = options.resamples, options.confidence
-        found = measure_by_rows(by_rows, targets_N, outputs_NC, resamples=resamples, confidence=confidence, rng=rng)
+        found = measure_by_rows(by_rows, targets_N, outputs_NC, options=options, rng=rng, groups_N=groups_N)
         metrics, notes = {}, []
         for name, measure in measures.items():
             if isinstance(measure, CountMeasure):
-                ends = interval_of_counts(measure, observed, resampled, confidence)
+                pulls_N = influence_of_counts(measure, targets_N, predicted_N, classes)
+                pulls_U = None if pulls_N is None else group_sums(pulls_N, groups_N)
+                ends = interval_of_counts(measure, observed, resampled, options.confidence, pulls_U, effect)
                 found[name] = Metric(float(measure.of_counts(observed)[0]), *ends, len(targets_N))
             metrics[name] = found[name]
             notes += notes_of(name, metrics[name], measure.note(targets_N, self.columns))
         return Judgement(
             n=len(targets_N),
             metrics=metrics,
-            per_class=per_class(self.columns, observed, resampled, confidence),
+            per_class=per_class(self.columns, observed, resampled, options.confidence, effect),
             confusion=confusion(self.columns, targets_N, predicted_N),
-            confidence=confidence,
+            confidence=options.confidence,
             notes=tuple(notes),
         )
 
@@ -94,10 +113,14 @@ class Classes(AnswerKind):
         *,
         options: JudgeOptions,
         seed: int = 0,
+        groups_N: Array | None = None,
     ) -> Comparison:
         """Compare which rows the two have right (McNemar's test); see `AnswerKind.compare`."""
         right_a, right_b = (self.decide(outputs_NC) == targets_N for outputs_NC in outputs)
-        return compare_right(right_a, right_b, names, options=options, seed=seed)
+        if groups_N is None:
+            return compare_right(right_a, right_b, names, options=options)
+        parts = right_a[:, None].astype(np.float64), right_b[:, None].astype(np.float64)
+        return compare_sums(parts, ACCURACY, names, options=options, seed=seed, groups_N=groups_N)
 
     def goodness(self, targets_N: Array, outputs_NC: FloatArray) -> float:
         """Return how many rows are right."""
@@ -167,6 +190,7 @@ class Ranks(Classes):
 
     name: ClassVar[str] = "ranks"
     constant_name: ClassVar[str] = "shares"
+    compared_by: ClassVar[str] = "rank-mae"
     ordered: ClassVar[bool] = True
 
     def decide(self, outputs_NC: FloatArray) -> Array:
@@ -181,11 +205,14 @@ class Ranks(Classes):
         *,
         options: JudgeOptions,
         seed: int = 0,
+        groups_N: Array | None = None,
     ) -> Comparison:
         """Compare by how many ranks each row is off; see `AnswerKind.compare`."""
         costs = [np.abs(self.decide(outputs_NC) - targets_N).astype(np.float64) for outputs_NC in outputs]
-        quantity = Quantity("rank-mae", False, mean_of_rows)
-        return compare_sums((costs[0][:, None], costs[1][:, None]), quantity, names, options=options, seed=seed)
+        quantity = Quantity(self.compared_by, False, mean_of_rows)
+        return compare_sums(
+            (costs[0][:, None], costs[1][:, None]), quantity, names, options=options, seed=seed, groups_N=groups_N
+        )
 
     def goodness(self, targets_N: Array, outputs_NC: FloatArray) -> float:
         """Return the mean distance in ranks, negative."""

@@ -60,11 +60,12 @@ class Numbers(AnswerKind):
         *,
         options: JudgeOptions,
         seed: int = 0,
+        groups_N: Array | None = None,
     ) -> Comparison:
         """Compare how far off each row is; see `AnswerKind.compare`."""
         a_N, b_N = (self.costs(targets_N, outputs_NC) for outputs_NC in outputs)
         quantity = Quantity(self.compared_by, False, mean_of_rows)
-        return compare_sums((a_N[:, None], b_N[:, None]), quantity, names, options=options, seed=seed)
+        return compare_sums((a_N[:, None], b_N[:, None]), quantity, names, options=options, seed=seed, groups_N=groups_N)
 
     def goodness(self, targets_N: Array, outputs_NC: FloatArray) -> float:
         """Return the mean cost, negative."""

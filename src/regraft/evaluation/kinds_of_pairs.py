@@ -73,12 +73,13 @@ class Pairs(AnswerKind):
         *,
         options: JudgeOptions,
         seed: int = 0,
+        groups_N: Array | None = None,
     ) -> Comparison:
         """Compare the recall at 10, asked both ways; see `AnswerKind.compare`."""
         a_N, b_N = (self.costs(targets_N, outputs_NC) for outputs_NC in outputs)
         quantity = Quantity(self.compared_by, True, mean_of_rows)
         found = (1.0 - a_N[:, None], 1.0 - b_N[:, None])
-        return compare_sums(found, quantity, names, costs=(a_N, b_N), options=options, seed=seed)
+        return compare_sums(found, quantity, names, costs=(a_N, b_N), options=options, seed=seed, groups_N=groups_N)
 
     def costs(self, targets_N: Array, outputs_NC: FloatArray) -> FloatArray:
         """Return for each row which share of both questions does not find it among the first ten."""

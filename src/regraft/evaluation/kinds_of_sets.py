@@ -5,7 +5,7 @@ Shapes: N rows, L labels, R resamples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from regraft.errors import DataError, Problem
 from regraft.evaluation.answer_kind import AnswerKind
 from regraft.evaluation.compare import Comparison
-from regraft.evaluation.intervals import resample_weights
+from regraft.evaluation.intervals import effect_of, resample_weights
 from regraft.evaluation.judge import Judgement, per_class
 from regraft.evaluation.label_sets import BinaryLogLoss, count_sets
 from regraft.evaluation.measure import Counts, Tally
@@ -30,6 +30,7 @@ class LabelSets(AnswerKind):
 
     name: ClassVar[str] = "label-sets"
     constant_name: ClassVar[str] = "label-shares"
+    compared_by: ClassVar[str] = "micro-f1"
 
     def costs(self, targets_N: Array, outputs_NC: FloatArray) -> FloatArray:
         """Return the mean over labels of -log of the probability given to what is true (N,)."""
@@ -59,13 +60,22 @@ class LabelSets(AnswerKind):
         return count_sets
 
     def judge(
-        self, names: Sequence[str], targets_N: Array, outputs_NC: FloatArray, *, options: JudgeOptions, seed: int = 0
+        self,
+        names: Sequence[str],
+        targets_N: Array,
+        outputs_NC: FloatArray,
+        *,
+        options: JudgeOptions,
+        seed: int = 0,
+        groups_N: Array | None = None,
     ) -> Judgement:
         """Return every metric with its interval, and each label; see `AnswerKind.judge`."""
-        judged = super().judge(names, targets_N, outputs_NC, options=options, seed=seed)
+        judged = super().judge(names, targets_N, outputs_NC, options=options, seed=seed, groups_N=groups_N)
         observed = count_sets(targets_N, outputs_NC, None)
-        resampled = _resampled(targets_N, outputs_NC, options.resamples, np.random.default_rng(seed))
-        rows = per_class(self.columns, observed, resampled, options.confidence)
+        rng = np.random.default_rng(seed)
+        resampled = _resampled(targets_N, outputs_NC, resample_weights(len(targets_N), options.resamples, rng, groups_N))
+        effect = effect_of((decide_sets(outputs_NC) == targets_N).all(axis=1), groups_N)
+        rows = per_class(self.columns, observed, resampled, options.confidence, effect)
         return Judgement(n=judged.n, metrics=judged.metrics, per_class=rows, confidence=judged.confidence, notes=judged.notes)
 
     def compare(
@@ -76,6 +86,7 @@ class LabelSets(AnswerKind):
         *,
         options: JudgeOptions,
         seed: int = 0,
+        groups_N: Array | None = None,
     ) -> Comparison:
         """Compare the pooled F1; see `AnswerKind.compare`."""
         given = [decide_sets(outputs_NC) for outputs_NC in outputs]
@@ -83,9 +94,9 @@ class LabelSets(AnswerKind):
             np.stack([2 * (one & targets_N).sum(axis=1), one.sum(axis=1) + targets_N.sum(axis=1)], axis=1) for one in given
         ]
         wrong = [(one != targets_N).sum(axis=1) for one in given]
-        quantity = Quantity("micro-f1", True, _f1_of_sums)
+        quantity = Quantity(self.compared_by, True, _f1_of_sums)
         both = parts[0].astype(np.float64), parts[1].astype(np.float64)
-        return compare_sums(both, quantity, names, costs=(wrong[0], wrong[1]), options=options, seed=seed)
+        return compare_sums(both, quantity, names, costs=(wrong[0], wrong[1]), options=options, seed=seed, groups_N=groups_N)
 
     def goodness(self, targets_N: Array, outputs_NC: FloatArray) -> float:
         """Return the pooled F1."""
@@ -153,9 +164,7 @@ def _f1_of_sums(sums_RK: FloatArray, rows: int) -> FloatArray:
     return ratios_R
 
 
-def _resampled(targets_NL: Array, outputs_NL: FloatArray, resamples: int, rng: np.random.Generator) -> Counts:
+def _resampled(targets_NL: Array, outputs_NL: FloatArray, weights: Iterator[FloatArray]) -> Counts:
     """Return what is counted on bootstrap samples of the rows, R in all."""
-    chunks = [
-        count_sets(targets_NL, outputs_NL, weights_NR) for weights_NR in resample_weights(len(targets_NL), resamples, rng)
-    ]
+    chunks = [count_sets(targets_NL, outputs_NL, weights_NR) for weights_NR in weights]
     return Counts(*(np.concatenate(tables) for tables in zip(*chunks, strict=True)))

@@ -26,14 +26,13 @@ from regraft.options import JSON
 from regraft.tasks.task import Part, Task
 from regraft.types import Array, FloatArray
 
-_QUANTITY = "relative-loss"
-
 
 class Targets(AnswerKind):
     """Several targets a row: targets (N, W) with NaN where a row lacks one, outputs (N, C), each target's side by side."""
 
     name: ClassVar[str] = "targets"
     constant_name: ClassVar[str] = "constant"
+    compared_by: ClassVar[str] = "relative-loss"
     ordered: ClassVar[bool] = True
 
     def __init__(self, columns: Sequence[Any] = (), task: Task | None = None) -> None:
@@ -103,14 +102,17 @@ class Targets(AnswerKind):
         *,
         options: JudgeOptions,
         seed: int = 0,
+        groups_N: Array | None = None,
     ) -> Comparison:
         """Compare the mean over targets of the relative costs; see `AnswerKind.compare`."""
         both = [self.relative(targets_N, outputs_NC) for outputs_NC in outputs]
         there_NK = ~np.isnan(both[0])
         sums = [np.concatenate([np.nan_to_num(one_NK), there_NK], axis=1) for one_NK in both]
         costs = [np.nansum(one_NK, axis=1) for one_NK in both]
-        quantity = Quantity(_QUANTITY, False, _mean_of_means)
-        return compare_sums((sums[0], sums[1]), quantity, names, costs=(costs[0], costs[1]), options=options, seed=seed)
+        quantity = Quantity(self.compared_by, False, _mean_of_means)
+        return compare_sums(
+            (sums[0], sums[1]), quantity, names, costs=(costs[0], costs[1]), options=options, seed=seed, groups_N=groups_N
+        )
 
     def goodness(self, targets_N: Array, outputs_NC: FloatArray) -> float:
         """Return the relative loss, negative."""

@@ -37,6 +37,7 @@ class SubsetAccuracy(MeanLoss):
     """Share of rows that were given exactly the labels they have."""
 
     judges: ClassVar[frozenset[str]] = _SETS
+    of_decisions: ClassVar[bool] = True
     higher_is_better: ClassVar[bool | None] = True
 
     def losses(self, targets_N: Array, outputs_NC: FloatArray) -> FloatArray:

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from regraft.errors import DataError, Problem
 from regraft.evaluation.answer_kind import AnswerKind, kind_of
-from regraft.evaluation.compare import Comparison
+from regraft.evaluation.clusters import relevant
+from regraft.evaluation.compare import Comparison, corrected
 from regraft.evaluation.judge import metrics_from_json, metrics_json
 from regraft.evaluation.options import JudgeOptions
+from regraft.evaluation.paired import compare_by, goodness_by
 from regraft.evaluation.rung import Rows, Rung, RungRows
 from regraft.evaluation.sample import stratified
 from regraft.types import Array, FloatArray, Label, Metric
@@ -34,7 +36,8 @@ class Step:
         metrics: Registered name of the metric -> the number with its interval.
         seconds: What learning and answering took, the features not counted; 0 where it was not measured.
         note: How it was learnt.
-        against_previous: This rung against the one below it; nothing for the lowest.
+        against_previous: This rung against the one below it; nothing for the lowest. Of several rungs the p-values and verdicts
+            are corrected (Holm), but for the comparison that is the verdict of the whole ladder.
     """
 
     name: str
@@ -90,6 +93,8 @@ class Contender:
         seconds: What it took to fit, or to answer where nothing was fitted.
         note: How it was learnt.
         constant: Whether it gives every row the same, and is called as its kind of answers calls that.
+        seeds: Where it is several fits that differ only in their seed: the seeds, that of `probabilities_NC` first.
+        more: What the fits of the other seeds give.
     """
 
     name: str
@@ -97,6 +102,8 @@ class Contender:
     seconds: float = 0.0
     note: str = ""
     constant: bool = False
+    seeds: tuple[int, ...] = ()
+    more: tuple[FloatArray, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +118,7 @@ class LadderRows:
         class_counts_C: Rows of each class among all training rows, where `train` is a sample of them.
         answers: Registered name of the kind of answers.
         train_targets: Targets of all training rows, where `train` is a sample of them.
+        groups_N: Which of the judged rows belong together; each by itself if not given.
     """
 
     train: Rows
@@ -120,6 +128,7 @@ class LadderRows:
     class_counts_C: Array | None = None
     answers: str = "classes"
     train_targets: Array | None = None
+    groups_N: Array | None = None
 
     @property
     def kind(self) -> AnswerKind:
@@ -157,7 +166,8 @@ def build_ladder(
         seconds = time.perf_counter() - began
         contenders.append(Contender(name=name, probabilities_NC=probabilities_NC, seconds=seconds, note=note))
     every = [*contenders, fitted]
-    return climb(every, rows.test.targets_N, rows.labels, metrics, answers=rows.answers, options=options, seed=seed)
+    kind, groups_N = rows.kind, rows.groups_N
+    return climb_kind(every, rows.test.targets_N, kind, metrics, options=options, seed=seed, groups_N=groups_N)
 
 
 def climb(
@@ -184,19 +194,43 @@ def climb(
     Raises:
         DataError: There are no rows, or arrays do not fit each other.
     """
+    return climb_kind(contenders, targets_N, kind_of(answers, labels), metrics, options=options or JudgeOptions(), seed=seed)
+
+
+def climb_kind(
+    contenders: Sequence[Contender],
+    targets_N: Array,
+    kind: AnswerKind,
+    metrics: Sequence[str],
+    *,
+    options: JudgeOptions,
+    seed: int = 0,
+    groups_N: Array | None = None,
+) -> Ladder:
+    """Do what `climb` does for a kind of answers, where rows may belong together.
+
+    Args:
+        contenders: At least two, in order.
+        targets_N: What is true.
+        kind: Kind of the answers.
+        metrics: Registered names of the metrics.
+        options: Resamples and confidence.
+        seed: Seeds the resamples.
+        groups_N: Which rows belong together; each by itself if not given.
+    """
     if len(contenders) < 2:
         raise ValueError("a ladder has at least two rungs")
-    options, kind = options or JudgeOptions(), kind_of(answers, labels)
+    groups_N = relevant(groups_N)
     steps: list[Step] = []
     given: list[FloatArray] = []
     for contender in contenders:
         targets_N, probabilities_NC = kind.checked(targets_N, contender.probabilities_NC, contender.name)
         given.append(probabilities_NC)
-        judgement = kind.judge(metrics, targets_N, probabilities_NC, options=options, seed=seed)
+        judgement = kind.judge(metrics, targets_N, probabilities_NC, options=options, seed=seed, groups_N=groups_N)
         against = None
         if steps:
-            names = (steps[-1].name, contender.name)
-            against = kind.compare(targets_N, (given[-2], given[-1]), names, options=options, seed=seed)
+            both, names = (given[-2], given[-1]), (steps[-1].name, contender.name)
+            against = compare_by(kind, targets_N, both, names, options=options, seed=seed, groups_N=groups_N)
         steps.append(
             Step(
                 name=contender.name,
@@ -206,10 +240,28 @@ def climb(
                 against_previous=against,
             )
         )
-    strongest = max(range(len(steps) - 1), key=lambda place: (kind.goodness(targets_N, given[place]), place))
+    below = range(len(steps) - 1)
+    strongest = max(below, key=lambda place: (goodness_by(kind, targets_N, given[place], options), place))
     names = (steps[strongest].name, steps[-1].name)
-    verdict = kind.compare(targets_N, (given[strongest], given[-1]), names, options=options, seed=seed)
-    return Ladder(steps=tuple(steps), verdict=verdict)
+    verdict = steps[-1].against_previous if strongest == len(steps) - 2 else None
+    if verdict is None:
+        both = given[strongest], given[-1]
+        verdict = compare_by(kind, targets_N, both, names, options=options, seed=seed, groups_N=groups_N)
+    return Ladder(steps=with_family(steps, options.confidence, verdict), verdict=verdict)
+
+
+def with_family(steps: Sequence[Step], confidence: float, apart: Comparison | None = None) -> tuple[Step, ...]:
+    """Return steps whose comparisons are corrected for being several (Holm 1979).
+
+    Args:
+        steps: The steps.
+        confidence: A verdict other than "no evidence" needs a corrected p-value under one minus this.
+        apart: The one comparison that everything was done for: it is asked by itself, and no part of the family.
+    """
+    family = [step for step in steps if step.against_previous is not None and step.against_previous is not apart]
+    tested = [step.against_previous for step in family if step.against_previous is not None]
+    after = dict(zip(map(id, family), corrected(tested, confidence), strict=True))
+    return tuple(replace(step, against_previous=after.get(id(step), step.against_previous)) for step in steps)
 
 
 def _learning_rows(rows: LadderRows, options: JudgeOptions, seed: int) -> tuple[RungRows, str]:

@@ -37,6 +37,8 @@ class Measure(ABC):
     """None where neither is: the value should be near a nominal one, which `note` names."""
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     """Smallest and largest possible value; an interval never leaves them."""
+    of_decisions: ClassVar[bool] = False
+    """Whether only what a row is given counts, and not with which probability."""
     in_units: ClassVar[bool] = False
     """Whether the value is in the unit of the target, so that it may be of any size."""
 
@@ -74,6 +76,24 @@ class Measure(ABC):
         """
         return None
 
+    def of_rows(self, targets_N: Array, outputs_NC: FloatArray) -> FloatArray | None:
+        """Return the value of each row (N,) where the metric is their mean, else nothing."""
+        return None
+
+    def mixed(self, targets_N: Array, outputs: tuple[FloatArray, FloatArray], second_NR: FloatArray) -> FloatArray:
+        """Return the metric where each row has one of two outputs (R,), which a paired test exchanges.
+
+        As it stands here every row stands there twice, with the weight 0 or 1: right for a metric in which each row counts by
+        its own target and output.
+
+        Args:
+            targets_N: What is true.
+            outputs: What the two models gave.
+            second_NR: 1 where the row has the second output, else 0, for each of R choices.
+        """
+        twice_NC, weights_NR = np.concatenate(outputs), np.concatenate([1.0 - second_NR, second_NR])
+        return self.values(np.concatenate([targets_N, targets_N]), twice_NC, weights_NR)
+
     def visits(self, rows: int, classes: int) -> int:
         """Return how many numbers one resample looks at; decides between resampling and `influence`."""
         return rows
@@ -106,6 +126,8 @@ class Counts(NamedTuple):
 
 class CountMeasure(Measure):
     """A metric on decisions: only the confusion matrix matters, so that a resample is one draw of a small table."""
+
+    of_decisions: ClassVar[bool] = True
 
     @abstractmethod
     def of_counts(self, counts: Counts) -> FloatArray:
@@ -147,10 +169,14 @@ def count(targets_N: Array, predicted_N: Array, classes: int, weights_NR: Array 
     if weights_NR is None:
         tables = [np.bincount(of, minlength=classes)[None] for of in (targets_N[right_N], targets_N, predicted_N)]
         return Counts(*tables)
+    every = np.arange(len(targets_N))
     sums = []
-    for rows, of in ((right_N, targets_N), (slice(None), targets_N), (slice(None), predicted_N)):
+    for rows, of in ((np.flatnonzero(right_N), targets_N), (every, targets_N), (every, predicted_N)):
         table_CR = np.zeros((classes, weights_NR.shape[1]), dtype=weights_NR.dtype)
-        np.add.at(table_CR, of[rows], weights_NR[rows])
+        order = rows[np.argsort(of[rows], kind="stable")]
+        if len(order):
+            starts = np.flatnonzero(np.r_[True, np.diff(of[order]) != 0])
+            table_CR[of[order][starts]] = np.add.reduceat(weights_NR[order], starts, axis=0)
         sums.append(table_CR.T)
     return Counts(*sums)
 

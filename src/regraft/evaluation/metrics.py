@@ -90,6 +90,10 @@ class MeanLoss(Measure):
             return np.array([losses_N.mean()])
         return ratio(losses_N @ weights_NR, weights_NR.sum(axis=0))
 
+    def of_rows(self, targets_N: Array, outputs_NC: FloatArray) -> FloatArray | None:
+        """Return the loss of each row (N,), unless the metric is more than their mean."""
+        return self.losses(targets_N, outputs_NC) if type(self).values is MeanLoss.values else None
+
     def influence(self, targets_N: Array, outputs_NC: FloatArray) -> FloatArray:
         """Return the loss of each row minus the mean loss."""
         losses_N = self.losses(targets_N, outputs_NC)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from regraft.options import Field, options
 
@@ -22,6 +22,18 @@ class JudgeOptions:
 
     probe_rows: Annotated[int, Field(ge=10)] = 20_000
     """Training rows that the baselines on frozen features learn from; beyond that a seeded sample, every class kept."""
+
+    metric: str | None = None
+    """Metric that models are compared by; the usual one of their kind of answers (accuracy, mean error) if not given."""
+
+    group: str | None = None
+    """Column that says which rows belong together (a speaker, a patient, a day): they are drawn and exchanged as one."""
+
+    overlap: Literal["refuse", "leave-out", "keep"] = "refuse"
+    """What `evaluate` and `compare` do with rows that an artifact learnt from."""
+
+    id: str = "id"
+    """Column that names rows, by which predictions made elsewhere find theirs."""
 
     rungs: tuple[str, ...] | None = None
     """Registered names of the baselines below the fitted model, weakest first; every one that fits the task if not given."""

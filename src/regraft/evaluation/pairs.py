@@ -123,10 +123,9 @@ class RecallAt10(_OfPlaces):
         things = len(np.unique(targets_N))
         first, second = labels
         chance = min(self.most, things) / things
-        repeated = ", rows of one thing resampled by themselves" if things < len(targets_N) else ""
         return (
             f"'there' asks with '{first}' and looks for '{second}' among {things:,} things, 'back' the other way; chance has "
-            f"a recall at 10 of {chance:.3f} and a median rank of {(things + 1) / 2:g}{repeated}"
+            f"a recall at 10 of {chance:.3f} and a median rank of {(things + 1) / 2:g}"
         )
 
 
@@ -185,7 +184,14 @@ class MedianRankThere(Measure):
 
     def values(self, targets_N: Array, outputs_NC: FloatArray, weights_NR: Array | None = None) -> FloatArray:
         """Return the weighted median: the mean of the two in the middle where there are two; see `Measure.values`."""
-        ranks_N = places(targets_N, outputs_NC, self.way).ranks()
+        return self._median(places(targets_N, outputs_NC, self.way).ranks(), weights_NR)
+
+    def mixed(self, targets_N: Array, outputs: tuple[FloatArray, FloatArray], second_NR: FloatArray) -> FloatArray:
+        """Return the median of places that each model's own vectors give; see `Measure.mixed`."""
+        ranks = [places(targets_N, outputs_NC, self.way).ranks() for outputs_NC in outputs]
+        return self._median(np.concatenate(ranks), np.concatenate([1.0 - second_NR, second_NR]))
+
+    def _median(self, ranks_N: FloatArray, weights_NR: Array | None) -> FloatArray:
         if weights_NR is None:
             return np.array([np.median(ranks_N)])
         order_N = np.argsort(ranks_N, kind="stable")

@@ -21,6 +21,7 @@ class RankMae(MeanLoss):
     """Mean absolute distance between given and true rank, in ranks."""
 
     judges: ClassVar[frozenset[str]] = _RANKS
+    of_decisions: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (0.0, np.inf)
 
     def losses(self, targets_N: Array, outputs_NC: FloatArray) -> FloatArray:
@@ -36,6 +37,7 @@ class QuadraticKappa(Measure):
     """
 
     judges: ClassVar[frozenset[str]] = _RANKS
+    of_decisions: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
 
     def values(self, targets_N: Array, outputs_NC: FloatArray, weights_NR: Array | None = None) -> FloatArray:

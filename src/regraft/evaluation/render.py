@@ -38,7 +38,7 @@ def draw(report: Report) -> Group:
     """Return everything a person wants to see of a report, the verdict first."""
     parts: list[RenderableType] = []
     parts += found(report)
-    parts += [Text(f"note: {_clean(note)}", style="dim") for note in dict.fromkeys([*report.judgement.notes, *report.notes])]
+    parts += [Text(line, style="dim") for line in note_lines(report)]
     parts += [Text(line, style="dim") for line in cost_lines(report)]
     lost = report.ledger.to_json()
     parts += [Text(ledger_line(why, loss), style="yellow") for why, loss in lost.items()]
@@ -81,6 +81,11 @@ def tables(judgement: Judgement) -> list[Table]:
     if judgement.confusion is not None:
         found.append(confusion_table(judgement.confusion))
     return found
+
+
+def note_lines(report: Report) -> list[str]:
+    """Return what a reader must know, one line a note."""
+    return [f"note: {_clean(note)}" for note in dict.fromkeys([*report.judgement.notes, *report.notes])]
 
 
 def cost_lines(report: Report) -> list[str]:
@@ -126,13 +131,18 @@ def ladder_table(ladder: Ladder) -> Table:
         cells = [Text(""), Text(""), Text("")]
         if tested:
             verdict = Text(tested.verdict, style=_VERDICT_STYLES.get(tested.verdict, ""))
-            cells = [verdict, Text(tested.shown()), Text(_p(tested.p_value))]
+            cells = [verdict, Text(tested.shown()), Text(_p(tested.p_decisive))]
         bar = Text(_bar(metric.value) if share else "", style="cyan")
         told = _percent(metric) if share else _numbers(headline, metric)
         table.add_row(Text(_short(step.name, 16)), bar, told, *cells, _time(step.seconds))
     legend = "verdict, difference of accuracies in points and McNemar's p: against the row above"
-    if quantity:
-        legend = f"verdict, change of {quantity} and p of a paired randomisation test: against the row above"
+    if ladder.verdict.seeds:
+        what = f"change of {quantity}" if quantity else "difference of accuracies in points"
+        legend = f"verdict, {what} and p of a t test over seeds and rows: against the row above; figures are means over seeds"
+    elif quantity or ladder.verdict.groups:
+        what = f"change of {quantity}" if quantity else "difference of accuracies in points"
+        legend = f"verdict, {what} and p of a paired randomisation test: against the row above"
+    legend += _family_told([step.against_previous for step in ladder.steps])
     notes = [f"{_short(step.name, 16)}: {_clean(step.note)}" for step in ladder.steps if step.note]
     table.caption = Text("\n".join([legend, *notes]), style="dim")
     return table
@@ -152,11 +162,12 @@ def ablation_table(steps: Sequence[Step]) -> Table:
         cells = [Text(""), Text(""), Text("")]
         if comparison:
             verdict = Text(comparison.verdict, style=_VERDICT_STYLES.get(comparison.verdict, ""))
-            cells = [verdict, Text(comparison.shown()), Text(_p(comparison.p_value))]
+            cells = [verdict, Text(comparison.shown()), Text(_p(comparison.p_decisive))]
         table.add_row(Text(_short(step.name, 28)), Text(_percent(metric) if share else _numbers(headline, metric)), *cells)
     notes = [f"{_short(step.name, 28)}: {_clean(step.note)}" for step in steps if step.note]
     table.caption = Text(
-        "\n".join(["the fitted model on the same rows, one part taken away: against all parts", *notes]), style="dim"
+        "\n".join([f"the fitted model on the same rows, one part taken away: against all parts{_family_told(tested)}", *notes]),
+        style="dim",
     )
     return table
 
@@ -261,6 +272,12 @@ def _brief(metric: Metric) -> str:
 
 def _number(name: str, value: float) -> str:
     return "?" if math.isnan(value) else shown(value, in_units=METRICS.get(metric_name(name)[1]).in_units)
+
+
+def _family_told(tested: Sequence[Comparison | None]) -> str:
+    """Return what to say where p-values are corrected because they are several."""
+    family = max((comparison.family for comparison in tested if comparison), default=1)
+    return f"; of {family} such comparisons, p is Holm's" if family > 1 else ""
 
 
 def _p(p_value: float) -> str:

@@ -12,19 +12,27 @@ As JSON (strict: None where a number is undefined, with a note saying why):
     ladder            [{name, metrics, seconds, note, against_previous}], weakest first; empty if nothing was compared
     verdict           "better", "no evidence" or "worse": the last rung against the strongest below it; else None
     verdict_detail    {a, b, verdict, difference {value, low, high, n}, test, p_value, only_a_right, only_b_right,
-                      smallest_detectable_difference}; None if nothing was compared. Where answers are not simply right or
-                      wrong, "quantity" names the metric that the difference is of, and nearer_a, nearer_b count rows
+                      smallest_detectable_difference, rows_needed}; None if nothing was compared. Where answers are not simply
+                      right or wrong, "quantity" names the metric that the difference is of, and nearer_a, nearer_b count rows.
+                      rows_needed: rows that would show the difference seen (power as for the smallest detectable one); None
+                      where none was seen. "groups" counts the groups of rows that were exchanged whole, where rows belong
+                      together. Where several comparisons are made at once (rungs of a ladder but for the one that is its
+                      verdict, parts of an ablation, verdicts of several targets) "p_holm" is the corrected p-value, "family"
+                      how many they are, and the verdict follows p_holm
     ablation          only where a row has several parts: [{name: "without PART", metrics, seconds, note, against_previous}],
                       the same model on the same rows as if that part were missing in all, against the model with all parts
     targets           only where there are several: target -> {n, metrics, per_class, confusion, ladder, verdict,
                       verdict_detail, ablation, notes}, as above, on the rows that have it; then "metrics" holds those of
                       all of them as TARGET.METRIC, and relative_loss, "ladder" is empty, "verdict" the weakest of theirs
+    seeds             only where a contender is several fits that differ in their seed: contender -> {metric, seeds, values,
+                      mean {value, low, high, n}, spread, variance {seeds, rows, both} of one fit's figure, shares of it};
+                      metrics and ladder then hold means over seeds, and "verdict_detail" has "seeds": how many a and b have
     ledger            reason -> {count, examples}
     fingerprint       of the data, as the data room gives it
     seconds           in all
     seconds_by_stage  stage -> seconds
     cost              rows and tokens a second, padding ratio, MFU, threads, memory (`regraft.training.cost.Cost`); may be {};
-                      `predict_...` are figures of answering, in "compare" those of the second and `against_...` of the first
+                      `predict_...` are figures of answering, in "compare" those of the last and `against_...` of the first
     notes             sentences a reader must know
     about             what was judged: whatever the verb states (artifact, base, task)
 """
@@ -42,6 +50,7 @@ from regraft.evaluation.compare import Comparison
 from regraft.evaluation.judge import ClassRow, Confusion, Judgement, judge, metrics_from_json
 from regraft.evaluation.ladder import Ladder, Step
 from regraft.evaluation.options import JudgeOptions
+from regraft.evaluation.seeds import SeedStudy
 from regraft.options import JSON
 from regraft.types import Ledger
 
@@ -56,11 +65,13 @@ class TargetReport:
         judgement: Metrics, classes and confusion.
         ladder: What it was held against, if anything.
         ablation: Of rows with several parts, what the model is without each of them.
+        seeds: Contender -> what its seeds and what the rows do, where it has several.
     """
 
     judgement: Judgement
     ladder: Ladder | None = None
     ablation: Sequence[Step] = ()
+    seeds: Mapping[str, SeedStudy] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str | None:
@@ -79,6 +90,7 @@ class TargetReport:
             "verdict": self.verdict,
             "verdict_detail": self.ladder.verdict.to_json() if self.ladder else None,
             **({"ablation": [step.to_json() for step in self.ablation]} if self.ablation else {}),
+            **({"seeds": {name: one.to_json() for name, one in self.seeds.items()}} if self.seeds else {}),
             "notes": judged["notes"],
         }
 
@@ -86,7 +98,7 @@ class TargetReport:
     def from_json(cls, values: Mapping[str, JSON], confidence: float) -> TargetReport:
         """Return what `to_json` wrote."""
         judgement = dataclasses.replace(_judgement(values, confidence), notes=tuple(values["notes"]))
-        return cls(judgement=judgement, ladder=_ladder(values), ablation=_ablation(values))
+        return cls(judgement=judgement, ladder=_ladder(values), ablation=_ablation(values), seeds=_seeds(values))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +118,7 @@ class Report:
         about: What was judged, JSON values by name.
         ablation: Of rows with several parts, what the model is without each of them.
         targets: Where there are several targets, what was found of each.
+        seeds: Contender -> what its seeds and what the rows do, where it has several.
         answers: The judged rows one by one, where they are still at hand; no part of the JSON form.
     """
 
@@ -121,6 +134,7 @@ class Report:
     about: Mapping[str, JSON] = field(default_factory=dict)
     ablation: Sequence[Step] = ()
     targets: Mapping[str, TargetReport] = field(default_factory=dict)
+    seeds: Mapping[str, SeedStudy] = field(default_factory=dict)
     answers: Answers | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -145,6 +159,7 @@ class Report:
             "verdict_detail": self.ladder.verdict.to_json() if self.ladder else None,
             **({"ablation": [step.to_json() for step in self.ablation]} if self.ablation else {}),
             **({"targets": {name: one.to_json() for name, one in self.targets.items()}} if self.targets else {}),
+            **({"seeds": {name: one.to_json() for name, one in self.seeds.items()}} if self.seeds else {}),
             "ledger": self.ledger.to_json(),
             "fingerprint": self.fingerprint,
             "seconds": self.seconds,
@@ -192,6 +207,7 @@ class Report:
             targets={
                 name: TargetReport.from_json(one, values["confidence"]) for name, one in values.get("targets", {}).items()
             },
+            seeds=_seeds(values),
         )
 
 
@@ -214,6 +230,10 @@ def _ladder(values: Mapping[str, JSON]) -> Ladder | None:
 
 def _ablation(values: Mapping[str, JSON]) -> tuple[Step, ...]:
     return tuple(Step.from_json(step) for step in values.get("ablation", ()))
+
+
+def _seeds(values: Mapping[str, JSON]) -> dict[str, SeedStudy]:
+    return {name: SeedStudy.from_json(one) for name, one in values.get("seeds", {}).items()}
 
 
 def _strict(value: JSON) -> JSON:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from regraft.artifact.manifest import ManifestBody
     from regraft.evaluation.report import Report
     from regraft.planning import Plan
+    from regraft.serving.outside import Outside
     from regraft.serving.predictor import Predictor
 
 _SUFFIXES = (".html", ".htm")
@@ -103,10 +104,12 @@ class PageOf:
         self._gathering: Gathering | None = None
         self._modality: Any = None
 
-    def seeing(self, predictor: Predictor) -> Gathering | None:
-        """Return what must see the rows as this predictor answers them; nothing where no page is wanted."""
-        if self.place is not None:
-            self._gathering, self._modality = Gathering(predictor.task), predictor.modality
+    def seeing(self, judged: Predictor | Outside) -> Gathering | None:
+        """Return what must see the rows as this predictor answers them; nothing where no page is wanted, or it read none."""
+        from regraft.serving.predictor import Predictor
+
+        if self.place is not None and isinstance(judged, Predictor):
+            self._gathering, self._modality = Gathering(judged.task), judged.modality
         return self._gathering
 
     def written(self, report: Report) -> Report:

@@ -210,7 +210,7 @@ def _as_right(expected: Answers, got: Answers, rules: Rules) -> dict[str, JSON]:
 
 
 def _as_often_right(expected: Answers, got: Answers, known: Sequence[int], costs_2K: FloatArray) -> dict[str, JSON]:
-    from regraft.evaluation.intervals import wilson
+    from regraft.evaluation.shares import wilson
 
     before, after = (int((costs_K == 0).sum()) for costs_K in costs_2K)
     low, high = wilson(before, len(known))
@@ -223,7 +223,7 @@ def _as_often_right(expected: Answers, got: Answers, known: Sequence[int], costs
 
 def _as_near(expected: Answers, got: Answers, known: Sequence[int], costs_2K: FloatArray) -> dict[str, JSON]:
     """Hold mean distances from the truth against each other; the interval is the normal one of the source's mean."""
-    from regraft.evaluation.intervals import quantile_of_normal
+    from regraft.evaluation.shares import quantile_of_normal
 
     before, after = (float(mean) for mean in costs_2K.mean(axis=1))
     half = quantile_of_normal(0.975) * float(costs_2K[0].std()) / np.sqrt(len(known))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from regraft.data.targets import Cells, as_kind, is_missing, kind_of_answer
+from regraft.data.targets import Cells, Kind, as_kind, is_missing, kind_of_answer
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -19,17 +19,33 @@ class Truths:
     Args:
         predictor: Knows the columns and kinds of its targets.
         there: Columns of the data.
+        target: Column that holds the truth; the one of the training data if not given. Of several targets they are always
+            those.
     """
 
-    def __init__(self, predictor: Predictor, there: Sequence[str]) -> None:
+    def __init__(self, predictor: Predictor, there: Sequence[str], target: str | None = None) -> None:
         artifact = predictor.artifact
-        own = artifact.manifest.target.column if artifact is not None else ""
+        own = target or (artifact.manifest.target.column if artifact is not None else "")
         self.together = bool(predictor.task.columns)
         self.wanted: tuple[str, ...] = predictor.task.columns or (own,)
         self.columns = tuple(name for name in self.wanted if name in there)
         example = predictor.example().value
         # An answer may be of several things (a vector for each part of a row) where the target is one.
-        self.kind = kind_of_answer(example) if self.together else type(example).__name__
+        self.kind: Kind = kind_of_answer(example) if self.together else type(example).__name__
+
+    @classmethod
+    def of_column(cls, column: str, kind: Kind, there: Sequence[str]) -> Self:
+        """Return what reads the targets from one column, where no artifact says it.
+
+        Args:
+            column: Its name.
+            kind: What the targets are.
+            there: Columns of the data.
+        """
+        made = cls.__new__(cls)
+        made.together, made.wanted, made.kind = False, (column,), kind
+        made.columns = tuple(name for name in made.wanted if name in there)
+        return made
 
     @property
     def absent(self) -> tuple[str, ...]:

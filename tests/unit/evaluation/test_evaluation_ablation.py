@@ -35,7 +35,8 @@ def made():
         Contender(name="without text", probabilities_NC=answers(without, targets), note="100 of 120 rows have it"),
         Contender(name="without table", probabilities_NC=answers(whole, targets)),
     ]
-    return ablation(answers(whole, targets), contenders, targets, KIND, ["accuracy", "log-loss"], options=QUICK), targets
+    fitted = Contender(name="fitted", probabilities_NC=answers(whole, targets))
+    return ablation([fitted, *contenders], targets, KIND, ["accuracy", "log-loss"], options=QUICK), targets
 
 
 def test_each_part_is_judged_on_the_same_rows_against_the_whole(made):
@@ -73,7 +74,6 @@ def test_the_part_that_is_missed_most_stands_first(made):
 
 def test_answers_of_another_shape_are_refused(made):
     _, targets = made
+    whole = Contender(name="fitted", probabilities_NC=answers(targets >= 0, targets))
     with pytest.raises(DataError):
-        ablation(
-            answers(targets >= 0, targets), [Contender(name="x", probabilities_NC=np.ones((3, 2)))], targets, KIND, ["accuracy"]
-        )
+        ablation([whole, Contender(name="x", probabilities_NC=np.ones((3, 2)))], targets, KIND, ["accuracy"])

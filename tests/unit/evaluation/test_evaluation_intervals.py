@@ -7,17 +7,17 @@ from scipy import stats
 from regraft.evaluation import METRICS, intervals
 from regraft.evaluation.answer_kind import fitting_names
 from regraft.evaluation.intervals import (
+    influence_of_counts,
     interval_of_counts,
     measure_by_rows,
-    mover,
     percentile,
     resample_counts,
     resample_weights,
-    wilson,
 )
 from regraft.evaluation.judge import judge
 from regraft.evaluation.measure import count
 from regraft.evaluation.options import JudgeOptions
+from regraft.evaluation.shares import mover, wilson
 
 
 def rows(n, classes, seed, shift=1.5):
@@ -101,14 +101,14 @@ def test_row_metrics_agree_with_scipys_bootstrap(name):
     targets, probabilities = rows(150, 2, 3)
     measure = METRICS.get(name)()
     found = measure_by_rows(
-        {name: measure}, targets, probabilities, resamples=4000, confidence=0.95, rng=np.random.default_rng(0)
+        {name: measure}, targets, probabilities, options=JudgeOptions(resamples=4000), rng=np.random.default_rng(0)
     )[name]
     expected = stats.bootstrap(
         (np.arange(150),),
         lambda picked: measure.value(targets[picked], probabilities[picked]),
         vectorized=False,
         n_resamples=3000,
-        method="percentile",
+        method="BCa",
         rng=np.random.default_rng(1),
     ).confidence_interval
     width = expected.high - expected.low
@@ -120,7 +120,7 @@ def test_row_metrics_agree_with_scipys_bootstrap(name):
 def test_the_normal_limit_agrees_with_resampling(name, classes, monkeypatch):
     targets, probabilities = rows(3000, classes, 7)
     measure = {name: METRICS.get(name)()}
-    made = {"resamples": 3000, "confidence": 0.95}
+    made = {"options": JudgeOptions(resamples=3000)}
     resampled = measure_by_rows(measure, targets, probabilities, **made, rng=np.random.default_rng(0))[name]
     monkeypatch.setattr(intervals, "MOST_VISITS", 0)
     limit = measure_by_rows(measure, targets, probabilities, **made, rng=np.random.default_rng(0))[name]
@@ -132,7 +132,7 @@ def test_the_normal_limit_agrees_with_resampling(name, classes, monkeypatch):
 def test_no_error_in_ten_rows_is_no_proof_of_perfection():
     targets = np.array([0, 1] * 5)
     metrics = judge(fitting_names(METRICS, "classes"), targets, np.eye(2)[targets] * 0.9 + 0.05, ["a", "b"]).metrics
-    assert (metrics["accuracy"].low, metrics["accuracy"].high) == pytest.approx((0.722, 1.0), abs=1e-3)
+    assert (metrics["accuracy"].low, metrics["accuracy"].high) == pytest.approx((0.692, 1.0), abs=1e-3)  # 0.025 ** 0.1
     for name in ("balanced-accuracy", "macro-f1", "roc-auc"):
         assert 0.4 < metrics[name].low < 0.75, name
         assert metrics[name].high == 1.0
@@ -156,7 +156,7 @@ def test_a_small_class_without_errors_still_counts_as_unsure():
     low, high = interval_of_counts(measure, observed, resampled)
     bootstrap = percentile(measure.of_counts(resampled), 0.95)
     assert low < bootstrap[0] - 0.1
-    assert high >= bootstrap[1]
+    assert high > 0.97
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
@@ -206,7 +206,8 @@ def coverage(shares_CC, n, sets, resamples):
         observed = count(targets, predicted, classes)
         resampled = resample_counts(targets, predicted, classes, resamples, rng)
         for name in truth:
-            low, high = interval_of_counts(METRICS.get(name)(), observed, resampled)
+            pulls = influence_of_counts(METRICS.get(name)(), targets, predicted, classes)
+            low, high = interval_of_counts(METRICS.get(name)(), observed, resampled, influence_U=pulls)
             held[name] += low <= truth[name] <= high
     return {name: hits / sets for name, hits in held.items()}
 
@@ -216,7 +217,7 @@ THREE = np.array([[0.40, 0.06, 0.04], [0.05, 0.22, 0.03], [0.02, 0.03, 0.15]])
 
 @pytest.mark.parametrize("n", [60, 400])
 def test_95_percent_means_95_percent(n):
-    for name, share in coverage(THREE, n, sets=300, resamples=1000).items():
+    for name, share in coverage(THREE, n, sets=700, resamples=600).items():
         assert 0.92 <= share <= 0.98, name
 
 
@@ -242,8 +243,7 @@ def test_log_loss_and_auc_cover_too():
             measures,
             big_targets[part],
             big_probabilities[part],
-            resamples=400,
-            confidence=0.95,
+            options=JudgeOptions(resamples=400),
             rng=np.random.default_rng(number),
         )
         for name in truth:

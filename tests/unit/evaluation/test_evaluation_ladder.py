@@ -221,9 +221,7 @@ def test_two_artifacts_are_compared_on_the_same_ladder():
     old = Contender(name="old", probabilities_NC=np.full((100, 3), 1 / 3))
     new = fitted(rows)
     ladder = climb([old, new], rows.targets_N, list("abc"), ["accuracy"], options=QUICK, seed=2)
-    expected = compare_predictions(
-        rows.targets_N, old.probabilities_NC, new.probabilities_NC, ("old", "fitted"), options=QUICK, seed=2
-    )
+    expected = compare_predictions(rows.targets_N, old.probabilities_NC, new.probabilities_NC, ("old", "fitted"), options=QUICK)
     assert ladder.verdict == expected == ladder.steps[1].against_previous
 
 

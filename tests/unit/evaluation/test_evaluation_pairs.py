@@ -77,7 +77,7 @@ def test_right_answers_are_perfect_and_the_scale_of_vectors_plays_no_part():
     outputs = np.concatenate([vectors, np.linspace(0.1, 9, 30)[:, None] * vectors], axis=1)
     judged = KIND.judge(Retrieval.metrics, *KIND.checked(targets, outputs), options=JudgeOptions(resamples=100))
     assert {name: metric.value for name, metric in judged.metrics.items()} == dict.fromkeys(Retrieval.metrics, 1.0)
-    assert "rows of one thing resampled by themselves" in judged.notes[0]
+    assert "among 15 things" in judged.notes[0]
 
 
 def test_the_weighted_median_is_that_of_repeated_rows():
