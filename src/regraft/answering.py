@@ -13,6 +13,7 @@ import numpy as np
 from regraft.errors import DataError, MissingExtraError, Problem, did_you_mean
 from regraft.options import JSON
 from regraft.registry import Registry
+from regraft.tasks.sureness import PLAIN
 from regraft.training.cost import Answered, cost_of
 from regraft.training.stages import Stages
 from regraft.types import Array, FloatArray, Ledger
@@ -43,6 +44,7 @@ class Labelled:
         name: What was read.
         targets: Targets (N, ...), in the first predictor's label order.
         probabilities: For each predictor what is judged (N, C), in the first one's label order.
+        outputs: Raw outputs of the last predictor (N, ...), in its own order.
         ledger: Rows that could not be used, tokens that were cut.
         answered: For each predictor, what went through it in how long.
     """
@@ -50,6 +52,7 @@ class Labelled:
     name: str
     targets: Array
     probabilities: list[FloatArray]
+    outputs: FloatArray
     ledger: Ledger
     answered: list[Answered]
 
@@ -63,10 +66,10 @@ def opened(artifact: str | Path | Artifact | Predictor, wanted: AnswerOptions) -
     """Return a predictor for a folder, an artifact or a predictor."""
     from regraft.serving.predictor import Predictor
 
-    if isinstance(artifact, Predictor):
-        return artifact
     machine = wanted.machine
-    return Predictor.load(folder(artifact), runtime=wanted.runtime, threads=machine.threads, device=machine.device)
+    if not isinstance(artifact, Predictor):
+        artifact = Predictor.load(folder(artifact), runtime=wanted.runtime, threads=machine.threads, device=machine.device)
+    return artifact if wanted.asked == PLAIN else artifact.asking(wanted.asked)
 
 
 def source(data: Any, wanted: AnswerOptions, stages: Stages) -> RowSource:
@@ -111,6 +114,7 @@ def labelled(predictors: Sequence[Predictor], data: Any, wanted: AnswerOptions, 
     orders = _column_orders(predictors)
     reading = _Reading(rows, truths, predictors, Ledger())
     kept: list[Array] = []
+    raw: list[FloatArray] = []
     answers: list[list[FloatArray]] = [[] for _ in predictors]
     answered = [Answered() for _ in predictors]
     with stages(_ANSWER, rows.row_count):
@@ -118,8 +122,10 @@ def labelled(predictors: Sequence[Predictor], data: Any, wanted: AnswerOptions, 
             kept.append(targets)
             for place, predictor in enumerate(predictors):
                 values = raws[predictor.columns]
-                found = predictor.probabilities(values, batch_size=wanted.batch_size, answered=answered[place])
+                given = predictor.outputs(values, batch_size=wanted.batch_size, answered=answered[place])
+                found = predictor.task.probabilities(given)
                 answers[place].append(found if orders[place] is None else found[:, orders[place]])
+            raw.append(given)
             stages.progress(reading.read)
     _tell_apart(answered, stages)
     reading.settle(wanted)
@@ -130,7 +136,12 @@ def labelled(predictors: Sequence[Predictor], data: Any, wanted: AnswerOptions, 
             reading.ledger.add(f"truncated {predictor.modality.unit}", work.dropped, where)
     probabilities = [np.concatenate(parts) for parts in answers]
     return Labelled(
-        name=rows.name, targets=np.concatenate(kept), probabilities=probabilities, ledger=reading.ledger, answered=answered
+        name=rows.name,
+        targets=np.concatenate(kept),
+        probabilities=probabilities,
+        outputs=np.concatenate(raw),
+        ledger=reading.ledger,
+        answered=answered,
     )
 
 
@@ -237,14 +248,21 @@ def _report(
 ) -> Report:
     from regraft.evaluation.by_target import climbed, reported
     from regraft.evaluation.report import Report
+    from regraft.evaluation.trusted import trusted
 
     task, options, seed = predictors[0].task, wanted.judge, wanted.seed
+
+    def trust(part: Part) -> Mapping[str, JSON]:
+        if len(predictors) > 1:
+            return {}  # two models are held against each other; each has a report of its own
+        return trusted(part, answered.targets, answered.outputs, wanted.asked, options.confidence)
+
     with stages("judge"):
         found = reported(
             task,
             answered.targets,
             contenders[-1].probabilities_NC,
-            lambda part: climbed(part, contenders, answered.targets, options, seed),
+            lambda part: climbed(part, contenders, answered.targets, options, seed, trust),
             options,
             seed,
         )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from regraft.calibrating import calibrate, check
 from regraft.errors import DataError, MissingExtraError, OptionsError, Problem
 from regraft.evaluation import METRICS
 from regraft.evaluation.rung import Rows
@@ -28,6 +29,7 @@ from regraft.parts import settled
 from regraft.planning import SPLITS, Plan, check_targets, joined_splits, plan, raws, read
 from regraft.recipe import Recipe, changed
 from regraft.tasks import TASKS
+from regraft.tasks.sureness import trust_of
 from regraft.training.cost import Answered, Passes, cost_of
 from regraft.training.stages import Stages
 from regraft.training.threads import default_threads
@@ -80,6 +82,7 @@ def _check_judging(wanted: FitOptions) -> None:
             what = f"the metric '{wanted.train.metric}' has no better end, so that it cannot choose the best weights"
             raise OptionsError(Problem(what=what, where="train.metric", fix=f"leave it out ({task.validation_metric} is used)"))
     kind.rungs(wanted.judge.rungs)
+    check(task, wanted.judge.calibrate)
     size, micro = wanted.train.batch_size, wanted.train.micro_batch_size
     if task.paired and micro is not None and micro < size:
         what = f"the rows of a batch are held against each other by '{task.name}', so that a batch cannot go through in pieces"
@@ -185,14 +188,17 @@ def judge(
     from regraft.evaluation.by_target import ablation_of, judgement_of, ladder_of, reported
     from regraft.evaluation.ladder import Contender
     from regraft.evaluation.report import Report, TargetReport
+    from regraft.evaluation.trusted import trusted
 
     wanted, task = plan.wanted, plan.task
     options, seed = wanted.judge, wanted.seed
     door, answered = predictor(net, plan), Answered()
     with stages("answer the test rows", len(plan.rows["test"])):
-        parts = [door.probabilities(chunk, answered=answered) for chunk in raws(plan.dataset, "test")]
+        outputs = np.concatenate([door.outputs(chunk, answered=answered) for chunk in raws(plan.dataset, "test")])
     with stages("judge"):
-        fitted = Contender(name="fitted", probabilities_NC=np.concatenate(parts), seconds=stages.seconds.get("train", 0.0))
+        fitted = Contender(
+            name="fitted", probabilities_NC=task.probabilities(outputs), seconds=stages.seconds.get("train", 0.0)
+        )
         targets, without = plan.targets["test"], [] if task.paired else _without_parts(door, plan)
         known = {split: dataclasses.replace(rows, widths=net.backbone.part_widths) for split, rows in before.items()}
 
@@ -201,6 +207,7 @@ def judge(
                 judgement=judgement_of(part, targets, fitted.probabilities_NC, options, seed),
                 ladder=ladder_of(part, known, plan.targets["train"], fitted, options, seed),
                 ablation=ablation_of(part, targets, fitted, without, options, seed),
+                trust=trusted(part, targets, outputs, confidence=options.confidence),
             )
 
         found = reported(task, targets, fitted.probabilities_NC, one, options, seed)
@@ -259,7 +266,9 @@ def fill(folder: Path, net: Headed, plan: Plan, report: Report) -> ManifestBody:
     plan.modality.save(folder / BACKBONE_FOLDER)
     asked: dict[str, Any] = {key: value for key, value in to_json(wanted).items() if key != "out"}
     body = ManifestBody(
-        task=TaskEntry(name=wanted.task.name, options=dict(wanted.task.options), state=task.state()),
+        task=TaskEntry(
+            name=wanted.task.name, options=dict(wanted.task.options), state=task.state(), calibration=trust_of(task)
+        ),
         inputs=(
             InputEntry(
                 column=dataset.input_column,
@@ -280,7 +289,7 @@ def fill(folder: Path, net: Headed, plan: Plan, report: Report) -> ManifestBody:
         seed=wanted.seed,
         fingerprints=dataset.fingerprint,
     )
-    goldens = record(predictor(net, plan), _golden_rows(plan), plan.modality.shortened)
+    goldens = record(predictor(net, plan), _golden_rows(plan), plan.modality.shortened, task.steepness)
     write_json(folder / GOLDEN, goldens.to_json())
     # Not sorted like the manifest: the order of metrics is the task's, the most important first.
     write_text(folder / REPORT, json.dumps(report.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
@@ -334,6 +343,7 @@ def gate(staged: Path, net: Headed, wanted: FitOptions) -> None:
 __all__ = [
     "Plan",
     "base_of",
+    "calibrate",
     "check_targets",
     "command_line",
     "features_before",

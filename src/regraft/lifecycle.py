@@ -92,6 +92,7 @@ def fit(
         with fitting.learner(net, plan, stages) as learner:
             before = fitting.features_before(net, learner, plan, stages)
             trained = fitting.train(net, learner, plan, stages, run)
+            fitting.calibrate(learner, plan, stages)
         report = fitting.judge(net, plan, before, trained, stages, recipe)
         with stages("save and replay in a fresh process"):
             fill = functools.partial(fitting.fill, net=net, plan=plan, report=report)

@@ -24,6 +24,13 @@ from regraft.evaluation.rung import Rows
 from regraft.tasks.task import Part, Task
 from regraft.types import Array, FloatArray, Metric
 
+Trusted = Callable[[Part], Mapping[str, Any]]
+"""Says how far the answers to a target can be trusted (`regraft.evaluation.trusted`)."""
+
+
+def _unknown(part: Part) -> Mapping[str, Any]:
+    return {}
+
 
 def own_contender(part: Part, contender: Contender, rows: Array) -> Contender:
     """Return a contender with what it gives for one target, in the rows that have it."""
@@ -90,14 +97,25 @@ def ablation_of(
     return ablation(whole_NC, own[1:], truth, kind, part.task.metrics, options=options, seed=seed)
 
 
-def climbed(part: Part, contenders: Sequence[Contender], targets: Array, options: JudgeOptions, seed: int) -> TargetReport:
-    """Return what is found of one target where models are held against each other."""
+def climbed(
+    part: Part, contenders: Sequence[Contender], targets: Array, options: JudgeOptions, seed: int, trust: Trusted = _unknown
+) -> TargetReport:
+    """Return what is found of one target where models are held against each other.
+
+    Args:
+        part: The target.
+        contenders: The judged model last.
+        targets: Of all rows.
+        options: Resamples and confidence.
+        seed: Seeds the resamples.
+        trust: Says how far the answers to a target can be trusted.
+    """
     rows, task = part.rows(targets), part.task
     own = [own_contender(part, contender, rows) for contender in contenders]
     truth = part.own(targets, rows)
     ladder = climb(own, truth, task.names, task.metrics, answers=task.answers, options=options, seed=seed)
     judgement = judgement_of(part, targets, contenders[-1].probabilities_NC, options, seed)
-    return TargetReport(judgement=judgement, ladder=ladder)
+    return TargetReport(judgement=judgement, ladder=ladder, trust=trust(part))
 
 
 def reported(
@@ -116,7 +134,7 @@ def reported(
     if not task.several:
         (part,) = task.parts
         found = one(part)
-        return {"judgement": found.judgement, "ladder": found.ladder, "ablation": found.ablation}
+        return {"judgement": found.judgement, "ladder": found.ladder, "ablation": found.ablation, "trust": found.trust}
     by_target = {part.name: one(part) for part in task.parts if len(part.rows(targets))}
     kind = kind_for(task)
     targets_N, judged_NC = kind.checked(targets, outputs_NC)

@@ -19,6 +19,7 @@ from regraft.evaluation.label_sets import BinaryLogLoss, count_sets
 from regraft.evaluation.measure import Counts, Tally
 from regraft.evaluation.options import JudgeOptions
 from regraft.evaluation.paired import Quantity, compare_sums
+from regraft.evaluation.reliability import Bins, Honesty, brier_parts, of_probabilities
 from regraft.evaluation.rows import broken_rows, size_problems
 from regraft.tasks.decisions import decide_sets
 from regraft.types import Array, FloatArray
@@ -66,6 +67,14 @@ class LabelSets(AnswerKind):
         resampled = _resampled(targets_N, outputs_NC, options.resamples, np.random.default_rng(seed))
         rows = per_class(self.columns, observed, resampled, options.confidence)
         return Judgement(n=judged.n, metrics=judged.metrics, per_class=rows, confidence=judged.confidence, notes=judged.notes)
+
+    def honesty(self, targets_N: Array, outputs_NC: FloatArray, *, confidence: float = 0.95) -> Honesty:
+        """Return how often labels are there that have some probability, all labels together; see `AnswerKind.honesty`."""
+        bins = Bins.of(outputs_NC.ravel(), targets_N.ravel() > 0)
+        brier_N = np.square(outputs_NC - targets_N).mean(axis=1)
+        parts = brier_parts(targets_N, outputs_NC)
+        losses = {"brier": brier_N, "log_loss": BinaryLogLoss().losses(targets_N, outputs_NC)}
+        return of_probabilities(bins, losses, {name: part / targets_N.shape[1] for name, part in parts.items()}, confidence)
 
     def compare(
         self,
