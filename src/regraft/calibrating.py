@@ -64,11 +64,11 @@ def calibrate(learner: Learner, plan: Plan, stages: Stages) -> None:
     """Learn, for each target, what its probabilities are worth; what is learnt is kept by its task.
 
     Args:
-        learner: The fitted network, or the part of it above what was computed once.
-        plan: Rows and task.
+        learner: The fitted network, or the part of it above what was computed once, with its rows.
+        plan: Targets and task.
         stages: Told what was chosen.
     """
-    rows, wanted = plan.rows["valid"], plan.wanted.judge.calibrate
+    rows, wanted = learner.rows["valid"], plan.wanted.judge.calibrate
     if plan.task.paired or not any(part.task.link or _score_for(part.task, wanted) for part in plan.task.parts):
         return
     with stages("calibrate", len(rows)):
