@@ -15,6 +15,7 @@ import numpy as np
 from regraft.errors import DataError, MissingExtraError, Problem, UsageError, did_you_mean
 from regraft.options import JSON
 from regraft.registry import Registry
+from regraft.tasks.sureness import PLAIN
 from regraft.training.cost import Answered, cost_of
 from regraft.training.stages import Stages
 from regraft.types import Array, FloatArray, Ledger
@@ -49,6 +50,7 @@ class Labelled:
         task: What is predicted.
         targets: Targets (N, ...), in the order of the task's labels.
         probabilities: For each entrant what is judged (N, C), in the same order.
+        outputs: Raw outputs of the last predictor (N, ...), in its own order; nothing where there is none.
         ledger: Rows that could not be used, tokens that were cut.
         answered: For each entrant, what went through it in how long; nothing went through predictions made elsewhere.
         groups: Which rows belong together (N,), if anything says so.
@@ -59,6 +61,7 @@ class Labelled:
     task: Task
     targets: Array
     probabilities: list[FloatArray]
+    outputs: FloatArray | None
     ledger: Ledger
     answered: list[Answered]
     groups: Array | None = None
@@ -74,10 +77,10 @@ def opened(artifact: str | Path | Artifact | Predictor, wanted: AnswerOptions) -
     """Return a predictor for a folder, an artifact or a predictor."""
     from regraft.serving.predictor import Predictor
 
-    if isinstance(artifact, Predictor):
-        return artifact
     machine = wanted.machine
-    return Predictor.load(folder(artifact), runtime=wanted.runtime, threads=machine.threads, device=machine.device)
+    if not isinstance(artifact, Predictor):
+        artifact = Predictor.load(folder(artifact), runtime=wanted.runtime, threads=machine.threads, device=machine.device)
+    return artifact if wanted.asked == PLAIN else artifact.asking(wanted.asked)
 
 
 def source(data: Any, wanted: AnswerOptions, stages: Stages) -> RowSource:
@@ -163,6 +166,7 @@ def labelled(
     orders = _column_orders(predictors, task)
     reading = LabelledRows(rows, truths, predictors, task, wanted.judge)
     kept: list[Array] = []
+    raw: list[FloatArray] = []
     answers: list[list[FloatArray]] = [[] for _ in predictors]
     answered = [Answered() for _ in predictors]
     with stages(_ANSWER, rows.row_count):
@@ -170,8 +174,11 @@ def labelled(
             kept.append(targets)
             for place, predictor in enumerate(predictors):
                 values = raws[predictor.columns]
-                found = predictor.probabilities(values, batch_size=wanted.batch_size, answered=answered[place])
+                given = predictor.outputs(values, batch_size=wanted.batch_size, answered=answered[place])
+                found = predictor.task.probabilities(given)
                 answers[place].append(found if orders[place] is None else found[:, orders[place]])
+            if predictors:
+                raw.append(given)
             if see is not None:
                 see(targets, answers[-1][-1], raws[predictors[-1].columns], places)
             stages.progress(reading.read)
@@ -192,6 +199,7 @@ def labelled(
         task=judged,
         targets=targets,
         probabilities=[given for given, _ in every],
+        outputs=np.concatenate(raw) if raw else None,
         ledger=reading.ledger,
         answered=[work for _, work in every],
         groups=reading.groups(targets),
@@ -290,14 +298,21 @@ def _report(
     from regraft.evaluation.answers import Answers
     from regraft.evaluation.by_target import climbed, reported
     from regraft.evaluation.report import Report
+    from regraft.evaluation.trusted import trusted
 
     task, options, seed = answered.task, wanted.judge, wanted.seed
+
+    def trust(part: Part) -> Mapping[str, JSON]:
+        if len(entrants) > 1 or answered.outputs is None:
+            return {}  # models are held against each other; each has a report of its own
+        return trusted(part, answered.targets, answered.outputs, wanted.asked, options.confidence)
+
     with stages("judge"):
         found = reported(
             task,
             answered.targets,
             contenders[-1].probabilities_NC,
-            lambda part: climbed(part, contenders, answered.targets, options, seed, answered.groups),
+            lambda part: climbed(part, contenders, answered.targets, options, seed, answered.groups, trust),
             options,
             seed,
             answered.groups,

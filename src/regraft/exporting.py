@@ -17,18 +17,23 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from regraft.artifact.golden import Goldens, record
 from regraft.artifact.learnt_rows import LEARNT_ROWS
 from regraft.artifact.manifest import MANIFEST, ExportEntry, LineageEntry, Manifest, ManifestBody, library_versions
 from regraft.artifact.store import CARD, GOLDEN, REPORT, Artifact, write_json
 from regraft.artifact.verify import file_entries
 from regraft.errors import GateError, Problem, UsageError
 from regraft.exporters import EXPORTERS
+from regraft.exporters.calibrated_head import changes, in_the_head
 from regraft.exporters.exporter import Exporter, Needs, Source, Written
 from regraft.registry import installed
 from regraft.sampling import choose_rows
 from regraft.serving import RUNTIMES
-from regraft.serving.parity import GOLDENS, Answers, compare_in_fresh_process
+from regraft.serving.parity import GOLDENS, PROBABILITIES, Answers, compare_in_fresh_process
 from regraft.serving.predictor import Predictor
+from regraft.tasks.sureness import trust_of
 from regraft.training.stages import Stages
 from regraft.training.threads import default_threads
 from regraft.verbs import ExportOptions
@@ -47,6 +52,8 @@ class Plan:
         expected: Rows and the source's answers.
         rows: Where the rows came from, for the manifest.
         wanted: The options.
+        goldens: Golden rows as the source answers them with its calibrator in its weights, where it was put there.
+        notes: What becomes of its calibrator, for people.
     """
 
     source: Source
@@ -54,6 +61,8 @@ class Plan:
     expected: Answers
     rows: str
     wanted: ExportOptions
+    goldens: Goldens | None = None
+    notes: tuple[str, ...] = ()
 
 
 def plan(artifact: Path, wanted: ExportOptions, stages: Stages) -> Plan:
@@ -74,7 +83,45 @@ def plan(artifact: Path, wanted: ExportOptions, stages: Stages) -> Plan:
     source = dataclasses.replace(source, calibration=chosen.calibration)
     with stages("answer with the source", len(chosen.rows)):
         expected = Answers.of(predictor, chosen.rows, truth=chosen.truth)
-    return Plan(source=source, exporter=exporter, expected=expected, rows=chosen.told, wanted=wanted)
+        made = Plan(source=source, exporter=exporter, expected=expected, rows=chosen.told, wanted=wanted)
+        return _with_calibrator(made, predictor) if changes(source.task) else made
+
+
+def _with_calibrator(made: Plan, predictor: Predictor) -> Plan:
+    """Return the plan with the calibrator in the weights where other tools would leave it out, or with a note on where it is.
+
+    Raises:
+        GateError: With it in the weights rows are answered otherwise.
+    """
+    source, exporter = made.source, made.exporter
+    if exporter.reads is None:
+        return made  # what answers there is regraft itself
+    name, bias = source.task.trust.calibrator.name, exporter.head_bias(source)
+    moved = None if bias is None else in_the_head(source.network(), source.task, bias=bias)
+    if moved is None:
+        told = ", ".join(dict.fromkeys(part.task.trust.calibrator.name for part in source.task.parts))
+        note = (
+            f"the network's own outputs are not calibrated: regraft applies the calibration ({told}) that manifest.json holds"
+        )
+        return dataclasses.replace(made, notes=(f"{note}; other tools do not",))
+    from regraft.serving.runtime_torch import TorchRuntime
+
+    net, task = moved
+    again = Predictor(source.modality, task, TorchRuntime(net, made.wanted.machine), column=predictor.column)
+    answers = Answers.of(again, list(made.expected.rows), truth=made.expected.truth)
+    _same_probabilities(made.expected, answers)
+    goldens = record(again, predictor.goldens().rows, source.modality.shortened)
+    note = f"the calibration ({name}) stands in the weights of the last layer: other tools give calibrated probabilities too"
+    source = dataclasses.replace(source, net=net, task=task)
+    return dataclasses.replace(made, source=source, expected=answers, goldens=goldens, notes=(note,))
+
+
+def _same_probabilities(was: Answers, now: Answers) -> None:
+    moved = float(np.abs(was.probabilities - now.probabilities).max(initial=0.0))
+    if not moved <= PROBABILITIES:
+        what = f"with the calibration in the weights of the last layer a probability moves by {moved:.3g}"
+        fix = "nothing was written; export in another format (regraft list exporters)"
+        raise GateError(Problem(what=what, expected=f"at most {PROBABILITIES:g}", fix=fix))
 
 
 def _source(predictor: Predictor, exporter: Exporter, wanted: ExportOptions) -> Source:
@@ -140,12 +187,15 @@ def fill(folder: Path, made: Plan, stages: Stages) -> ManifestBody:
     with stages("write"):
         written = made.exporter.write(source, folder)
         _around(folder, source)
+        if made.goldens is not None:
+            (folder / GOLDEN).unlink(missing_ok=True)
+            write_json(folder / GOLDEN, made.goldens.to_json())
         if faults := made.exporter.faults(source, folder):
             raise GateError(faults)
     body = _body(made, written)
     with stages("hold against the source in a fresh process"):
         checked = _gate(folder, body, made, written)
-    stages.notes(written.notes)
+    stages.notes([*written.notes, *made.notes])
     for seen in checked.values():
         if (goldens := seen.pop(GOLDENS, None)) is not None:  # of reduced precision: its answers are its own
             (folder / GOLDEN).unlink()
@@ -171,6 +221,11 @@ def _body(made: Plan, written: Written) -> ManifestBody:
     network = dataclasses.replace(parent.network, form=written.form, runtimes=written.runtimes, facts=dict(written.facts))
     inputs = tuple(dataclasses.replace(entry, folder=PREPROCESSING_FOLDER) for entry in parent.inputs)
     changed = {"network": network, "inputs": inputs, "export": _entry(made), "verb": "export", "parent": parent.digest}
+    if made.goldens is not None:
+        from regraft.models.net import weights_digest
+
+        changed["task"] = dataclasses.replace(parent.task, calibration=trust_of(made.source.task))
+        changed["weights_digest"] = weights_digest(made.source.network())
     changed["transforms"] = () if made.exporter.folds else parent.transforms
     return ManifestBody(**{**said, **changed, "lineage": (*parent.lineage, ancestor(made.source.artifact))})
 

@@ -16,6 +16,8 @@ FAMILIES: Registry[Registry[Any]] = Registry(
         "bases": "regraft.models:BASES",
         "poolings": "regraft.models:POOLINGS",
         "transforms": "regraft.models:TRANSFORMS",
+        "calibrators": "regraft.calibration:CALIBRATORS",
+        "scores": "regraft.calibration:SCORES",
         "tasks": "regraft.tasks:TASKS",
         "objectives": "regraft.objectives:OBJECTIVES",
         "regularizers": "regraft.regularizers:REGULARIZERS",

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from regraft.calibrating import check
 from regraft.data.rows import check_there
 from regraft.errors import DataError, MissingExtraError, OptionsError, Problem
 from regraft.evaluation import METRICS
@@ -29,6 +30,7 @@ from regraft.parts import settled
 from regraft.planning import SPLITS, Plan, check_targets, joined_splits, plan, raws, read, values_of
 from regraft.recipe import Recipe, changed
 from regraft.tasks import TASKS
+from regraft.tasks.sureness import trust_of
 from regraft.training.cost import Answered, Passes, cost_of
 from regraft.training.event_log import EVENTS
 from regraft.training.stages import Stages
@@ -87,6 +89,7 @@ def _check_judging(wanted: FitOptions) -> None:
             raise OptionsError(Problem(what=what, where="train.validation.metric", fix=fix))
     kind.rungs(wanted.judge.rungs)
     check_metric(task, wanted.judge)
+    check(task, wanted.judge.calibrate)
     size, micro = wanted.train.batch_size, wanted.train.micro_batch_size
     if task.paired and micro is not None and micro < size:
         what = f"the rows of a batch are held against each other by '{task.name}', so that a batch cannot go through in pieces"
@@ -193,15 +196,18 @@ def judge(
     from regraft.evaluation.by_target import ablation_of, judgement_of, ladder_of, reported
     from regraft.evaluation.ladder import Contender
     from regraft.evaluation.report import Report, TargetReport
+    from regraft.evaluation.trusted import trusted
 
     wanted, task = plan.wanted, plan.task
     options, seed = wanted.judge, wanted.seed
     door, answered = predictor(net, plan), Answered()
     with stages("answer the test rows", len(plan.rows["test"])):
-        parts = [door.probabilities(chunk, answered=answered) for chunk in raws(plan.dataset, "test")]
+        outputs = np.concatenate([door.outputs(chunk, answered=answered) for chunk in raws(plan.dataset, "test")])
     with stages("judge"):
         groups_N, told = _groups(plan)
-        fitted = Contender(name="fitted", probabilities_NC=np.concatenate(parts), seconds=stages.seconds.get("train", 0.0))
+        fitted = Contender(
+            name="fitted", probabilities_NC=task.probabilities(outputs), seconds=stages.seconds.get("train", 0.0)
+        )
         targets, without = plan.targets["test"], [] if task.paired else _without_parts(door, plan)
         known = {split: dataclasses.replace(rows, widths=net.backbone.part_widths) for split, rows in before.items()}
 
@@ -210,6 +216,7 @@ def judge(
                 judgement=judgement_of(part, targets, fitted.probabilities_NC, options, seed, groups_N),
                 ladder=ladder_of(part, known, plan.targets["train"], fitted, options, seed, groups_N),
                 ablation=ablation_of(part, targets, [fitted, *without], options, seed, groups_N),
+                trust=trusted(part, targets, outputs, confidence=options.confidence),
             )
 
         found = reported(task, targets, fitted.probabilities_NC, one, options, seed, groups_N)
@@ -292,7 +299,9 @@ def fill(folder: Path, net: Headed, plan: Plan, report: Report, run: Run) -> Man
     plan.modality.save(folder / BACKBONE_FOLDER)
     asked = _asked(wanted)
     body = ManifestBody(
-        task=TaskEntry(name=wanted.task.name, options=dict(wanted.task.options), state=task.state()),
+        task=TaskEntry(
+            name=wanted.task.name, options=dict(wanted.task.options), state=task.state(), calibration=trust_of(task)
+        ),
         inputs=(
             InputEntry(
                 column=dataset.input_column,
@@ -318,7 +327,7 @@ def fill(folder: Path, net: Headed, plan: Plan, report: Report, run: Run) -> Man
     if run.events.exists():
         (folder / EVENTS).write_bytes(kept_events.thinned(run.events))
     write_learnt_rows(folder, [dataset.split(name).keys() for name in SPLITS[:2] if name in dataset.names])
-    goldens = record(predictor(net, plan), _golden_rows(plan), plan.modality.shortened)
+    goldens = record(predictor(net, plan), _golden_rows(plan), plan.modality.shortened, task.steepness)
     write_json(folder / GOLDEN, goldens.to_json())
     command = command_line(plan.data, asked, run.lineage[-1].name if run.lineage else "")
     # Not sorted like the manifest: the order of metrics is the task's, the most important first.

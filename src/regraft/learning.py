@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from regraft.calibrating import calibrate
 from regraft.evaluation.rung import Rows
 from regraft.evaluation.sample import stratified
 from regraft.objectives import OBJECTIVES
@@ -77,7 +78,7 @@ def courses(plan: Plan, run: Run | None = None) -> list[Course]:
 
 
 def learn(net: Headed, plan: Plan, stages: Stages, run: Run | None = None) -> tuple[dict[str, Rows], Passes]:
-    """Train the network in place, in as many phases as the tuning has.
+    """Train the network in place, in as many phases as the tuning has, and calibrate what came of it.
 
     Args:
         net: The network.
@@ -106,6 +107,8 @@ def learn(net: Headed, plan: Plan, stages: Stages, run: Run | None = None) -> tu
         with learner(net, plan, stages, course.tuning) as part:
             before = before or features_before(net, part, plan, stages)
             passes.append(train(net, part, plan, stages, course))
+            if course is todo[-1]:
+                calibrate(part, plan, stages)
     return before, joined(passes)
 
 

@@ -95,16 +95,17 @@ def hold_against(predictor: Predictor, merged: Predictor, stages: Stages) -> Non
     for row, (one, other) in enumerate(zip(before, after, strict=True)):
         moved = [abs(value - other.probabilities.get(name, np.inf)) for name, value in one.probabilities.items()]
         far_N[row] = max(far_N[row], *moved, 0.0)
-        if not np.isfinite(new[row]).all() or not predictor.task.same_answer(one, other, TOLERANCE):
+        if not np.isfinite(new[row]).all() or not predictor.task.same_answer(one, other, TOLERANCE * predictor.task.steepness):
             far_N[row] = np.inf
     worst = int(np.argmax(far_N))
-    if not far_N[worst] <= TOLERANCE:
+    limit = TOLERANCE * predictor.task.steepness
+    if not far_N[worst] <= limit:
         raise GateError(
             Problem(
                 what=f"merged, a golden row is not answered as before (worst difference {far_N[worst]:.3g})",
                 where=f"golden row {worst + 1} of {len(rows)}: {str(rows[worst])[:100]}",
                 got=f"{after[worst].value!r} {new[worst].tolist()}",
-                expected=f"{before[worst].value!r} {old[worst].tolist()}, within {TOLERANCE:g}",
+                expected=f"{before[worst].value!r} {old[worst].tolist()}, within {limit:g}",
                 fix="keep the adapters apart: the artifact answers, and exports, without being merged",
             )
         )
@@ -119,7 +120,7 @@ def fill(folder: Path, made: Plan) -> ManifestBody:
     save_net(made.net, folder)
     merged.modality.save(folder / BACKBONE_FOLDER)
     rows = made.source.json(GOLDEN)["rows"]
-    goldens = record(merged, [row["input"] for row in rows], merged.modality.shortened)
+    goldens = record(merged, [row["input"] for row in rows], merged.modality.shortened, merged.task.steepness)
     write_json(folder / GOLDEN, goldens.to_json())
     for name in (REPORT, CARD, LEARNT_ROWS):
         if name in source.manifest.files:

@@ -114,6 +114,10 @@ class Prediction:
         error: Why there is no answer; then `value` is None.
         dropped: Positions of the input that were cut off.
         quantiles: Level ("0.1") -> the number below which the true one lies with that probability; empty where a task has none.
+        set: Labels one of which is the true one with the chance that was asked for (`coverage`); None if none was.
+        interval: Numbers between which the true one lies with that chance.
+        abstained: Whether it is less sure than was asked for (`min_confidence`, `precision`), so that it should not be acted
+            upon; `value` is what it would be. None if nothing was asked for.
         parts: Target -> its answer, where there are several targets; then `value` maps target to value, and the other fields
             hold those of all targets, names as "TARGET.NAME".
     """
@@ -125,12 +129,17 @@ class Prediction:
     dropped: int = 0
     quantiles: Mapping[str, float] = field(default_factory=dict)
     parts: Mapping[str, Prediction] = field(default_factory=dict)
+    set: Sequence[Any] | None = None
+    interval: tuple[float, float] | None = None
+    abstained: bool | None = None
 
     @property
     def numbers(self) -> dict[str, float]:
         """The numbers that stand beside the answer, by the names of their columns in a file of answers."""
         shares = {f"probability.{label}": share for label, share in self.probabilities.items()}
-        return shares | {f"quantile.{level}": number for level, number in self.quantiles.items()}
+        ends = {f"interval.{name}": one.interval for name, one in self.parts.items()} or {"interval": self.interval}
+        between = {f"{name}.{end}": pair[at] for name, pair in ends.items() if pair for at, end in enumerate(("low", "high"))}
+        return shares | {f"quantile.{level}": number for level, number in self.quantiles.items()} | between
 
     @property
     def label(self) -> Any:
@@ -141,11 +150,17 @@ class Prediction:
         """Return the answer as people and programs receive it over HTTP and in JSON lines."""
         if self.error:
             return {"prediction": None, "error": self.error}
-        told: dict[str, Any] = {"probabilities": dict(self.probabilities), "quantiles": dict(self.quantiles)}
+        told: dict[str, Any] = {
+            "probabilities": dict(self.probabilities) or None,
+            "quantiles": dict(self.quantiles) or None,
+            "set": None if self.set is None else list(self.set),
+            "interval": None if self.interval is None else list(self.interval),
+            "abstained": self.abstained,
+        }
         if self.parts:
             inside = {name: part.to_json() for name, part in self.parts.items()}
-            told = {what: {name: one[what] for name, one in inside.items() if what in one} for what in told}
-        return {"prediction": self.value, **{name: numbers for name, numbers in told.items() if numbers}}
+            told = {what: {name: one[what] for name, one in inside.items() if what in one} or None for what in told}
+        return {"prediction": self.value, **{name: numbers for name, numbers in told.items() if numbers is not None}}
 
 
 @dataclass(frozen=True, slots=True)

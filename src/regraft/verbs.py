@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Annotated
 
 from regraft.data.options import DataOptions
-from regraft.evaluation.options import JudgeOptions
+from regraft.evaluation.options import FitJudgeOptions, JudgeOptions
 from regraft.options import JSON, Among, Before, Field, PathText, Pick, joined_names, options
+from regraft.tasks.sureness import Asked
 from regraft.training.options import ComputeOptions, MachineOptions, TrainOptions
 
 
@@ -64,8 +65,8 @@ class FitOptions:
     train: TrainOptions = Field(default_factory=TrainOptions)
     """How the network is trained."""
 
-    judge: JudgeOptions = Field(default_factory=JudgeOptions)
-    """How the result is judged."""
+    judge: FitJudgeOptions = Field(default_factory=FitJudgeOptions)
+    """How the result is calibrated and judged."""
 
     machine: ComputeOptions = Field(default_factory=ComputeOptions)
     """What of the machine is used, and how its arithmetic is done."""
@@ -118,6 +119,21 @@ class AnswerOptions:
 
     runtime: Annotated[str, Field(json_schema_extra={"flag": "--runtime"})] = "auto"
     """What computes the network: a name of `regraft list runtimes`, or auto for the fastest here that can."""
+
+    coverage: Annotated[float | None, Field(gt=0.0, lt=1.0, json_schema_extra={"flag": "--coverage"})] = None
+    """Chance with which the set (of labels) or interval (of numbers) told beside each answer holds the truth, such as 0.9."""
+
+    min_confidence: Annotated[float | None, Field(ge=0.0, le=1.0, json_schema_extra={"flag": "--min-confidence"})] = None
+    """Probability below which an answer is marked as abstained."""
+
+    precision: Annotated[float | None, Field(gt=0.0, lt=1.0, json_schema_extra={"flag": "--precision"})] = None
+    """Share of the answers that must be right, such as 0.98; the others are marked as abstained. Found on the validation rows
+    of the fit, with a bound that holds in 95 of 100 fits."""
+
+    @property
+    def asked(self) -> Asked:
+        """What is told beside answers."""
+        return Asked(coverage=self.coverage, min_confidence=self.min_confidence, precision=self.precision)
 
 
 @options

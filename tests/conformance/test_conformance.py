@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import suite_calibration
 import suite_inputs
 import suite_learning
 import suite_pairs
 import suite_tasks
 from assembly import pretrained_bases, scratch_bases, styled_bases
 
+from regraft.calibration import CALIBRATORS, SCORES
 from regraft.modalities import MODALITIES
 from regraft.models import BASES, POOLINGS
 from regraft.objectives import OBJECTIVES
@@ -45,6 +47,18 @@ def test_tasks(name, check):
 @pytest.mark.parametrize("name", BY_ROW)
 def test_tasks_save_and_load(name, tmp_path):
     suite_tasks.check_save_and_load_are_bit_equal(name, tmp_path)
+
+
+@pytest.mark.parametrize("check", suite_calibration.CALIBRATOR_CHECKS, ids=named)
+@pytest.mark.parametrize("name", CALIBRATORS.names())
+def test_calibrators(name, check):
+    check(name)
+
+
+@pytest.mark.parametrize("check", suite_calibration.SCORE_CHECKS, ids=named)
+@pytest.mark.parametrize("name", SCORES.names())
+def test_scores(name, check):
+    check(name)
 
 
 @pytest.mark.parametrize("check", suite_learning.TUNING_CHECKS, ids=named)

@@ -58,7 +58,8 @@ class Goldens:
         environment: Where the answers were computed.
         batch_size: Rows a forward pass.
         tolerance: How far a probability may move in another environment. Where precision was reduced, that is as far as
-            reducing it moved them: a last bit can tip a number over to the next whole one.
+            reducing it moved them: a last bit can tip a number over to the next whole one. Where calibrating lets a move of the
+            network's own outputs grow, it is larger by as much.
     """
 
     rows: tuple[JSON, ...]
@@ -173,13 +174,16 @@ def shortened_text(raw: Any, limit_bytes: int) -> Any:
     return raw[: limit_bytes // 4] if isinstance(raw, str) and _size(raw) > limit_bytes else raw
 
 
-def record(predictor: Answering, rows: Sequence[Any], shortened: Callable[[Any, int], JSON] = shortened_text) -> Goldens:
+def record(
+    predictor: Answering, rows: Sequence[Any], shortened: Callable[[Any, int], JSON] = shortened_text, steepness: float = 1.0
+) -> Goldens:
     """Return golden rows with the answers that the predictor gives now.
 
     Args:
         predictor: Answers.
         rows: Raw values.
         shortened: Makes a value JSON, and smaller before it is answered where it takes more than 10 kB.
+        steepness: By what factor calibrating lets a move grow (`Task.steepness`): outputs may move no more than elsewhere.
     """
     kept = [shortened(row, _ROW_LIMIT_BYTES) for row in rows]
     outputs, predictions = predictor.answers(kept, batch_size=BATCH_SIZE)
@@ -192,6 +196,7 @@ def record(predictor: Answering, rows: Sequence[Any], shortened: Callable[[Any, 
         probabilities=tuple(dict(prediction.probabilities) for prediction in predictions),
         values=tuple(prediction.value for prediction in predictions),
         environment=predictor.environment(),
+        tolerance=TOLERANCE * max(1.0, steepness),
     )
 
 

@@ -1,6 +1,6 @@
 """The manifest: what an artifact is made of, from which it is rebuilt, and by which every edit is found.
 
-    {"kind": "regraft-artifact", "format": 2, "task": {...}, "files": {"weights.safetensors": {"sha256": ...}}, ...}
+    {"kind": "regraft-artifact", "format": 3, "task": {...}, "files": {"weights.safetensors": {"sha256": ...}}, ...}
 
 It is written as canonical JSON (keys sorted, one space of indent, final newline). `digest` is the sha256 of those bytes without
 the field itself. A manifest is read only if its bytes are the canonical ones and the digest fits, so that a change of any one
@@ -26,7 +26,7 @@ from regraft.version import __version__
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-FORMAT = 2
+FORMAT = 3
 KIND = "regraft-artifact"
 MANIFEST = "manifest.json"
 FORM_OF_FIT = "torch"
@@ -49,11 +49,14 @@ class TaskEntry(Entry):
         name: Registered name of the task.
         options: Its options.
         state: What it learnt from the training targets.
+        calibration: Target -> what is known of how far its answers can be trusted (`regraft.calibration.trust`); the name of
+            the only target is empty.
     """
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=dict)
+    calibration: dict[str, Any] = field(default_factory=dict)
 
 
 @record

@@ -20,7 +20,12 @@ def _to_2(values: dict[str, JSON]) -> dict[str, JSON]:
     return {**values, "network": network, "verb": "fit", "lineage": [], "export": None}
 
 
-STEPS: Mapping[int, Step] = {1: _to_2}
+def _to_3(values: dict[str, JSON]) -> dict[str, JSON]:
+    """Format 3 says how far answers can be trusted; of older ones nothing is known, and they answer as the network does."""
+    return {**values, "task": {**values["task"], "calibration": {}}}
+
+
+STEPS: Mapping[int, Step] = {1: _to_2, 2: _to_3}
 """Format n -> the step to n + 1. Format 1 is the first."""
 
 

@@ -22,6 +22,7 @@ from regraft.evaluation.intervals import measure_by_rows
 from regraft.evaluation.judge import Judgement, notes_of
 from regraft.evaluation.measure import Measure, Tally, count_classes
 from regraft.evaluation.options import JudgeOptions
+from regraft.evaluation.reliability import Honesty
 from regraft.evaluation.rung import Rung
 from regraft.options import JSON
 from regraft.registry import Registry
@@ -167,6 +168,14 @@ class AnswerKind(ABC):
         ]
         metrics = {name: found[name] for name in measures}
         return Judgement(n=len(targets_N), metrics=metrics, confidence=options.confidence, notes=tuple(dict.fromkeys(notes)))
+
+    def honesty(self, targets_N: Array, outputs_NC: FloatArray, *, confidence: float = 0.95) -> Honesty | None:
+        """Return how honest probabilities or quantiles are, or nothing where answers have none; arrays as `checked` gives."""
+        return None
+
+    def decided(self, outputs_NC: FloatArray) -> Array:
+        """Return the column that each row is given (N,), where an answer is one of them."""
+        return np.asarray(outputs_NC.argmax(axis=1))
 
     def group_names(self, targets_N: Array) -> list[str]:
         """Return what to call the group of each row."""

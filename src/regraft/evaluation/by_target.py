@@ -28,6 +28,13 @@ from regraft.evaluation.seeds import Seeded, climb_seeds
 from regraft.tasks.task import Part, Task
 from regraft.types import Array, FloatArray, Metric
 
+Trusted = Callable[[Part], Mapping[str, Any]]
+"""Says how far the answers to a target can be trusted (`regraft.evaluation.trusted`)."""
+
+
+def _unknown(part: Part) -> Mapping[str, Any]:
+    return {}
+
 
 def own_contender(part: Part, contender: Contender, rows: Array) -> Contender:
     """Return a contender with what it gives for one target, in the rows that have it."""
@@ -146,8 +153,19 @@ def climbed(
     options: JudgeOptions,
     seed: int,
     groups_N: Array | None = None,
+    trust: Trusted = _unknown,
 ) -> TargetReport:
-    """Return what is found of one target where models are held against each other."""
+    """Return what is found of one target where models are held against each other.
+
+    Args:
+        part: The target.
+        contenders: The judged model last.
+        targets: Of all rows.
+        options: Resamples and confidence.
+        seed: Seeds the resamples.
+        groups_N: Which rows belong together, if anything says so.
+        trust: Says how far the answers to a target can be trusted.
+    """
     rows, task = part.rows(targets), part.task
     own = [own_contender(part, contender, rows) for contender in contenders]
     truth, kind, own_N = part.own(targets, rows), kind_for(task), own_groups(part, targets, groups_N)
@@ -158,7 +176,7 @@ def climbed(
         return TargetReport(judgement=judged, ladder=ladder, seeds=studies)
     ladder = climb_kind(own, truth, kind, task.metrics, options=chosen, seed=seed, groups_N=own_N)
     judgement = judgement_of(part, targets, contenders[-1].probabilities_NC, options, seed, groups_N)
-    return TargetReport(judgement=judgement, ladder=ladder)
+    return TargetReport(judgement=judgement, ladder=ladder, trust=trust(part))
 
 
 def reported(
@@ -184,7 +202,8 @@ def reported(
     if not task.several:
         (part,) = task.parts
         found = one(part)
-        return {"judgement": found.judgement, "ladder": found.ladder, "ablation": found.ablation, "seeds": found.seeds}
+        names = ("judgement", "ladder", "ablation", "seeds", "trust")
+        return {name: getattr(found, name) for name in names}
     by_target = _family({part.name: one(part) for part in task.parts if len(part.rows(targets))}, options.confidence)
     kind = kind_for(task)
     targets_N, judged_NC = kind.checked(targets, outputs_NC)

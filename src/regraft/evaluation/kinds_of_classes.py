@@ -25,9 +25,10 @@ from regraft.evaluation.intervals import (
 )
 from regraft.evaluation.judge import Judgement, confusion, notes_of, per_class
 from regraft.evaluation.measure import CountMeasure, Counts, Tally, count, decide
-from regraft.evaluation.metrics import LogLoss
+from regraft.evaluation.metrics import Brier, LogLoss
 from regraft.evaluation.options import JudgeOptions
 from regraft.evaluation.paired import ACCURACY, Quantity, compare_sums, mean_of_rows
+from regraft.evaluation.reliability import Bins, Honesty, brier_parts, of_probabilities
 from regraft.evaluation.rows import checked
 from regraft.options import JSON
 from regraft.tasks.decisions import decide_rank
@@ -104,6 +105,18 @@ class Classes(AnswerKind):
             confidence=options.confidence,
             notes=tuple(notes),
         )
+
+    def honesty(self, targets_N: Array, outputs_NC: FloatArray, *, confidence: float = 0.95) -> Honesty:
+        """Return how often the answer is right where it is given with some probability; see `AnswerKind.honesty`."""
+        given_N, half = self.decide(outputs_NC), 0.5 if outputs_NC.shape[1] == 2 else 1.0
+        bins = Bins.of(outputs_NC[np.arange(len(given_N)), given_N], given_N == targets_N)
+        losses = {"brier": Brier().losses(targets_N, outputs_NC), "log_loss": LogLoss().losses(targets_N, outputs_NC)}
+        parts = brier_parts(targets_N[:, None] == np.arange(outputs_NC.shape[1]), outputs_NC)
+        return of_probabilities(bins, losses, {name: half * part for name, part in parts.items()}, confidence)
+
+    def decided(self, outputs_NC: FloatArray) -> Array:
+        """Return the class that each row is given (N,)."""
+        return self.decide(outputs_NC)
 
     def compare(
         self,

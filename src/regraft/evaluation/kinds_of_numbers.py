@@ -16,7 +16,9 @@ from regraft.evaluation.compare import Comparison
 from regraft.evaluation.numbers import levels_of, pinball_losses
 from regraft.evaluation.options import JudgeOptions
 from regraft.evaluation.paired import Quantity, compare_sums, mean_of_rows
+from regraft.evaluation.reliability import Honesty, mean_interval
 from regraft.evaluation.rows import broken_rows, size_problems
+from regraft.evaluation.shares import wilson
 from regraft.options import JSON
 from regraft.types import Array, FloatArray
 
@@ -138,6 +140,18 @@ class Quantiles(Numbers):
     def costs(self, targets_N: Array, outputs_NC: FloatArray) -> FloatArray:
         """Return the pinball loss of each row (N,)."""
         return pinball_losses(targets_N, outputs_NC, levels_of(self.columns))
+
+    def honesty(self, targets_N: Array, outputs_NC: FloatArray, *, confidence: float = 0.95) -> Honesty:
+        """Return which share of the numbers lies at or below the quantile of each level; see `AnswerKind.honesty`."""
+        levels_Q, rows = levels_of(self.columns), len(targets_N)
+        below_Q = (targets_N[:, None] <= outputs_NC).sum(axis=0)
+        losses_N = pinball_losses(targets_N, outputs_NC, levels_Q)
+        figures = {"calibration_error": float(np.abs(below_Q / rows - levels_Q).mean()), "pinball": float(losses_N.mean())}
+        diagram = []
+        for level, below in zip(levels_Q.tolist(), below_Q.tolist(), strict=True):
+            low, high = wilson(below, rows, confidence)
+            diagram.append({"level": level, "share_below": below / rows, "n": rows, "share_low": low, "share_high": high})
+        return Honesty(figures=figures, intervals={"pinball": mean_interval(losses_N, confidence)}, diagram=diagram)
 
     def constant(self, targets_N: Array) -> FloatArray:
         """Return the quantiles of the targets (Q,)."""

@@ -19,6 +19,7 @@ from regraft.evaluation.label_sets import BinaryLogLoss, count_sets
 from regraft.evaluation.measure import Counts, Tally
 from regraft.evaluation.options import JudgeOptions
 from regraft.evaluation.paired import Quantity, compare_sums
+from regraft.evaluation.reliability import Bins, Honesty, brier_parts, of_probabilities
 from regraft.evaluation.rows import broken_rows, size_problems
 from regraft.options import JSON
 from regraft.tasks.decisions import decide_sets
@@ -77,6 +78,14 @@ class LabelSets(AnswerKind):
         effect = effect_of((decide_sets(outputs_NC) == targets_N).all(axis=1), groups_N)
         rows = per_class(self.columns, observed, resampled, options.confidence, effect)
         return Judgement(n=judged.n, metrics=judged.metrics, per_class=rows, confidence=judged.confidence, notes=judged.notes)
+
+    def honesty(self, targets_N: Array, outputs_NC: FloatArray, *, confidence: float = 0.95) -> Honesty:
+        """Return how often labels are there that have some probability, all labels together; see `AnswerKind.honesty`."""
+        bins = Bins.of(outputs_NC.ravel(), targets_N.ravel() > 0)
+        brier_N = np.square(outputs_NC - targets_N).mean(axis=1)
+        parts = brier_parts(targets_N, outputs_NC)
+        losses = {"brier": brier_N, "log_loss": BinaryLogLoss().losses(targets_N, outputs_NC)}
+        return of_probabilities(bins, losses, {name: part / targets_N.shape[1] for name, part in parts.items()}, confidence)
 
     def compare(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from regraft.calibration.options import CalibrateOptions
 from regraft.options import Field, options
 
 
@@ -37,3 +38,11 @@ class JudgeOptions:
 
     rungs: tuple[str, ...] | None = None
     """Registered names of the baselines below the fitted model, weakest first; every one that fits the task if not given."""
+
+
+@options
+class FitJudgeOptions(JudgeOptions):
+    """How a fitted model is judged, and calibrated before that."""
+
+    calibrate: CalibrateOptions = Field(default_factory=CalibrateOptions)
+    """How its probabilities are made to mean something."""

@@ -21,9 +21,23 @@ As JSON (strict: None where a number is undefined, with a note saying why):
                       how many they are, and the verdict follows p_holm
     ablation          only where a row has several parts: [{name: "without PART", metrics, seconds, note, against_previous}],
                       the same model on the same rows as if that part were missing in all, against the model with all parts
+    calibration       how honest probabilities are: {method, chosen_by, validation_rows, n, before, after, intervals,
+                      reliability}; not there for answers without probabilities. chosen_by: calibrator -> loss of validation
+                      rows that it did not learn from. before and after calibrating: {ece (equal mass, debiased), ece_plain,
+                      rms_error, share_right, confidence, brier, brier_parts {reliability, resolution, uncertainty,
+                      within_bins}, log_loss}; of quantiles {calibration_error, pinball}. intervals: before, after -> name ->
+                      [low, high]. reliability: before, after -> [{low, high, confidence, share_right, n, share_low,
+                      share_high}]; of quantiles [{level, share_below, n, share_low, share_high}]
+    conformal         sets or intervals: {score, per_class, validation_rows, coverage_wanted, coverage_seen {value, low, high,
+                      n}, mean_size, sizes, by_class [{label, value, low, high, n}], notes}; sizes: labels in a set -> rows, or
+                      level -> quantile of the widths of intervals; not there without scores of validation rows
+    abstain           what leaving out unsure answers gains and costs: {n, curve [{threshold, coverage, risk, risk_low,
+                      risk_high, n}], promises [{precision, threshold, coverage, coverage_seen, precision_seen}], confidence,
+                      validation_rows}; threshold is None where nothing can be promised; only where an answer is one label
     targets           only where there are several: target -> {n, metrics, per_class, confusion, ladder, verdict,
-                      verdict_detail, ablation, notes}, as above, on the rows that have it; then "metrics" holds those of
-                      all of them as TARGET.METRIC, and relative_loss, "ladder" is empty, "verdict" the weakest of theirs
+                      verdict_detail, ablation, calibration, conformal, abstain, notes}, as above, on the rows that have it;
+                      then "metrics" holds those of all of them as TARGET.METRIC, and relative_loss, "ladder" is empty,
+                      "verdict" the weakest of theirs
     seeds             only where a contender is several fits that differ in their seed: contender -> {metric, seeds, values,
                       mean {value, low, high, n}, spread, variance {seeds, rows, both} of one fit's figure, shares of it};
                       metrics and ladder then hold means over seeds, and "verdict_detail" has "seeds": how many a and b have
@@ -54,6 +68,9 @@ from regraft.evaluation.seeds import SeedStudy
 from regraft.options import JSON
 from regraft.types import Ledger
 
+TRUST = ("calibration", "conformal", "abstain")
+"""Keys of what is said about how far answers can be trusted (`regraft.evaluation.trusted`)."""
+
 _WEAKEST_FIRST = ("worse", "no evidence", "better")
 
 
@@ -66,12 +83,14 @@ class TargetReport:
         ladder: What it was held against, if anything.
         ablation: Of rows with several parts, what the model is without each of them.
         seeds: Contender -> what its seeds and what the rows do, where it has several.
+        trust: What is said under the keys of `TRUST`, JSON values.
     """
 
     judgement: Judgement
     ladder: Ladder | None = None
     ablation: Sequence[Step] = ()
     seeds: Mapping[str, SeedStudy] = field(default_factory=dict)
+    trust: Mapping[str, JSON] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str | None:
@@ -91,6 +110,7 @@ class TargetReport:
             "verdict_detail": self.ladder.verdict.to_json() if self.ladder else None,
             **({"ablation": [step.to_json() for step in self.ablation]} if self.ablation else {}),
             **({"seeds": {name: one.to_json() for name, one in self.seeds.items()}} if self.seeds else {}),
+            **dict(self.trust),
             "notes": judged["notes"],
         }
 
@@ -98,7 +118,13 @@ class TargetReport:
     def from_json(cls, values: Mapping[str, JSON], confidence: float) -> TargetReport:
         """Return what `to_json` wrote."""
         judgement = dataclasses.replace(_judgement(values, confidence), notes=tuple(values["notes"]))
-        return cls(judgement=judgement, ladder=_ladder(values), ablation=_ablation(values), seeds=_seeds(values))
+        return cls(
+            judgement=judgement,
+            ladder=_ladder(values),
+            ablation=_ablation(values),
+            seeds=_seeds(values),
+            trust=_trust(values),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +145,7 @@ class Report:
         ablation: Of rows with several parts, what the model is without each of them.
         targets: Where there are several targets, what was found of each.
         seeds: Contender -> what its seeds and what the rows do, where it has several.
+        trust: What is said under the keys of `TRUST`, JSON values.
         answers: The judged rows one by one, where they are still at hand; no part of the JSON form.
     """
 
@@ -135,6 +162,7 @@ class Report:
     ablation: Sequence[Step] = ()
     targets: Mapping[str, TargetReport] = field(default_factory=dict)
     seeds: Mapping[str, SeedStudy] = field(default_factory=dict)
+    trust: Mapping[str, JSON] = field(default_factory=dict)
     answers: Answers | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -160,6 +188,7 @@ class Report:
             **({"ablation": [step.to_json() for step in self.ablation]} if self.ablation else {}),
             **({"targets": {name: one.to_json() for name, one in self.targets.items()}} if self.targets else {}),
             **({"seeds": {name: one.to_json() for name, one in self.seeds.items()}} if self.seeds else {}),
+            **dict(self.trust),
             "ledger": self.ledger.to_json(),
             "fingerprint": self.fingerprint,
             "seconds": self.seconds,
@@ -208,6 +237,7 @@ class Report:
                 name: TargetReport.from_json(one, values["confidence"]) for name, one in values.get("targets", {}).items()
             },
             seeds=_seeds(values),
+            trust=_trust(values),
         )
 
 
@@ -234,6 +264,10 @@ def _ablation(values: Mapping[str, JSON]) -> tuple[Step, ...]:
 
 def _seeds(values: Mapping[str, JSON]) -> dict[str, SeedStudy]:
     return {name: SeedStudy.from_json(one) for name, one in values.get("seeds", {}).items()}
+
+
+def _trust(values: Mapping[str, JSON]) -> dict[str, JSON]:
+    return {name: values[name] for name in TRUST if name in values}
 
 
 def _strict(value: JSON) -> JSON:

@@ -115,6 +115,13 @@ class Exporter(ABC):
     def __init__(self, options: Any) -> None:
         self.options = options
 
+    def head_bias(self, source: Source) -> bool | None:
+        """Return whether the head that other tools make probabilities with has summands; None where they are given none.
+
+        Where it is not None, a calibrator is put into the weights of the head if it can stand there.
+        """
+        return None
+
     @property
     def calibration_rows(self) -> int:
         """How many rows of the user's data it wants to see before it writes; they are not among those it is judged with."""

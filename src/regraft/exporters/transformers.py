@@ -60,6 +60,15 @@ class TransformersExporter(Exporter):
             problems.append(Problem(what=what, fix=fix))
         return problems
 
+    def head_bias(self, source: Source) -> bool | None:
+        """Return whether the hub's head has summands; its pipeline makes probabilities of what that gives."""
+        from regraft.models.hub_heads import HUB_HEADS
+
+        if source.modality.part_names:
+            return None
+        head = HUB_HEADS.get(str(source.network().backbone.body.config.model_type))
+        return None if head is None else head.bias
+
     def write(self, source: Source, folder: Path) -> Written:
         """Write configuration, weights and tokenizer as `save_pretrained` of the hub's class does."""
         from regraft.models.hub_classifier import hub_config, save_classifier

@@ -29,6 +29,7 @@ VALUES = "values"
 STATE_FILE = "series_config.json"
 _FILLS: Mapping[str, Callable[[FloatArray], FloatArray]] = {"linear": by_line, "last": by_last, "zero": by_zero}
 _LOOKED_AT = 100
+_UNSCALED = "none"
 _BYTES_A_NUMBER = 20
 _PLATEAU = 4
 _NOISE = 0.02
@@ -153,7 +154,7 @@ class Series(Modality):
         return gridded(found, times_T, step, self._limit, from_left)
 
     def _scaled(self, found: Measured, values_TK: FloatArray) -> FloatArray:
-        if self.options.scaling == "none":
+        if self.options.scaling == _UNSCALED:
             return values_TK
         state = self.state
         learnt = (np.array(state.mean), np.array(state.deviation))

@@ -22,6 +22,7 @@ OTHER = 1
 """Number of the category that stands for rare and unseen values; that of a missing one is 0."""
 
 _FURTHEST = 100.0
+_UNSCALED = "none"
 _DAY_S = 86_400.0
 _FIRST_WEEKDAY = 3  # 1 January 1970 was a Thursday
 
@@ -75,7 +76,7 @@ class Learnt:
         if self.kind == "date":
             scaled_N = ((raw_N - self.mean) / self.deviation).clip(-_FURTHEST, _FURTHEST)
             return np.concatenate([scaled_N[:, None], date_parts(raw_N)], axis=1)
-        if scale == "none":
+        if scale == _UNSCALED:
             return raw_N[:, None]
         if scale == "quantile":
             return ranked(raw_N, np.array(self.knots), self.rows)[:, None]

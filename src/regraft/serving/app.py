@@ -27,6 +27,7 @@ from regraft.version import __version__
 T = TypeVar("T")
 log = logging.getLogger("regraft.serving")
 _NO_BODY = 400
+_BESIDE = ("coverage", "min_confidence", "precision")
 _SHAPES = {"/predict": '{"rows": ["...", ...]}', "/retrieve": '{"queries": ["...", ...], "among": ["...", ...]}'}
 
 
@@ -37,6 +38,15 @@ class PredictRequest(BaseModel):
 
     rows: list[Any] = Field(description="Raw values, or objects from column name to value; other columns are ignored.")
     strict: bool = Field(default=False, description="Refuse the request if a row cannot be answered (422).")
+    coverage: float | None = Field(
+        default=None, gt=0, lt=1, description="Give each answer a set or an interval that holds the truth with this chance."
+    )
+    min_confidence: float | None = Field(
+        default=None, ge=0, le=1, description="Mark answers of a lower probability as abstained."
+    )
+    precision: float | None = Field(
+        default=None, gt=0, lt=1, description="Mark answers as abstained so that of the others this share is right."
+    )
 
 
 class Answer(BaseModel):
@@ -51,6 +61,16 @@ class Answer(BaseModel):
     )
     quantiles: dict[str, float | dict[str, float]] | None = Field(
         default=None, description="Level -> number, where a task gives quantiles; of several targets target -> level -> number."
+    )
+    set: Any = Field(
+        default=None,
+        description="Labels one of which is true with the chance asked for as coverage; of several targets target -> labels.",
+    )
+    interval: Any = Field(
+        default=None, description="Low and high end that the true number is between with that chance; target -> ends."
+    )
+    abstained: Any = Field(
+        default=None, description="Whether the answer is less sure than asked for, so that it should not be acted upon."
     )
     error: str | None = Field(default=None, description="Why there is no answer.")
 
@@ -195,9 +215,20 @@ class Desk:
             raise _Refused(500, _failed()) from error
 
     def _predict(self, request: PredictRequest) -> PredictResponse:
-        predictions = self.predictor.predict(request.rows, batch_size=self.options.batch_size, strict=request.strict)
+        predictor = self._asking(request)
+        predictions = predictor.predict(request.rows, batch_size=self.options.batch_size, strict=request.strict)
         # Our own numbers are not checked again: validating every float would cost more than it could find.
         return PredictResponse.model_construct(predictions=[Answer.model_construct(**p.to_json()) for p in predictions])
+
+    def _asking(self, request: PredictRequest) -> Predictor:
+        """Return the predictor, telling beside answers what the request asks for; where it is silent, what the server does."""
+        wanted = {name: value for name in _BESIDE if (value := getattr(request, name)) is not None}
+        if not wanted:
+            return self.predictor
+        try:
+            return self.predictor.asking(replace(self.predictor.asked, **wanted))
+        except UsageError as error:
+            raise _Refused(422, *error.problems) from error
 
     def _retrieve(self, request: RetrieveRequest) -> RetrieveResponse:
         question = Question(

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
-from regraft.artifact.golden import TOLERANCE, record
+from regraft.artifact.golden import record
 from regraft.errors import GateError, Problem, RegraftError
 from regraft.options import JSON
 from regraft.serving.absent import hide
@@ -58,10 +58,15 @@ class Tolerance:
     agreement: float
 
     @classmethod
-    def of(cls, precision: str) -> Self:
-        """Return the tolerance for full ("fp32") or for reduced precision, where only answers count."""
+    def of(cls, precision: str, steepness: float = 1.0) -> Self:
+        """Return the tolerance for full ("fp32") or for reduced precision, where only answers count.
+
+        Args:
+            precision: Of the export.
+            steepness: By what factor calibrating lets a move grow (`Task.steepness`); raw outputs may move no more for it.
+        """
         if precision == "fp32":
-            return cls(logits=LOGITS, probabilities=PROBABILITIES, agreement=1.0)
+            return cls(logits=LOGITS, probabilities=PROBABILITIES * steepness, agreement=1.0)
         return cls(logits=float("inf"), probabilities=float("inf"), agreement=AGREEMENT)
 
 
@@ -322,8 +327,8 @@ def compare_export(export: Predictor, expected: Answers, tolerance: Tolerance) -
 
 def _renewed(export: Predictor, found: Mapping[str, Any]) -> dict[str, JSON]:
     """Return the golden rows with the answers of an export of reduced precision."""
-    goldens = record(export, export.goldens().rows, export.modality.shortened)
-    moved = max(TOLERANCE, found["worst_probability"] or found["worst_logit"])
+    goldens = record(export, export.goldens().rows, export.modality.shortened, export.task.steepness)
+    moved = max(goldens.tolerance, found["worst_probability"] or found["worst_logit"])
     return replace(goldens, tolerance=moved).to_json()
 
 
@@ -411,7 +416,7 @@ def main(arguments: list[str] | None = None) -> int:
         from regraft.serving.predictor import Predictor
 
         predictor = Predictor.load(given.export, runtime=given.runtime, threads=given.threads, device="cpu")
-        found = compare_export(predictor, Answers.load(given.expected), Tolerance.of(given.precision))
+        found = compare_export(predictor, Answers.load(given.expected), Tolerance.of(given.precision, predictor.task.steepness))
         said, code = {"ok": True, **found}, 0
     except RegraftError as error:
         said, code = {"ok": False, "problems": [problem.to_json() for problem in error.problems]}, error.exit_code

@@ -9,6 +9,7 @@ This file imports no torch: the runtime does, if it is one that needs it.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -28,7 +29,8 @@ from regraft.options import JSON, build
 from regraft.serving import RUNTIMES
 from regraft.serving.choice import fastest, usable
 from regraft.serving.runtime import Runtime
-from regraft.tasks import TASKS, Task
+from regraft.tasks import TASKS, Task, sureness
+from regraft.tasks.sureness import PLAIN, Asked
 from regraft.training.cost import Answered
 from regraft.training.options import MachineOptions
 from regraft.types import Array, Batch, Encoded, FloatArray, Prediction
@@ -71,6 +73,7 @@ class Predictor:
         self.runtime = runtime
         self.column = column
         self.artifact = artifact
+        self.asked: Asked = PLAIN
         self._example: Prediction | None = None
 
     @classmethod
@@ -109,6 +112,23 @@ class Predictor:
         names = usable(artifact, runtime)
         found = opened(names[0]) if len(names) == 1 else fastest(artifact, names, opened, options)
         return cls(modality, task, found.runtime, column=found.column, artifact=artifact)
+
+    def asking(self, asked: Asked) -> Self:
+        """Return a predictor of the same network that tells more beside its answers: sets, intervals, whether to abstain.
+
+        Args:
+            asked: What is told.
+
+        Raises:
+            UsageError: The artifact cannot tell it.
+
+        Example:
+            `load("spam-model").asking(Asked(coverage=0.9)).predict(["Win a prize now"])[0].set`
+        """
+        sureness.check(self.task, asked)
+        made = copy.copy(self)
+        made.asked, made._example = asked, None
+        return made
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -274,17 +294,17 @@ class Predictor:
     def window(self, raws: Sequence[Any], bad: Mapping[int, Problem], batch_size: int) -> list[Prediction]:
         """Answer the rows of one window; those in `bad`, and those that cannot be encoded, say why in their place."""
         predictions: dict[int, Prediction] = {i: Prediction(value=None, error=one_line(why)) for i, why in bad.items()}
-        answered = Answered()
+        work = Answered()
         known = [index for index in range(len(raws)) if index not in bad]
         good: dict[int, Encoded] = {}
-        for index, row in zip(known, self._encoded([raws[index] for index in known], answered), strict=True):
+        for index, row in zip(known, self._encoded([raws[index] for index in known], work), strict=True):
             if isinstance(row, str):
                 predictions[index] = Prediction(value=None, error=row)
             else:
                 good[index] = row
         if good:
-            outputs, dropped = self._forward([*good.values()], batch_size, answered)
-            for index, prediction, lost in zip(good, self.task.decode(outputs), dropped, strict=True):
+            outputs, dropped = self._forward([*good.values()], batch_size, work)
+            for index, prediction, lost in zip(good, sureness.answered(self.task, outputs, self.asked), dropped, strict=True):
                 predictions[index] = replace(prediction, dropped=lost) if lost else prediction
         return [predictions[index] for index in range(len(raws))]
 
@@ -389,6 +409,7 @@ def restore(artifact: Artifact) -> tuple[Modality, Task]:
         modality = MODALITIES.get(entry.modality).load(artifact.path / entry.folder, entry.spec)
         task_class = TASKS.get(manifest.task.name)
         task = task_class.restore(build(task_class.Options, manifest.task.options), dict(manifest.task.state))
+        sureness.take_trust(task, manifest.task.calibration)
     except UnknownNameError as error:
         fix = "install the package that registers it; " + error.problems[0].fix
         raise ArtifactError([replace(problem, where=str(artifact.path), fix=fix) for problem in error.problems]) from error

@@ -2,6 +2,8 @@
 
     row, <the columns of the input>, prediction, probability.<label> ... or quantile.<level> ..., error
 
+and, where they are asked for, interval.low and interval.high or set, and abstained, before the error.
+
 Of several targets, prediction.<target> for each, and probability.<target>.<label> ..., quantile.<target>.<level> ...
 
 A name that the input has already is written with `regraft_` before ours, and the summary says so.
@@ -22,6 +24,7 @@ from regraft.data.reader import Chunk, row_place
 from regraft.data.writer import Writer
 from regraft.errors import DataError, Problem, did_you_mean
 from regraft.serving.predictor import SHOWN_PROBLEMS, WINDOW_ROWS, Predictor, Progress, shortened
+from regraft.tasks.labels import label_name
 from regraft.types import Ledger, Prediction
 
 if TYPE_CHECKING:
@@ -101,19 +104,21 @@ class AnswerColumns:
         self.inputs = inputs
         self._numbers = tuple(example.numbers)
         self._targets = tuple(example.parts)
+        self._beside = tuple(_beside(example))
         self._types = [_value_type(one) for one in (example.parts.values() or [example])]
         row, *given, error = self.names()
         types = [*(kind or pa.string() for kind in self._types), *(pa.float64() for _ in self._numbers)]
+        types += [column.kind for column in self._beside]
         ours = [pa.field(name, kind) for name, kind in zip(given, types, strict=True)]
         self.schema = pa.schema([pa.field(row, pa.int64()), *inputs, *ours, pa.field(error, pa.string())])
 
     @property
     def _wanted(self) -> list[str]:
         answers = [f"prediction.{name}" for name in self._targets] or ["prediction"]
-        return ["row", *answers, *self._numbers, "error"]
+        return ["row", *answers, *self._numbers, *(column.name for column in self._beside), "error"]
 
     def names(self) -> list[str]:
-        """Return the names of our columns: row, prediction (one a target), one for each number beside the answer, error."""
+        """Return the names of our columns: row, prediction (one a target), one for each thing beside the answer, error."""
         taken = set(self.inputs.names)
         names = []
         for name in self._wanted:
@@ -136,6 +141,7 @@ class AnswerColumns:
             columns.append([_written(self._answer(prediction, place), kind) for prediction in predictions])
         numbers = [prediction.numbers for prediction in predictions]
         columns += [[found.get(name) for found in numbers] for name in self._numbers]
+        columns += [[column.of(prediction) for prediction in predictions] for column in self._beside]
         columns.append([prediction.error or None for prediction in predictions])
         arrays = [
             column.cast(kind.type) if isinstance(column, pa.Array) else pa.array(column, kind.type)
@@ -147,6 +153,38 @@ class AnswerColumns:
         if not self._targets or prediction.value is None:
             return prediction.value
         return prediction.value[self._targets[place]]
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """A column of what is told beside answers, but is no number.
+
+    Args:
+        name: Of the column.
+        field: Of `Prediction`.
+        target: Whose, where there are several.
+        kind: Type of the column.
+    """
+
+    name: str
+    field: str
+    target: str
+    kind: pa.DataType
+
+    def of(self, prediction: Prediction) -> Any:
+        """Return what stands in the column for a prediction."""
+        own = prediction.parts.get(self.target) if self.target else prediction
+        value = None if own is None else getattr(own, self.field)
+        return [label_name(label) for label in value] if isinstance(value, tuple) else value
+
+
+def _beside(example: Prediction) -> Iterator[_Beside]:
+    """Yield the columns of sets, then those of abstentions, of every target that has them."""
+    each = example.parts or {"": example}
+    for field_name, kind in (("set", pa.list_(pa.string())), ("abstained", pa.bool_())):
+        for target, one in each.items():
+            if getattr(one, field_name) is not None:
+                yield _Beside(".".join(filter(None, (field_name, target))), field_name, target, kind)
 
 
 def _value_type(example: Prediction) -> pa.DataType | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 
+from regraft.calibration.links import Link, Softmax
 from regraft.errors import DataError, Problem, did_you_mean
 from regraft.options import JSON, Field, options
 from regraft.tasks.labels import LabelWeights, count_labels, label_name, one_over_count, plain, weights_of
@@ -16,6 +17,8 @@ from regraft.types import Array, FloatArray, Label, Ledger, Prediction
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+_UNWEIGHTED = "none"
 
 
 @options
@@ -53,6 +56,7 @@ class Classification(Task):
     metrics = ("accuracy", "balanced-accuracy", "macro-f1", "micro-f1", "log-loss", "roc-auc")
     # Log-loss moves with every row, while accuracy and F1 on a small validation set move in a few coarse jumps.
     validation_metric = "log-loss"
+    one_label: ClassVar[bool] = True
     hub_problem: ClassVar[str] = "single_label_classification"
 
     def __init__(self, options: ClassificationOptions) -> None:
@@ -78,6 +82,11 @@ class Classification(Task):
         fewest: int = self.options.min_rows
         return fewest
 
+    @property
+    def link(self) -> Link:
+        """One of several is true."""
+        return Softmax()
+
     def learn(self, values: Sequence[Any], ledger: Ledger) -> None:
         """Take in the labels of the training rows, how often each occurs, and the weights of the classes.
 
@@ -100,7 +109,7 @@ class Classification(Task):
             if isinstance(labels[0], bool):  # a key True, once it has been through JSON, is "True"
                 chosen = {name.lower(): weight for name, weight in chosen.items()}
             return weights_of(chosen, names)
-        if chosen == "none":
+        if chosen == _UNWEIGHTED:
             return None
         # King and Zeng 2001, as scikit-learn's "balanced": every class weighs the same in sum, the mean weight of a row is 1.
         return [sum(counts) / (len(counts) * count) for count in counts]
@@ -184,8 +193,8 @@ class Classification(Task):
         return one_over_count(targets)
 
     def probabilities(self, output: FloatArray) -> FloatArray:
-        """Return the softmax (B, C) of logits (B, C), float64, shifted by the largest logit so that nothing overflows."""
-        logits = np.asarray(output, dtype=np.float64)
+        """Return the softmax (B, C) of calibrated logits, float64, shifted by the largest logit so that nothing overflows."""
+        logits = self.calibrated(np.asarray(output, dtype=np.float64))
         with np.errstate(invalid="ignore"):  # rows that are not finite give NaN here; decode refuses them by name
             exponents = np.exp(logits - logits.max(axis=-1, keepdims=True))
         shares: FloatArray = exponents / exponents.sum(axis=-1, keepdims=True)

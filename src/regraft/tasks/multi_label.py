@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
+from regraft.calibration.links import Link, Sigmoids
 from regraft.errors import DataError, Problem, did_you_mean
 from regraft.options import JSON, options
 from regraft.tasks.decisions import THRESHOLD, decide_sets
@@ -74,6 +75,11 @@ class MultiLabel(Task):
     def names(self) -> tuple[str, ...]:
         """The labels, in the order of their code points."""
         return self.labels
+
+    @property
+    def link(self) -> Link:
+        """Each label is true or not."""
+        return Sigmoids()
 
     def learn(self, values: Sequence[Any], ledger: Ledger) -> None:
         """Take in the labels of the training rows and how many rows have each.
@@ -212,7 +218,7 @@ class MultiLabel(Task):
 
     def probabilities(self, output: FloatArray) -> FloatArray:
         """Return the probability of every label (B, L), float64; they do not add up to 1."""
-        logits = np.asarray(output, dtype=np.float64)
+        logits = self.calibrated(np.asarray(output, dtype=np.float64))
         shares: FloatArray = 0.5 * (1.0 + np.tanh(0.5 * logits))  # the logistic function without overflow
         return shares
 

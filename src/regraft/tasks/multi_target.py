@@ -154,6 +154,13 @@ class MultiTarget(Task):
         named = [(kind, part.name, rest) for part in self.parts for kind, _, rest in _split(part.task.answer_columns)]
         return tuple(f"{kind}.{name}.{rest}" for first in _ANSWERED for kind, name, rest in named if kind == first)
 
+    def bare(self) -> Self:
+        """Return the same task as if no target had been calibrated."""
+        made = super().bare()
+        made.tasks = {name: task.bare() for name, task in self.tasks.items()}
+        made._parts = None
+        return made
+
     def learn(self, values: Sequence[Any], ledger: Ledger) -> None:
         """Let each task learn from the rows that have its target.
 

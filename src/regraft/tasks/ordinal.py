@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from regraft.calibration.links import Link, Steps
 from regraft.errors import DataError, OptionsError, Problem, did_you_mean
 from regraft.options import JSON, options
 from regraft.tasks.decisions import decide_rank
@@ -53,6 +54,7 @@ class Ordinal(Task):
     answers = "ranks"
     metrics = ("rank-mae", "quadratic-kappa", "accuracy", "log-loss")
     validation_metric = "log-loss"
+    one_label: ClassVar[bool] = True
 
     def __init__(self, options: OrdinalOptions) -> None:
         super().__init__(options)
@@ -73,6 +75,11 @@ class Ordinal(Task):
     def widths(self) -> tuple[int, int]:
         """One logit less than ranks; and the ranks."""
         return len(self.labels) - 1, len(self.labels)
+
+    @property
+    def link(self) -> Link:
+        """Each step beyond a rank that is reached is taken or not."""
+        return Steps()
 
     def learn(self, values: Sequence[Any], ledger: Ledger) -> None:
         """Take in the labels of the training rows and their order.
@@ -174,7 +181,7 @@ class Ordinal(Task):
 
     def probabilities(self, output: FloatArray) -> FloatArray:
         """Return the probability of every rank (B, K), float64; they add up to 1."""
-        logits = np.asarray(output, dtype=np.float64)
+        logits = self.calibrated(np.asarray(output, dtype=np.float64))
         with np.errstate(invalid="ignore"):  # rows that are not finite give NaN here; decode refuses them by name
             go_on = -np.logaddexp(0.0, -logits)  # log of the chance to go beyond a rank that is reached
             stay = -np.logaddexp(0.0, logits)

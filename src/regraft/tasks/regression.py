@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 
+from regraft.calibration.links import Levels, Link
 from regraft.data.targets import as_number
 from regraft.errors import DataError, OptionsError, Problem
 from regraft.options import JSON, Field, options
@@ -189,13 +190,30 @@ class Regression(Task):
         return Loss(total=total, weight=output.new_tensor(float(len(targets))))
 
     def probabilities(self, output: FloatArray) -> FloatArray:
-        """Return the numbers (B, 1), or the quantiles (B, Q), in the unit of the target, float64."""
+        """Return the numbers (B, 1), or the calibrated quantiles (B, Q), in the unit of the target, float64."""
+        return self.judged(self.calibrated(self.evidence(output)))
+
+    @property
+    def link(self) -> Link | None:
+        """Quantiles have their levels; of one number nothing can be calibrated."""
+        return Levels(self.levels) if self.levels else None
+
+    def evidence(self, output: FloatArray) -> FloatArray:
+        """Return the number (B, 1) or the quantiles (B, Q) on the scale of the loss: less the mean, over the deviation."""
         raw = np.asarray(output, dtype=np.float64)
         if self.levels:
             with np.errstate(invalid="ignore"):  # rows that are not finite give NaN here; decode refuses them by name
                 raw = np.cumsum(np.concatenate([raw[:, :1], np.logaddexp(0.0, raw[:, 1:])], axis=1), axis=1)
-        numbers: FloatArray = self.mean + self.scale * raw
+        return raw
+
+    def judged(self, evidence: FloatArray) -> FloatArray:
+        """Return numbers on the scale of the loss in the unit of the target."""
+        numbers: FloatArray = self.mean + self.scale * evidence
         return numbers
+
+    def known(self, targets: Array) -> Array:
+        """Return targets (B,) on the scale of the loss."""
+        return (targets - self.mean) / self.scale
 
     def mixed(self, outputs_PBC: torch.Tensor, weights_BP: torch.Tensor) -> torch.Tensor:
         """Return the output (B, 1) or (B, Q) whose numbers or quantiles are the weighted means of those of P heads."""

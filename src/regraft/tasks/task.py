@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
+from regraft.calibration.links import Link
+from regraft.calibration.trust import NOTHING, Trust
 from regraft.options import JSON
 from regraft.types import Array, FloatArray, Ledger, Prediction
 
@@ -117,11 +120,53 @@ class Task(ABC):
     part of a row must be there, and the loss is of the rows of a batch together: a batch goes through the network whole."""
     parts_style: ClassVar[str] = ""
     """How the parts of a row are joined for it, a name of `models.joinings.JOININGS`; empty where any will do."""
+    one_label: ClassVar[bool] = False
+    """Whether an answer is one of its `labels`, whose probabilities stand in their order."""
     hub_problem: ClassVar[str] = ""
     """What the hub's classes for sequences call this task (`problem_type`); empty where none of them does it."""
 
+    trust: Trust = NOTHING
+    """What is known of how far its answers can be trusted (`regraft.calibration`); of several targets each part has its own."""
+
     def __init__(self, options: Any) -> None:
         self.options = options
+
+    @property
+    def link(self) -> Link | None:
+        """What its evidence means to a calibrator; None where there is nothing to calibrate."""
+        return None
+
+    def evidence(self, output: FloatArray) -> FloatArray:
+        """Return what a calibrator works on (B, C), float64: logits, or numbers on the scale of the loss."""
+        return np.asarray(output, dtype=np.float64)
+
+    def known(self, targets: Array) -> Array:
+        """Return targets as the link takes them, on the scale of the evidence."""
+        return targets
+
+    def calibrated(self, evidence: FloatArray) -> FloatArray:
+        """Return evidence changed by the calibrator; `probabilities` are made of it. Rows that are not finite become NaN."""
+        link = self.link
+        if link is None or self.trust is NOTHING:
+            return evidence
+        with np.errstate(invalid="ignore"):
+            changed = self.trust.calibrator.apply(evidence, link)
+        return np.where(np.isfinite(evidence).all(axis=1, keepdims=True), changed, np.nan)
+
+    def judged(self, evidence: FloatArray) -> FloatArray:
+        """Return what metrics are computed on (B, C) for evidence that is taken as it is, calibrated or not."""
+        return self.bare().probabilities(evidence)
+
+    def bare(self) -> Self:
+        """Return the same task as if nothing had been calibrated."""
+        made = copy.copy(self)
+        made.trust = NOTHING
+        return made
+
+    @property
+    def steepness(self) -> float:
+        """By what factor calibrating lets a move of an output grow at most."""
+        return max([1.0, *(part.task.trust.calibrator.steepness for part in self.parts)])
 
     @property
     def names(self) -> tuple[str, ...]:

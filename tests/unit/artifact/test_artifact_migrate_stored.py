@@ -19,13 +19,16 @@ from regraft.artifact import migrate, verify
 from regraft.artifact.describe import describe
 from regraft.artifact.golden import replay
 from regraft.artifact.store import read_artifact
+from regraft.calibration.trust import NOTHING
 from regraft.errors import ArtifactError
 from regraft.serving.predictor import Predictor
+from regraft.tasks.sureness import Asked
 
 STORED = Path(__file__).parents[2] / "golden" / "artifacts"
 FORMATS = sorted(STORED.iterdir(), key=lambda folder: int(folder.name.removeprefix("format-")))
 DIGESTS = {
     "format-1": "c9af13cb4c5472fc3a30eeb935e9df6214c4cd3e9670c9312313691338734514",
+    "format-3": "bbb03c159cf9c7c56bc6cee814658d7ad7e1959bd054fe58ba02a426dfccc671",
     "format-2": "2abb12b32ddc888a6a23bd90d61f7e3bdcaf4a83ea9c8aafe1c5bed2fb594b1b",
 }
 
@@ -136,7 +139,30 @@ def test_the_step_to_format_2_says_what_format_1_left_unsaid():
         "facts": {},
     }
     assert (new["verb"], new["lineage"], new["export"]) == ("fit", [], None)
-    kept = {key: value for key, value in values.items() if key not in {"network", "format"}}
+    assert new["task"] == {**values["task"], "calibration": {}}, "and format 3 how far answers can be trusted"
+    kept = {key: value for key, value in values.items() if key not in {"network", "format", "task"}}
     assert {key: new[key] for key in kept} == kept
     assert new["network"]["backbone"] == values["network"]["backbone"]
     assert "form" not in values["network"], "the step works on its own copy"
+
+
+def test_an_artifact_that_says_nothing_of_calibration_answers_as_the_network_does():
+    for name in ("format-1", "format-2"):
+        predictor = Predictor.load(STORED / name, threads=1)
+        assert predictor.task.trust is NOTHING
+        outputs, answers = predictor.answers(predictor.goldens().rows)
+        shares = np.exp(outputs) / np.exp(outputs).sum(axis=1, keepdims=True)
+        np.testing.assert_allclose([list(answer.probabilities.values()) for answer in answers], shares, atol=1e-6)
+
+
+def test_the_stored_calibration_is_part_of_the_answers():
+    predictor = Predictor.load(STORED / "format-3", threads=1)
+    assert predictor.task.trust.calibrator.name == "isotonic"
+    outputs, answers = predictor.answers(predictor.goldens().rows)
+    odds = outputs[:, 1].astype(np.float64) - outputs[:, 0]
+    knots = predictor.artifact.manifest.task.calibration[""]["calibrator"]["columns"][1]
+    spam = 1 / (1 + np.exp(-np.interp(odds, knots["at"], knots["odds"])))
+    np.testing.assert_allclose([answer.probabilities["spam"] for answer in answers], spam, atol=1e-12)
+    (one,) = predictor.asking(Asked(coverage=0.8, precision=0.6)).predict([predictor.goldens().rows[0]])
+    assert one.set
+    assert one.abstained is not None
