@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regraft.errors import Problem, UsageError
+from regraft.errors import MachineError, Problem, UsageError
 from regraft.options import JSON, merge, respelt, to_json
 from regraft.planning import Plan
 from regraft.recipe import Recipe
@@ -152,6 +152,9 @@ class Run:
             keeper = RunKeeper(self.folder, options, stop=stop, note=stages.note, going_on=going_on, turn=turn)
             try:
                 yield keeper
+            except MachineError as error:
+                keeper.wait()
+                raise keeper.resumable(error) from error
             finally:
                 keeper.wait()
 

@@ -6,13 +6,14 @@ beside it. A checkpoint that cannot be written costs no more than itself: traini
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from regraft.errors import InterruptedRunError, Problem, UsageError
+from regraft.errors import InterruptedRunError, MachineError, Problem, UsageError
 from regraft.options import JSON
 from regraft.training.checkpoint import State, Stop, Turn
 from regraft.training.event_log import EVENTS, EventLog
@@ -164,6 +165,15 @@ class RunKeeper:
         if self._failed is not None:
             failed, self._failed = self._failed, None
             self._tell(failed)
+
+    def resumable(self, error: MachineError) -> MachineError:
+        """Return an error that also says how to go on, where something is kept."""
+        if not self.last:
+            return error
+        kept = f"what was learnt in {self.last} steps is kept: go on with: regraft fit --resume {self.run.place}"
+        return MachineError(
+            [dataclasses.replace(each, fix=f"{each.fix}; {kept}" if each.fix else kept) for each in error.problems]
+        )
 
     def _save(self, state: State) -> None:
         began = self._since = self.clock()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regraft.errors import GateError, OptionsError, Problem, did_you_mean
+from regraft.errors import GateError, MachineError, OptionsError, Problem, did_you_mean
 from regraft.models.transform import added_names
 from regraft.training import OPTIMIZERS, SCHEDULES
 from regraft.training.bad_steps import Guard
@@ -147,7 +147,11 @@ class _Run:
         self.go_on(self.keeper.begin())
         yield BeginEvent(**self.now(), total_steps=self.total_steps, rows=rows, parameters=sum(sizes), trainable=learnt)
         for micro_batches in self.batches():
-            done = self.update(micro_batches)
+            try:
+                done = self.update(micro_batches)
+            except MachineError:
+                self.keeper.keep(self.state())  # that of the update before
+                raise
             yield from (NoteEvent(**self.now(), text=text, level="warning") for text in self.spare.told())
             yield done
             if self.validation is not None and self.is_time_to_validate():

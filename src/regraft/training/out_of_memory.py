@@ -11,10 +11,12 @@ optimiser moves into files. None of it changes an update.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from regraft.errors import MachineError, Problem
+from regraft.training.guard import NearlyOutError
 from regraft.training.savings import savings_in
 
 if TYPE_CHECKING:
@@ -117,14 +119,28 @@ class Spare:
         while True:
             before = [buffer.detach().clone() for buffer in self.buffers]
             try:
-                return batches, step(batches)
+                with self._guarded():
+                    return batches, step(batches)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
+                what = "nearly out of memory" if isinstance(error, NearlyOutError) else "out of memory"
                 said = str(error) or type(error).__name__
             # Not in the handler: the error holds what the step has made so far.
             self._put_back(before)
-            batches = self._smaller(batches, said, where)
+            batches = self._smaller(batches, (what, said), where)
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        guard = self._savings.guard
+        if guard is None:
+            yield
+            return
+        guard.armed = True
+        try:
+            yield
+        finally:
+            guard.armed = False
 
     def _put_back(self, before: Sequence[torch.Tensor]) -> None:
         import torch
@@ -136,7 +152,7 @@ class Spare:
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.empty_cache()  # what is free lies in pieces that are too small
 
-    def _smaller(self, batches: Sequence[Batch], said: str, where: str) -> Sequence[Batch]:
+    def _smaller(self, batches: Sequence[Batch], said: tuple[str, str], where: str) -> Sequence[Batch]:
         rows = max(batch.size for batch in batches)
         self._savings.tighten()
         if rows > 1 and self._objective.divisible:
@@ -148,7 +164,7 @@ class Spare:
         else:
             done = self._offloaded(_no_room(rows, said, where))
         self._notes.append(
-            f"out of memory in {where}: {done} from here on; this step is done again, and updates are those of as many rows as "
+            f"{said[0]} in {where}: {done} from here on; this step is done again, and updates are those of as many rows as "
             "before"
         )
         return self._objective.split(batches, rows)  # also where they stay as they are: losses are weighed afresh
@@ -166,9 +182,9 @@ class Spare:
         return f"the state of the optimiser lies in files in '{offload.folder}'"
 
 
-def _no_room(rows: int, said: str, where: str) -> Problem:
-    what = (
-        "out of memory over a single row" if rows == 1 else f"out of memory over a batch of {rows:,} rows that cannot be split"
-    )
+def _no_room(rows: int, said: tuple[str, str], where: str) -> Problem:
+    over = "over a single row" if rows == 1 else f"over a batch of {rows:,} rows that cannot be split"
     fix = ("" if rows == 1 else "lower train.batch_size, ") + SHORTER
-    return Problem(what=what, where=where, got=said, expected="memory for one forward and backward pass", fix=fix)
+    return Problem(
+        what=f"{said[0]} {over}", where=where, got=said[1], expected="memory for one forward and backward pass", fix=fix
+    )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from regraft.models.net import Headed
     from regraft.models.recomputed import Recompute
+    from regraft.training.guard import Guard
     from regraft.training.offload import Offload
     from regraft.training.options import ComputeOptions
 
@@ -30,13 +31,13 @@ class Savings:
     Args:
         recompute: Layers are computed again on the way back; None where they may not or cannot be.
         offload: The state of the optimiser lies in files; None where it may not or cannot.
-        guarded: Whether a training looks at what memory is free while it runs.
+        guard: Looks at what memory is free while a training runs; None where nobody does.
         tight: Whether large blocks go back to the system at once.
     """
 
     recompute: Recompute | None = None
     offload: Offload | None = None
-    guarded: bool = field(default=False, kw_only=True)
+    guard: Guard | None = field(default=None, kw_only=True)
     tight: bool = field(default=False, kw_only=True)
 
     @property
@@ -94,6 +95,7 @@ def savings_of(options: ComputeOptions, net: Headed, folder: Path) -> tuple[Head
         OptionsError: Something was asked for that this network or device cannot do.
     """
     from regraft.models.recomputed import Recompute, recomputable
+    from regraft.training.guard import Guard
     from regraft.training.offload import Offload
 
     problems = []
@@ -114,7 +116,7 @@ def savings_of(options: ComputeOptions, net: Headed, folder: Path) -> tuple[Head
         )
     if problems:
         raise OptionsError(problems)
-    savings = Savings(recompute, offload, guarded=options.guard)
+    savings = Savings(recompute, offload, guard=Guard() if options.guard and net.device.type == "cpu" else None)
     return with_savings(net, savings), savings
 
 
@@ -126,6 +128,10 @@ def with_savings(net: Headed, savings: Savings) -> Headed:
     made = net if savings.recompute is None else recomputable(net, savings.recompute)
     twin = with_children(made, made._modules)
     twin.__dict__["savings"] = savings
+    if savings.guard is not None:
+        twin.__dict__["_forward_hooks"] = made._forward_hooks.copy()  # its own: the network itself is not watched
+        guard = savings.guard
+        twin.register_forward_hook(lambda *_: guard.look())
     return twin
 
 

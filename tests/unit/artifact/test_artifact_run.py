@@ -18,7 +18,7 @@ from safetensors.torch import load
 from regraft.artifact.files import Files
 from regraft.artifact.run import MANIFEST, RunFolder, folder_of, left_at, safetensors_parts
 from regraft.artifact.run_keeper import FIRST_S, SHARE, WORTH_S, RunKeeper, differences, goes_on
-from regraft.errors import InterruptedRunError, UsageError
+from regraft.errors import InterruptedRunError, MachineError, Problem, UsageError
 from regraft.training.checkpoint import State, Stop
 from regraft.training.options import CheckpointOptions
 
@@ -497,3 +497,15 @@ def test_a_rename_whose_answer_was_lost_is_done(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / "b" / "file").exists()
     with pytest.raises(FileNotFoundError):
         Files().rename(tmp_path / "none", tmp_path / "c")
+
+
+def test_a_machine_that_gives_up_says_how_to_go_on(tmp_path: Path):
+    error = MachineError([Problem(what="no memory", fix="take a larger machine"), Problem(what="no disk")])
+    with RunFolder(tmp_path / "spam") as run:
+        keeper = keeper_of(run, [])
+        assert keeper.resumable(error) is error
+        keeper.keep(state(7))
+        keeper.wait()
+        first, second = keeper.resumable(error).problems
+    kept = f"what was learnt in 7 steps is kept: go on with: regraft fit --resume {tmp_path / 'spam'}"
+    assert (first.what, first.fix, second.fix) == ("no memory", f"take a larger machine; {kept}", kept)

@@ -309,8 +309,8 @@ def test_options_become_switches(tmp_path):
     assert [made(recompute=wish).recompute for wish in ("auto", "on", "off")] == [Recompute(), Recompute(on=True), None]
     assert [made(offload=wish).offloads for wish in ("auto", "on")] == [False, True]
     assert made(offload="off").offload is None
-    assert made(guard=False).guarded is False
-    assert made().guarded is True
+    assert made(guard=False).guard is None
+    assert made().guard is not None
     with pytest.raises(OptionsError, match=r"what is trained has no layers(.|\n)*machine.recompute"):
         savings_of(build(ComputeOptions, {"recompute": "on"}), tiny_net(), tmp_path)
     assert savings_of(build(ComputeOptions, {}), tiny_net(), tmp_path)[1].recompute is None

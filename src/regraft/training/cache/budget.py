@@ -50,13 +50,17 @@ class Place:
     why: str
 
 
-def free_memory_bytes(meminfo: Path = _MEMINFO, membership: Path = _MEMBERSHIP, cgroups: Path = _CGROUPS) -> int | None:
+def free_memory_bytes(
+    meminfo: Path = _MEMINFO, membership: Path = _MEMBERSHIP, cgroups: Path = _CGROUPS, *, at_worst: bool = False
+) -> int | None:
     """Return the bytes this process may still take: the least that the machine and any of its cgroups have left.
 
     Args:
         meminfo: The kernel's view of the machine.
         membership: The kernel's list of this process's cgroups.
         cgroups: Where the cgroup file systems are mounted.
+        at_worst: Whether pages of files that were used lately count as free too, as the kernel takes them before it ends a
+            process.
 
     Returns:
         Bytes, or None where the system does not say.
@@ -66,16 +70,18 @@ def free_memory_bytes(meminfo: Path = _MEMINFO, membership: Path = _MEMBERSHIP, 
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if not controllers:
-            left += _left(cgroups, path, ("memory.max", "memory.current", "inactive_file"))
+            left += _left(
+                cgroups, path, ("memory.max", "memory.current", "inactive_file", *(["active_file"] if at_worst else []))
+            )
         elif "memory" in controllers.split(","):
             files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            left += _left(cgroups / "memory", path, files)
+            left += _left(cgroups / "memory", path, (*files, *(["total_active_file"] if at_worst else [])))
     return min(left, default=None)
 
 
-def _left(mount: Path, path: str, files: tuple[str, str, str]) -> list[int]:
+def _left(mount: Path, path: str, files: tuple[str, ...]) -> list[int]:
     # A limit of any group above this one holds as well. Inside a container the path may be the host's: then the mount is ours.
-    limit_name, used_name, reclaimable = files
+    limit_name, used_name, *reclaimable = files
     parts = [part for part in PurePosixPath(path).parts if part not in {"/", ".."}]
     found = []
     for depth in range(len(parts) + 1):
@@ -84,8 +90,8 @@ def _left(mount: Path, path: str, files: tuple[str, str, str]) -> list[int]:
         if limit.isdecimal() and used.isdecimal() and int(limit) < _NO_LIMIT:
             # The pages of files that nobody used lately are counted as used, and given back when memory is asked for.
             stats = dict(line.split(" ", 1) for line in _read(folder / "memory.stat").splitlines() if " " in line)
-            given_back = stats.get(reclaimable, "0").strip()
-            found.append(max(0, int(limit) - int(used) + (int(given_back) if given_back.isdecimal() else 0)))
+            given_back = [stats.get(name, "0").strip() for name in reclaimable]
+            found.append(max(0, int(limit) - int(used) + sum(int(one) for one in given_back if one.isdecimal())))
     return found
 
 
