@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from regraft.artifact.store import Artifact
     from regraft.evaluation.report import Report
     from regraft.models import BaseCard
+    from regraft.reporting.event_reader import LogTo
     from regraft.retrieving import Found
     from regraft.serving.predictor import Predictor
     from regraft.serving.stream import StreamSummary
@@ -47,6 +48,7 @@ def fit(
     *,
     config: str | Path | None = None,
     resume: str | Path | None = None,
+    log_to: LogTo = (),
     listen: Listener = ignore,
     **options: Any,
 ) -> Artifact:
@@ -58,6 +60,7 @@ def fit(
         config: A recipe: a YAML file with options (`regraft.recipe`); those given here win over it.
         resume: The `out` of a fit that was interrupted: goes on where it stood, with the same data and
             options, to the same bytes.
+        log_to: Readers of events (`regraft list event-readers`) with their places: {"tensorboard": "runs"}, ["curves"].
         listen: Called with every event (`regraft.training.events`).
         **options: The fields of `FitOptions`; `target` and `out` are required. `valid` and `test` take whatever `data` takes;
             `text="body"` or `image="file"` name the column to read.
@@ -78,6 +81,7 @@ def fit(
     from regraft import fitting, resuming
     from regraft.artifact.store import check_out, write_artifact
     from regraft.recipe import with_recipe
+    from regraft.reporting.event_reader import Following
     from regraft.reporting.writing import with_page
 
     if resume is None:
@@ -85,10 +89,12 @@ def fit(
     else:
         data, options, recipe = resuming.as_it_was(resume, data, options)
     data, options = fitting.joined_splits(data, options)
-    wanted, stages = build(FitOptions, options), Stages(listen)
+    wanted = build(FitOptions, options)
+    following = Following(log_to, wanted.out, listen)
+    stages = Stages(following)
     run = resuming.run_of(check_out(wanted.out), wanted, data, recipe, resumed=resume is not None)
     base, wanted = fitting.open_base(fitting.settled(data, wanted, stages), stages)
-    with run.folder, with_threads(wanted.machine.threads), fitting.read(data, wanted, stages) as dataset:
+    with following, run.folder, with_threads(wanted.machine.threads), fitting.read(data, wanted, stages) as dataset:
         plan = fitting.plan(data, dataset, base, wanted, stages)
         net = fitting.network(plan, stages)
         with fitting.learner(net, plan, stages) as learner:

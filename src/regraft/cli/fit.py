@@ -22,8 +22,11 @@ from regraft.verbs import FitOptions
 @click.option(
     "--resume", type=click.Path(path_type=Path), metavar="ARTIFACT", help="Go on with the interrupted fit of that --out, alike."
 )
+@click.option(
+    "--log-to", multiple=True, metavar="READER[=PLACE]", help="Take events elsewhere while it runs: regraft list event-readers."
+)
 @click.option("--json", "as_json", is_flag=True, help="Events as JSON lines on standard output; the last line is the report.")
-def fit(data: str | None, config: Path | None, resume: Path | None, as_json: bool, values: dict[str, Any]) -> None:
+def fit(data: str | None, config: Path | None, resume: Path | None, as_json: bool, values: dict[str, Any], **more: Any) -> None:
     """Fit a base to DATA (a file, a folder or a sample's name), judge it, save it as an artifact.
 
     With --config, DATA may stand in the recipe. With --resume nothing else is needed.
@@ -31,7 +34,7 @@ def fit(data: str | None, config: Path | None, resume: Path | None, as_json: boo
     show_replacing(values.get("out") or resume)
     began = time.monotonic()
     with watcher(as_json) as watch:
-        artifact = lifecycle.fit(data, config=config, resume=resume, listen=watch, **values)
+        artifact = lifecycle.fit(data, config=config, resume=resume, listen=watch, **more, **values)
     report = artifact.report
     show_fit(artifact, report, time.monotonic() - began, people() if as_json or not sys.stdout.isatty() else None)
     if as_json:

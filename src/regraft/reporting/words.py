@@ -164,7 +164,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "gradient-before": ("norm of the gradient before clipping, logarithmic", "裁剪前的梯度范数（对数刻度）"),
     "rate-caption": ("learning rate", "学习率"),
     "confusion-note": (
-        "Rows are the truth, columns the answer. The stronger the colour, the larger the share of its row; framed what is right.",
+        "Rows are the truth, columns the answer. The stronger the colour, the larger its share of the row; framed is right.",
         "行为真实类别，列为回答。颜色越深，占该行比例越大；加框者为正确。",
     ),
     "heat-note": (
