@@ -102,6 +102,7 @@ def test_curves_of_a_fit_that_goes_on_have_its_beginning(tmp_path: Path, monkeyp
     assert [at for at, _ in reader._curves["train/loss"]] == list(range(1, 21))
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_tensorboard_reads_what_was_written(tmp_path: Path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
