@@ -29,7 +29,8 @@ class Calibration(Section):
             heads = [page.say(side) for side in sides]
             parts.append(table(["", *heads], rows, caption=page.say("calibration-note")))
         if page.charts is not None and any(bins.get(side) for side in _SIDES):
-            parts.append(figure(page.charts.reliability(bins, page.words), page.say("reliability-note")))
+            drawn = "".join(figure(svg, caption) for svg, caption in page.charts.reliability(bins, page.words))
+            parts.append(f'<div class="charts">{drawn}</div><p class="caption">{page.say("reliability-note")}</p>')
         parts += [_bins(found, page, side) for side in _SIDES if bins.get(side)]
         return "".join(parts)
 
