@@ -14,6 +14,7 @@ SECTIONS: "Registry[type[Section]]" = Registry(
     {
         "metrics": "regraft.reporting.sections.metrics:Metrics",
         "ladder": "regraft.reporting.sections.ladder:LadderSection",
+        "seeds": "regraft.reporting.sections.seeds:Seeds",
         "ablation": "regraft.reporting.sections.ablation:Ablation",
         "learning-curves": "regraft.reporting.sections.curves:Curves",
         "confusion": "regraft.reporting.sections.confusion:ConfusionSection",

@@ -49,7 +49,7 @@ _SETTINGS: dict[str, Any] = {
     "axes.unicode_minus": True,
 }
 _SIDES = {"before": "s", "after": "o"}
-_REM_IN = 6.7
+_REM_IN = 5.9
 """Width of a chart on the page for an inch of it, so that all have letters of the same size."""
 _SIZE = (4.4, 2.5)
 _POINTS = 600
@@ -110,8 +110,9 @@ class Charts:
         return [(self._side(bins[side], side, words), words.html(side)) for side in _SIDES if bins.get(side)]
 
     def _side(self, bins: Sequence[Mapping[str, Any]], side: str, words: Words) -> str:
-        rows = [row for row in bins if row.get("n") and row.get("share_right") is not None]
-        said, right = _column(rows, "confidence"), _column(rows, "share_right")
+        names = ("level", "share_below") if any("level" in row for row in bins) else ("confidence", "share_right")
+        rows = [row for row in bins if row.get("n") and row.get(names[1]) is not None]
+        said, right = _column(rows, names[0]), _column(rows, names[1])
         low, high = _column(rows, "share_low"), _column(rows, "share_high")
         bars = np.clip(np.stack([right - low, high - right]), 0, None) if np.isfinite([*low, *high]).all() else None
         with _settings():
