@@ -32,5 +32,6 @@ FAMILIES: Registry[Registry[Any]] = Registry(
         "runtimes": "regraft.serving:RUNTIMES",
         "renderers": "regraft.rendering:RENDERERS",
         "sections": "regraft.reporting:SECTIONS",
+        "event-readers": "regraft.reporting:EVENT_READERS",
     },
 )

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from regraft.artifact.store import Artifact
     from regraft.evaluation.report import Report
     from regraft.models import BaseCard
+    from regraft.reporting.event_reader import LogTo
     from regraft.retrieving import Found
     from regraft.serving.predictor import Predictor
     from regraft.serving.stream import StreamSummary
@@ -48,6 +49,7 @@ def fit(
     config: str | Path | None = None,
     resume: str | Path | None = None,
     start_from: str | Path | None = None,
+    log_to: LogTo = (),
     listen: Listener = ignore,
     **options: Any,
 ) -> Artifact:
@@ -61,6 +63,7 @@ def fit(
             options, to the same bytes.
         start_from: An artifact, or the `out` of a fit that was interrupted: the network begins with what that learnt, with an
             optimiser and a schedule of its own. Base, task and labels must be the same.
+        log_to: Readers of events (`regraft list event-readers`) with their places: {"tensorboard": "runs"}, ["curves"].
         listen: Called with every event (`regraft.training.events`).
         **options: The fields of `FitOptions`; `target` and `out` are required. `valid` and `test` take whatever `data` takes;
             `text="body"` or `image="file"` name the column to read.
@@ -81,6 +84,7 @@ def fit(
     from regraft import fitting, resuming, starting
     from regraft.artifact.store import check_out, write_artifact
     from regraft.recipe import with_recipe
+    from regraft.reporting.event_reader import Following
     from regraft.reporting.writing import with_page
 
     if resume is None:
@@ -88,13 +92,14 @@ def fit(
     else:
         data, options, recipe, start_from = resuming.as_it_was(resume, data, options)
     data, options = fitting.joined_splits(data, options)
-    wanted, stages = build(FitOptions, options), Stages(listen)
+    wanted = build(FitOptions, options)
     fitting.check_there(data, wanted.valid, wanted.test)
-    place = check_out(wanted.out)
+    following = Following(log_to, wanted.out, listen)
+    stages, place = Stages(following), check_out(wanted.out)
     parent = None if start_from is None else starting.opened(start_from, place)
     run = resuming.run_of(place, wanted, data, recipe, start_from, resumed=resume is not None)
     base, wanted = fitting.open_base(fitting.settled(data, wanted, stages), stages)
-    with run.folder, with_threads(wanted.machine.threads), fitting.read(data, wanted, stages) as dataset:
+    with following, run.folder, with_threads(wanted.machine.threads), fitting.read(data, wanted, stages) as dataset:
         plan = fitting.plan(data, dataset, base, wanted, stages)
         net = fitting.network(plan, stages)
         run.require_room(net)

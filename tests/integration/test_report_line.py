@@ -112,7 +112,9 @@ def test_the_verb_draws_the_page_again_and_up_to_ten_beside_each_other(
     # The same split by the same seed: the difference on the page is that of the two accuracies.
     gap = other.report.judgement.metrics["accuracy"].value - artifact.report.judgement.metrics["accuracy"].value
     assert f'<span class="ends">{100 * gap:+.1f} [' in text
-    third = fit_small(tmp_path / "third", seed=1, train={"epochs": 1}, tuning="head")
+    readers = {"json-lines": None, "curves": tmp_path / "drawn"}
+    third = fit_small(tmp_path / "third", seed=1, train={"epochs": 1}, tuning="head", log_to=readers)
+    assert {"third.events.jsonl", "drawn.svg", "drawn.png"} <= {path.name for path in tmp_path.iterdir()}
     assert "other rows" in rg.report(artifact, third, out=tmp_path / "rows.html").read_text(encoding="utf-8")
 
 

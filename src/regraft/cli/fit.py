@@ -28,15 +28,11 @@ from regraft.verbs import FitOptions
     metavar="ARTIFACT",
     help="Begin with what an artifact, or an interrupted fit of that --out, learnt; same base, task and labels.",
 )
+@click.option(
+    "--log-to", multiple=True, metavar="READER[=PLACE]", help="Take events elsewhere while it runs: regraft list event-readers."
+)
 @click.option("--json", "as_json", is_flag=True, help="Events as JSON lines on standard output; the last line is the report.")
-def fit(
-    data: str | None,
-    config: Path | None,
-    resume: Path | None,
-    start_from: Path | None,
-    as_json: bool,
-    values: dict[str, Any],
-) -> None:
+def fit(data: str | None, config: Path | None, resume: Path | None, as_json: bool, values: dict[str, Any], **more: Any) -> None:
     """Fit a base to DATA (a file, a folder or a sample's name), judge it, save it as an artifact.
 
     With --config, DATA may stand in the recipe. With --resume nothing else is needed.
@@ -44,7 +40,7 @@ def fit(
     show_replacing(values.get("out") or resume)
     began = time.monotonic()
     with watcher(as_json) as watch:
-        artifact = lifecycle.fit(data, config=config, resume=resume, start_from=start_from, listen=watch, **values)
+        artifact = lifecycle.fit(data, config=config, resume=resume, listen=watch, **more, **values)
     report = artifact.report
     show_fit(artifact, report, time.monotonic() - began, people() if as_json or not sys.stdout.isatty() else None)
     if as_json:

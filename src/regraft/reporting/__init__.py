@@ -1,10 +1,11 @@
-"""The report as one page that needs nothing from outside: verdict, figures, charts, worst errors, how to make it again."""
+"""The report as one page that needs nothing from outside, and readers that take the events of a fit elsewhere while it runs."""
 
 from typing import TYPE_CHECKING
 
 from regraft.registry import Registry
 
 if TYPE_CHECKING:
+    from regraft.reporting.event_reader import EventReader
     from regraft.reporting.section import Section
 
 # In the order of the page. A section whose data a report does not have is left out.
@@ -13,6 +14,7 @@ SECTIONS: "Registry[type[Section]]" = Registry(
     {
         "metrics": "regraft.reporting.sections.metrics:Metrics",
         "ladder": "regraft.reporting.sections.ladder:LadderSection",
+        "seeds": "regraft.reporting.sections.seeds:Seeds",
         "ablation": "regraft.reporting.sections.ablation:Ablation",
         "learning-curves": "regraft.reporting.sections.curves:Curves",
         "confusion": "regraft.reporting.sections.confusion:ConfusionSection",
@@ -31,4 +33,14 @@ SECTIONS: "Registry[type[Section]]" = Registry(
     },
 )
 
-__all__ = ["SECTIONS"]
+EVENT_READERS: "Registry[type[EventReader]]" = Registry(
+    "event-readers",
+    {
+        "json-lines": "regraft.reporting.readers.json_lines:JsonLinesReader",
+        "curves": "regraft.reporting.readers.curves:CurvesReader",
+        "tensorboard": "regraft.reporting.readers.tensorboard:TensorboardReader",
+        "mlflow": "regraft.reporting.readers.mlflow:MlflowReader",
+    },
+)
+
+__all__ = ["EVENT_READERS", "SECTIONS"]

@@ -48,6 +48,9 @@ _SETTINGS: dict[str, Any] = {
     "legend.frameon": False,
     "axes.unicode_minus": True,
 }
+_SIDES = {"before": "s", "after": "o"}
+_REM_IN = 5.9
+"""Width of a chart on the page for an inch of it, so that all have letters of the same size."""
 _SIZE = (4.4, 2.5)
 _POINTS = 600
 _DASHES: tuple[Any, ...] = (
@@ -102,25 +105,24 @@ class Charts:
             axes.legend(fontsize=9)
             return _svg(figure, words.plain("losses-together"))
 
-    def reliability(self, bins: Mapping[str, Sequence[Mapping[str, Any]]], words: Words) -> str:
-        """Return the reliability diagram before and after calibration, side by side."""
-        sides = [side for side in ("before", "after") if bins.get(side)]
+    def reliability(self, bins: Mapping[str, Sequence[Mapping[str, Any]]], words: Words) -> list[tuple[str, str]]:
+        """Return the reliability diagrams before and after calibration, each with its caption as HTML."""
+        return [(self._side(bins[side], side, words), words.html(side)) for side in _SIDES if bins.get(side)]
+
+    def _side(self, bins: Sequence[Mapping[str, Any]], side: str, words: Words) -> str:
+        names = ("level", "share_below") if any("level" in row for row in bins) else ("confidence", "share_right")
+        rows = [row for row in bins if row.get("n") and row.get(names[1]) is not None]
+        said, right = _column(rows, names[0]), _column(rows, names[1])
+        low, high = _column(rows, "share_low"), _column(rows, "share_high")
+        bars = np.clip(np.stack([right - low, high - right]), 0, None) if np.isfinite([*low, *high]).all() else None
         with _settings():
-            figure = _new((3.1 * len(sides) + 0.4, 3.1))
-            for number, side in enumerate(sides):
-                axes = figure.add_subplot(1, len(sides), number + 1)
-                rows = [row for row in bins[side] if row.get("n") and row.get("share_right") is not None]
-                said, right = _column(rows, "confidence"), _column(rows, "share_right")
-                low, high = _column(rows, "share_low"), _column(rows, "share_high")
-                axes.plot([0, 1], [0, 1], color=QUIET, linewidth=0.9, linestyle="--")
-                bars = np.clip(np.stack([right - low, high - right]), 0, None) if np.isfinite([*low, *high]).all() else None
-                mark = {"before": "s", "after": "o"}[side]
-                axes.errorbar(said, right, yerr=bars, color=ACCENT, marker=mark, markersize=5, linewidth=1.3, capsize=2.5)
-                axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", title=words.plain(side))
-                axes.set_xlabel(words.plain("said-probability"))
-                if not number:
-                    axes.set_ylabel(words.plain("share-right"))
-            return _svg(figure, words.plain("reliability"))
+            figure, axes = _figure((3.3, 3.1))
+            axes.plot([0, 1], [0, 1], color=QUIET, linewidth=0.9, linestyle="--")
+            axes.errorbar(said, right, yerr=bars, color=ACCENT, marker=_SIDES[side], markersize=5, linewidth=1.3, capsize=2.5)
+            axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+            axes.set_xlabel(words.plain("said-probability"))
+            axes.set_ylabel(words.plain("share-right"))
+            return _svg(figure, f"{words.plain('reliability')}: {words.plain(side)}")
 
     def coverage_risk(self, curve: Sequence[Mapping[str, Any]], words: Words) -> str:
         """Return how many of the answered rows are wrong, against how many are answered."""
@@ -222,7 +224,8 @@ def _svg(figure: Figure, told: str) -> str:
         text = text.replace(colour, f"var({name})")
     text = _NAMED_IDS.sub("", text)
     text = _FONT.sub(r"font-size: \1", text)
-    text = re.sub(r"<svg ", f'<svg role="img" aria-label="{_escaped(told)}" ', text, count=1)
+    widest = f"max-width:{_REM_IN * figure.get_figwidth():.1f}rem"
+    text = re.sub(r"<svg ", f'<svg role="img" aria-label="{_escaped(told)}" style="{widest}" ', text, count=1)
     text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)
     text = _DIGITS.sub(r"\1", text)
     return re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2).replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")

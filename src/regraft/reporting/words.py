@@ -64,6 +64,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     # Headings.
     "metrics": ("Metrics", "指标"),
     "ladder": ("Ladder", "阶梯对比"),
+    "seeds": ("Seeds", "随机种子"),
     "ablation": ("Without each part", "逐部分去除"),
     "curves": ("Learning curves", "学习曲线"),
     "confusion": ("Confusion", "混淆矩阵"),
@@ -111,6 +112,16 @@ TEXTS: dict[str, tuple[str, str]] = {
     "answered": ("answered", "作答比例"),
     "risk": ("wrong among them", "其中错误"),
     "p-holm": ("p (Holm)", "p（Holm 校正）"),
+    "few-rows": ("(too few rows to compare)", "（行数过少，不作比较）"),
+    "positive-answer": ("The positive answer is {label}.", "正类为 {label}。"),
+    "between": ("between", "组别"),
+    "wanted-precision": ("precision wanted", "期望精确率"),
+    "seen-precision": ("right among them", "其中正确"),
+    "mean-and-interval": ("mean [interval]", "均值 [区间]"),
+    "spread": ("spread", "离散度"),
+    "variance-of-seeds": ("variance from seeds", "种子方差"),
+    "variance-of-rows": ("from rows", "行方差"),
+    "variance-of-both": ("of both", "合计方差"),
     "rule": ("rule", "规则"),
     "overall": ("on all rows", "全部行"),
     "split": ("split", "划分"),
@@ -164,7 +175,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "gradient-before": ("norm of the gradient before clipping, logarithmic", "裁剪前的梯度范数（对数刻度）"),
     "rate-caption": ("learning rate", "学习率"),
     "confusion-note": (
-        "Rows are the truth, columns the answer. The stronger the colour, the larger the share of a row; framed: right.",
+        "Rows are the truth, columns the answer. The stronger the colour, the larger its share of the row; framed is right.",
         "行为真实类别，列为回答。颜色越深，占该行比例越大；加框者为正确。",
     ),
     "heat-note": (
@@ -176,8 +187,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     "all-others": ("All others", "其余全部"),
     "calibrated-by": ("Calibrated by: {method}.", "校准方法：{method}。"),
     "calibration-note": (
-        "Errors of probabilities, lower is better; both on the test rows.",
-        "概率误差，越低越好；均在测试行上计算。",
+        "Of errors (ece, brier, log loss) lower is better; both on the test rows.",
+        "误差（ece、brier、log loss）越低越好；均在测试行上计算。",
     ),
     "reliability": ("Reliability", "可靠性"),
     "reliability-note": (

@@ -68,19 +68,47 @@ def judged(labels: tuple[Any, ...] = ("ham", "spam", "eggs")) -> dict[str, Any]:
                 comparison("better", p_value=1e-9),
                 cost={"seconds": 3.5, "bytes": 1_234_567, "latency_ms": 0.7},
             ),
-            rung("fitted", 0.942, comparison()),
+            rung("fitted", 0.942, comparison(p_holm=0.0126)),
         ],
         "verdict": "better",
         "verdict_detail": comparison(),
         "ablation": [rung("without body", 0.7, comparison("worse", difference=metric(-0.24)))],
         "calibration": {
             "method": "temperature",
-            "before": {"ece": 0.081, "brier": 0.19, "log_loss": metric(0.31)},
+            "intervals": {"before": {"ece": [0.07, 0.09]}, "after": {"ece": [0.01, 0.02]}},
+            "before": {
+                "brier_parts": {"reliability": 0.002, "uncertainty": 0.24},
+                "ece": 0.081,
+                "brier": 0.19,
+                "log_loss": metric(0.31),
+            },
             "after": {"ece": 0.012, "brier": 0.17, "log_loss": metric(0.28)},
             "reliability": {"before": bins, "after": bins},
         },
-        "conformal": {"coverage_wanted": 0.9, "coverage_seen": metric(0.913), "mean_size": 1.2345, "method": "aps"},
-        "abstain": {"curve": curve},
+        "conformal": {
+            "coverage_wanted": 0.9,
+            "coverage_seen": metric(0.913),
+            "mean_size": 1.2345,
+            "sizes": {"1": 310, "2": 90},
+            "by_class": [{"label": "ham", **metric(0.9)}],
+            "score": "aps",
+        },
+        "abstain": {
+            "curve": curve,
+            "promises": [
+                {"precision": 0.99, "threshold": 0.8, "coverage_seen": metric(0.7), "precision_seen": 0.985},
+                {"precision": 0.999, "threshold": None},
+            ],
+        },
+        "seeds": {
+            "fitted": {
+                "metric": "accuracy",
+                "seeds": [0, 1],
+                "mean": metric(0.94),
+                "spread": 0.004,
+                "variance": {"seeds": 1.6e-5, "rows": 1.4e-4, "both": 1.5e-4},
+            }
+        },
         "slices": [
             {"column": "language", "value": value, "n": 40 + k, "metrics": {"accuracy": metric(0.8 + k / 10)}}
             | {"difference": metric(-0.1), "p_value": 0.03, "p_holm": 0.09}
@@ -93,10 +121,17 @@ def judged(labels: tuple[Any, ...] = ("ham", "spam", "eggs")) -> dict[str, Any]:
         "fairness": {
             "column": "gender",
             "groups": [
-                {"group": name, "n": 200, "positive_rate": rate, "true_positive_rate": metric(rate + 0.4)}
+                {
+                    "group": name,
+                    "n": 200,
+                    "too_small": name == "b",
+                    "positive_rate": rate,
+                    "true_positive_rate": metric(rate + 0.4),
+                }
                 for name, rate in (("a", 0.4), ("b", 0.5))
             ],
-            "differences": [{"name": "equal_opportunity", "value": 0.1, "low": 0.02, "high": 0.18}],
+            "differences": [{"name": "equal_opportunity", "value": 0.1, "low": 0.02, "high": 0.18, "between": ["b", "a"]}],
+            "positive": "spam",
         },
     }
 

@@ -267,6 +267,19 @@ def test_many_classes_are_a_picture_and_the_most_frequent_mistakes():
     assert html.index("report/confusion/cells/2/2") < html.index("report/confusion/cells/0/2")
 
 
+def test_the_reliability_of_quantiles_is_drawn_from_its_own_keys():
+    bins = [
+        {"level": k / 10, "share_below": k / 10 + 0.02, "n": 100, "share_low": k / 10 - 0.05, "share_high": k / 10 + 0.08}
+        for k in (1, 5, 9)
+    ]
+    sides = {"before": {"calibration_error": 0.1}, "after": {"calibration_error": 0.02}}
+    one = subject(report=report(calibration={**sides, "reliability": {"before": bins, "after": bins}}))
+    html = drawn(one)
+    check_numbers(html, [one])
+    assert 'data-path="report/calibration/reliability/after/2/share_below"' in html
+    assert html.count('aria-label="Reliability: ') == 2
+
+
 def test_undefined_numbers_are_dashes():
     holes = report()
     holes["metrics"]["accuracy"] = {"value": None, "low": None, "high": None, "n": 3}

@@ -31,5 +31,23 @@ class Abstain(Section):
             ends = ", ".join(found.number_at(f"{at}/{end}", "share") for end in ("risk_low", "risk_high"))
             cells = [found.number_at(f"{at}/threshold", "digit"), found.number_at(f"{at}/coverage", "share")]
             rows.append([*cells, f'{risk} <span class="ends">[{ends}]</span>'])
+        drawn += _promises(found, page)
         listed = table([page.say("threshold"), page.say("answered"), page.say("risk")], rows)
-        return drawn + (details(page.say("as-numbers"), listed) if drawn else listed)
+        return drawn + (details(page.say("as-numbers"), listed) if page.charts is not None else listed)
+
+
+def _promises(found: Found, page: Page) -> str:
+    """Return which threshold keeps which precision, and what it costs; nothing where none is told."""
+    promises = (found.values.get("abstain") or {}).get("promises") or []
+    rows = []
+    for place in range(len(promises)):
+        at = f"abstain/promises/{place}"
+        cells = [found.number_at(f"{at}/precision", "percent"), found.number_at(f"{at}/threshold", "digit")]
+        rows.append([*cells, _seen(found, f"{at}/coverage_seen"), _seen(found, f"{at}/precision_seen")])
+    head = [page.say(name) for name in ("wanted-precision", "threshold", "answered", "seen-precision")]
+    return table(head, rows) if rows else ""
+
+
+def _seen(found: Found, path: str) -> str:
+    plain = found.number_at(path, "share")
+    return plain if "data-path" in plain else found.interval(path, "share")

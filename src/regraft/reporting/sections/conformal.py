@@ -33,5 +33,9 @@ def _rows(found: Found, values: Mapping[str, Any], path: str, before: str) -> It
             yield from _rows(found, value, at, f"{told}: ")
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield [text(told), found.number_at(at, form)]
+        elif isinstance(value, list):
+            for place, one in enumerate(value):
+                if isinstance(one, Mapping) and "value" in one:
+                    yield [text(f"{told}: {one.get('label', place)}"), found.interval(f"{at}/{place}", "share")]
         elif isinstance(value, str):
             yield [text(told), text(value)]

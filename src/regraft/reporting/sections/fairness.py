@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from regraft.reporting.section import Found, Page, Section, key, table, text
 
-_OWN = frozenset({"group", "n"})
+_OWN = frozenset({"group", "n", "too_small"})
 
 
 class Fairness(Section):
@@ -24,14 +24,16 @@ class Fairness(Section):
         rates = list(dict.fromkeys(name for group in groups for name in group if name not in _OWN))
         rows = [
             [
-                text(group.get("group")),
+                text(group.get("group"))
+                + (f' <span class="quiet">{page.say("few-rows")}</span>' if group.get("too_small") else ""),
                 found.number_at(f"fairness/groups/{place}/n", "count"),
                 *(_rate(found, f"fairness/groups/{place}/{key(rate)}") for rate in rates),
             ]
             for place, group in enumerate(groups)
         ]
         head = [text(fairness.get("column")), page.say("rows"), *(text(rate.replace("_", " ")) for rate in rates)]
-        drawn = table(head, rows, wide=True) if rows else ""
+        drawn = f"<p>{page.say('positive-answer', label=text(fairness['positive']))}</p>" if "positive" in fairness else ""
+        drawn += table(head, rows, wide=True) if rows else ""
         return drawn + _differences(found, page, differences)
 
 
@@ -42,7 +44,11 @@ def _rate(found: Found, path: str) -> str:
 
 def _differences(found: Found, page: Page, differences: list[dict[str, object]]) -> str:
     rows = [
-        [text(str(one.get("name")).replace("_", " ")), found.interval(f"fairness/differences/{place}", "points")]
+        [
+            text(str(one.get("name")).replace("_", " ")),
+            found.interval(f"fairness/differences/{place}", "points"),
+            text(one["between"]) if one.get("between") else "",
+        ]
         for place, one in enumerate(differences)
     ]
-    return table(["", page.say("difference")], rows, caption=page.say("fairness-note")) if rows else ""
+    return table(["", page.say("difference"), page.say("between")], rows, caption=page.say("fairness-note")) if rows else ""

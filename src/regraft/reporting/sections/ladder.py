@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 from regraft.reporting.forms import bounds_of, form_of
 from regraft.reporting.section import NONE, Found, Page, Section, details, key, span_of, table, text, whisker
 
-_COSTS = {"seconds": "seconds", "bytes": "megabytes"}
+_COSTS = {"bytes": "megabytes"}
+_TIME = "seconds"  # stands in a column of its own
 _MARKS = {"better": "▲", "no evidence": "≈", "worse": "▼"}
 
 
@@ -74,8 +75,16 @@ def tested(found: Found, page: Page, step: Mapping[str, Any], at: str) -> list[s
     return [
         badge(page, comparison["verdict"]),
         found.interval(f"{at}/against_previous/difference", form),
-        found.number_at(f"{at}/against_previous/p_value", "p"),
+        _p(found, page, f"{at}/against_previous", comparison),
     ]
+
+
+def _p(found: Found, page: Page, at: str, comparison: Mapping[str, Any]) -> str:
+    """Return the p-value of a test, and below it the corrected one that the verdict follows, where there is one."""
+    plain = found.number_at(f"{at}/p_value", "p")
+    if comparison.get("p_holm") is None:
+        return plain
+    return f'{plain}<br><span class="quiet">Holm {found.number_at(f"{at}/p_holm", "p")}</span>'
 
 
 def badge(page: Page, verdict: str) -> str:
@@ -105,7 +114,7 @@ def _cost(found: Found, step: Mapping[str, Any], at: str) -> str:
     told = step.get("cost") or {}
     parts = []
     for name, value in told.items():
-        if isinstance(value, int | float):
+        if isinstance(value, int | float) and name != _TIME:
             form = next((form for end, form in _COSTS.items() if end in name), "digit")
             parts.append(f"{text(name)} {found.number_at(f'{at}/cost/{key(name)}', form)}")
     return "<br>".join(parts) or NONE

@@ -1,0 +1,1 @@
+"""One file a reader of events; the table of them is `regraft.reporting.EVENT_READERS`."""
