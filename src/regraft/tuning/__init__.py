@@ -10,6 +10,7 @@ TUNINGS: Registry[type[Tuning]] = Registry(
         "head": "regraft.tuning.head:Head",
         "top-k": "regraft.tuning.top_k:TopK",
         "by-part": "regraft.tuning.by_part:ByPart",
+        "bitfit": "regraft.tuning.bitfit:BitFit",
         "lora": "regraft.tuning.lora:Lora",
     },
 )
