@@ -12,6 +12,10 @@ TUNINGS: Registry[type[Tuning]] = Registry(
         "by-part": "regraft.tuning.by_part:ByPart",
         "bitfit": "regraft.tuning.bitfit:BitFit",
         "lora": "regraft.tuning.lora:Lora",
+        "rslora": "regraft.tuning.rslora:RsLora",
+        "dora": "regraft.tuning.dora:Dora",
+        "pissa": "regraft.tuning.pissa:Pissa",
+        "ia3": "regraft.tuning.ia3:Ia3",
     },
 )
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def new_parameters(net: Headed) -> set[str]:
     """Return the names of the parameters that did not come with the base: head, learning pooling, untrained parts, adapters."""
     new = ("head.", *(f"backbone.{path}" for path in getattr(net.backbone, "new", ("pooling.",))))
-    return {name for name, _ in net.named_parameters() if name.startswith(new)} | added_names(net)
+    added = added_names(net)
+    return {name for name, _ in net.named_parameters() if name.startswith(new) or name in added}
 
 
 class Decided(Tuning):

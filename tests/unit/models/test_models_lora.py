@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from regraft.errors import ArtifactError, OptionsError
 from regraft.models import transform
+from regraft.models.adapters import linear_layers
 from regraft.models.backbones import Backbone, Shapes
-from regraft.models.lora import LoraPlan, linear_layers
+from regraft.models.lora import LoraPlan
 from regraft.models.net import BACKBONE_FOLDER, WEIGHTS_FILE, Headed, load_outside, save_net, weights_digest
 from regraft.tuning.lora import Lora, LoraOptions
 
