@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from regraft.evaluation.rung import Rows
 from regraft.evaluation.sample import stratified
 from regraft.objectives import OBJECTIVES
 from regraft.planning import SPLITS, Plan
-from regraft.training.events import BeginEvent, Event
+from regraft.training.events import BeginEvent
 from regraft.training.stages import Stages
 from regraft.training.threads import default_threads
 from regraft.tuning import TUNINGS
@@ -120,6 +120,9 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages, run: Run | 
     wanted, meter = plan.wanted, Meter(stages.listen)
     objective_class, objective_options = wanted.objective.resolve(OBJECTIVES)
     objective = objective_class(objective_options).attach(learner.rows["train"], plan.targets["train"], plan.task)
+    tuning_class, tuning_options = wanted.tuning.resolve(TUNINGS)
+    tuning = tuning_class(tuning_options)
+    tuning.begin(net, wanted.seed)
     with contextlib.ExitStack() as stack, stages("train"):
         compact = Compacted(learner.net)
         if wanted.machine.compact:
@@ -134,14 +137,14 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages, run: Run | 
         events = loop(
             precision.network(learning),
             objective,
-            Decided(learner.trainable),
+            Decided(learner.trainable, tuning.shares(net)),
             options,
             validation=_validation(learning, learner, plan),
             seed=wanted.seed,
             keeper=keeper,
         )
         for event in stack.enter_context(contextlib.closing(events)):
-            meter(_whole(event, net))
+            meter(_whole(event, net, learning, learner.trainable, options) if isinstance(event, BeginEvent) else event)
         stages.notes(objective.notes)
     if learner.pooled:
         meter.training.tokens = 0  # the head sees rows
@@ -207,11 +210,12 @@ def _arithmetic(
     return net, precision, options
 
 
-def _whole(event: Event, net: Headed) -> Event:
+def _whole(event: BeginEvent, net: Headed, learning: Headed, trainable: Set[str], options: TrainOptions) -> BeginEvent:
     """Return an event that counts the weights of the whole network, of which the loop may have seen only a part."""
-    if not isinstance(event, BeginEvent):
-        return event
-    return dataclasses.replace(event, parameters=sum(parameter.numel() for parameter in net.parameters()))
+    from regraft.training.learnt import shares_by_part
+
+    parts = shares_by_part(net, learning, trainable, options)
+    return dataclasses.replace(event, parameters=sum(parameter.numel() for parameter in net.parameters()), parts=parts)
 
 
 def _validation(net: Headed, learner: Learner, plan: Plan) -> Validation | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from regraft.errors import OptionsError, Problem
 from regraft.options import Field, options
+from regraft.tuning.options import TuningOptions
 from regraft.tuning.parts import new_parameters
 from regraft.tuning.tuning import Tuning
 
@@ -19,7 +20,7 @@ _LINEAR = "linear"
 
 
 @options
-class AdapterOptions:
+class AdapterOptions(TuningOptions):
     """Where adapters stand."""
 
     targets: tuple[str, ...] = ()

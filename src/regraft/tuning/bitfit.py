@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from regraft.errors import OptionsError, Problem
 from regraft.options import Field, options
+from regraft.tuning.options import TuningOptions
 from regraft.tuning.parts import new_parameters
 from regraft.tuning.tuning import Tuning
 
@@ -19,7 +20,7 @@ _BIAS = "bias"
 
 
 @options
-class BitFitOptions:
+class BitFitOptions(TuningOptions):
     """Whose biases learn."""
 
     layers: Annotated[int, Field(ge=1)] | None = None

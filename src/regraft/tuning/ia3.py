@@ -6,10 +6,11 @@ from typing import Annotated
 
 from regraft.options import Field, options
 from regraft.tuning.adapters import AdapterTuning
+from regraft.tuning.options import TuningOptions
 
 
 @options
-class Ia3Options:
+class Ia3Options(TuningOptions):
     """What is rescaled."""
 
     targets: tuple[str, ...] = ()
