@@ -72,14 +72,14 @@ def features_before(net: Headed, learner: Learner, plan: Plan, stages: Stages) -
     """Return what the baselines learn from and are tested on: pooled features of the base as it is, and targets."""
     from regraft.evaluation.answer_kind import kind_for
     from regraft.models.forward import pooled
-    from regraft.models.transform import folded
+    from regraft.models.transform import original
     from regraft.training.frozen_parts import kept_pooled
 
     index = {name: np.arange(len(plan.rows[name])) for name in SPLITS}
     groups_N = kind_for(plan.task).groups(plan.targets["train"])
     index["train"] = stratified(groups_N, plan.wanted.judge.probe_rows, plan.wanted.seed)
     found: dict[str, Rows] = {}
-    untuned = folded(net)  # what a transform added changes nothing yet, but what is kept is kept under the name of all weights
+    untuned = original(net)  # what is kept is kept under the name of all weights, those that a transform added included
     with stages("features of the base", sum(len(positions) for positions in index.values())):
         done = 0
         for name, positions in index.items():

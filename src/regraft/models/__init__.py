@@ -55,6 +55,7 @@ TRANSFORMS: "Registry[type[Transform]]" = Registry(
         "dora": "regraft.models.dora:Dora",
         "pissa": "regraft.models.pissa:Pissa",
         "ia3": "regraft.models.ia3:Ia3",
+        "prompt": "regraft.models.prompt:Prompt",
     },
 )
 

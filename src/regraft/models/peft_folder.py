@@ -35,18 +35,19 @@ def adapter_config(settings: Mapping[str, JSON], layers: Sequence[str], more: Ma
     return {"inference_mode": True, "target_modules": list(layers), **settings, **more}
 
 
-def write_adapter(folder: Path, config: Mapping[str, JSON], tensors: Mapping[str, torch.Tensor]) -> None:
+def write_adapter(folder: Path, config: Mapping[str, JSON], tensors: Mapping[str, torch.Tensor], prefix: str = PREFIX) -> None:
     """Write both files.
 
     Args:
         folder: An existing folder.
         config: See `adapter_config`.
         tensors: Path in the model that PEFT wraps -> tensor on the CPU.
+        prefix: Put before each path.
     """
     from safetensors.torch import save_file
 
     (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    named = {f"{PREFIX}{name}": tensor.contiguous() for name, tensor in sorted(tensors.items())}
+    named = {f"{prefix}{name}": tensor.contiguous() for name, tensor in sorted(tensors.items())}
     save_file(named, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
 
 

@@ -16,6 +16,7 @@ TUNINGS: Registry[type[Tuning]] = Registry(
         "dora": "regraft.tuning.dora:Dora",
         "pissa": "regraft.tuning.pissa:Pissa",
         "ia3": "regraft.tuning.ia3:Ia3",
+        "prompt": "regraft.tuning.prompt:Prompt",
     },
 )
 

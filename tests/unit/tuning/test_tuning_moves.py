@@ -12,7 +12,8 @@ import torch
 from adapted_nets import given, headed, outputs, tuned
 from torch.nn import functional as F
 
-from regraft.models import transform
+from regraft.errors import OptionsError, UsageError
+from regraft.models import TRANSFORMS, transform
 from regraft.models.backbones import Backbone, PoolingChoice, open_body
 from regraft.models.heads import LinearHead
 from regraft.models.net import BACKBONE_FOLDER, WEIGHTS_FILE, Headed, load_outside, save_net, weights_digest
@@ -51,6 +52,10 @@ def check(name, base, folder):
     """Fit, keep, open, merge and unfreeze one tuning on one base."""
     rows = given(base)
     cls = TUNINGS.get(name)
+    if not cls.needs <= headed(base).backbone.provides:
+        with pytest.raises(OptionsError, match="choose another tuning"):
+            tuned(base, name)
+        return
     net = tuned(base, name, filled=False)
     tuning = cls(build(cls.Options, {}))
     names, before = tuning.trainable(net), {key: value.clone() for key, value in net.state_dict().items()}
@@ -68,6 +73,10 @@ def check(name, base, folder):
     transform.load(again, folder)
     assert weights_digest(again) == weights_digest(net)
     assert torch.equal(outputs(again, rows), outputs(net, rows))
+    if not all(TRANSFORMS.get(applied.name).foldable for applied in net.transforms):
+        with pytest.raises(UsageError, match="cannot be merged"):
+            transform.folded(net)
+        return
     merged = transform.folded(net)
     assert not merged.transforms
     torch.testing.assert_close(outputs(merged, rows), outputs(net, rows), rtol=0, atol=1e-6)
