@@ -4,7 +4,8 @@ Hu et al. 2021, arXiv:2106.09685, equation 3; s = alpha / r, or alpha / sqrt(r) 
 theorem 3.2 (rslora). B starts at zero, so that the network answers as it did; A is uniform within 1 / sqrt(inputs), as PEFT
 draws it (the paper says Gaussian).
 
-The product with B is added in place of a sum of its own: one pass over the outputs instead of three.
+The product with B is added in place of a sum of its own: one pass over the outputs instead of three. Where the adapter alone
+learns, layer and adapter are one operation (`regraft.models.lora_product`).
 
 Shapes: I inputs, O outputs of a layer, R rank.
 """
@@ -30,6 +31,7 @@ from regraft.models.adapters import (
     sizes,
     weight_of,
 )
+from regraft.models.lora_product import adapted, fits
 from regraft.models.net import Headed
 from regraft.options import JSON, Field
 from regraft.typed import record
@@ -160,5 +162,7 @@ def added_to(out: torch.Tensor, inner: torch.Tensor, outer_OR: torch.Tensor, sca
 
 
 def _lora(cls: Any, layer: Any, x: torch.Tensor) -> torch.Tensor:
+    if fits(cls, layer, x):
+        return adapted(layer, x, weight_of(layer))
     inner = F.linear(layer.lora_dropout(x), layer.lora_A.weight)
     return added_to(cls.forward(layer, x), inner, layer.lora_B.weight, layer.lora_scale)
