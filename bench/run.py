@@ -29,6 +29,7 @@ TWO_FORMS = (
     "predict_int8",
     "fit_full",
     "fit_frozen",
+    "fit_lora",
     "fit_memory",
 )
 

@@ -166,7 +166,9 @@ def network(plan: Plan, stages: Stages) -> Headed:
     if gains(device):
         channels_last(net)
     tuning_class, tuning_options = wanted.tuning.resolve(TUNINGS)
-    tuning_class(tuning_options).prepare(net, _few_rows(plan), wanted.seed)
+    tuning = tuning_class(tuning_options)
+    tuning.prepare(net, _few_rows(plan), wanted.seed)
+    tuning.check(net)
     return net
 
 

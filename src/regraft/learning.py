@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from regraft.options import JSON
 from regraft.planning import SPLITS, Plan
 from regraft.regularizers.regularized import regularized
 from regraft.training.checkpoint import Turn
-from regraft.training.events import BeginEvent, EndEvent, Event
+from regraft.training.events import BeginEvent, EndEvent, Event, PartShare
 from regraft.training.stages import Stages, ignore
 from regraft.training.threads import default_threads
 from regraft.tuning import TUNINGS
@@ -156,14 +156,14 @@ def features_before(net: Headed, learner: Learner, plan: Plan, stages: Stages) -
     """Return what the baselines learn from and are tested on: pooled features of the base as it is, and targets."""
     from regraft.evaluation.answer_kind import kind_for
     from regraft.models.forward import pooled
-    from regraft.models.transform import folded
+    from regraft.models.transform import original
     from regraft.training.frozen_parts import kept_pooled
 
     index = {name: np.arange(len(plan.rows[name])) for name in SPLITS}
     groups_N = kind_for(plan.task).groups(plan.targets["train"])
     index["train"] = stratified(groups_N, plan.wanted.judge.probe_rows, plan.wanted.seed)
     found: dict[str, Rows] = {}
-    untuned = folded(net)  # what a transform added changes nothing yet, but what is kept is kept under the name of all weights
+    untuned = original(net)  # what is kept is kept under the name of all weights, those that a transform added included
     with stages("features of the base", sum(len(positions) for positions in index.values())):
         done = 0
         for name, positions in index.items():
@@ -201,6 +201,7 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages, course: Cou
     from regraft.training.cost import Meter, Passes
     from regraft.training.event_log import read
     from regraft.training.freeze import changing
+    from regraft.training.learnt import shares_by_part
     from regraft.training.loop import NOTHING
     from regraft.training.loop import train as loop
     from regraft.training.savings import savings_in
@@ -208,6 +209,7 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages, course: Cou
     wanted, meter, course = plan.wanted, Meter(stages.listen), course or courses(plan)[0]
     run = course.run
     objective = _objective(plan).attach(learner.rows["train"], plan.targets["train"], plan.task)
+    course.tuning.begin(net, wanted.seed)
     with contextlib.ExitStack() as stack, stages("train"):
         compact = Compacted(learner.net)
         if wanted.machine.compact:
@@ -231,13 +233,14 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages, course: Cou
             events = loop(
                 precision.network(learning),
                 objective,
-                Decided(learner.trainable),
+                Decided(learner.trainable, course.tuning.shares(net)),
                 options,
                 validation=_validation(learning, learner, plan),
                 seed=wanted.seed,
                 keeper=keeper or NOTHING,
             )
-            whole = (_whole(event, net, course.turn) for event in stack.enter_context(contextlib.closing(events)))
+            parts = functools.partial(shares_by_part, net, learning, learner.trainable, options)
+            whole = (_whole(event, net, course.turn, parts) for event in stack.enter_context(contextlib.closing(events)))
             step, left_out = _followed(whole, keeper.log if keeper else ignore, meter)
             if keeper:
                 weights = {WEIGHTS + name: value.detach() for name, value in changing(learning, learner.trainable)}
@@ -351,20 +354,21 @@ def _arithmetic(
     return saving, precision, options, {**arithmetic, **savings.state()}
 
 
-def _whole(event: Event, net: Headed, turn: Turn) -> Event:
+def _whole(event: Event, net: Headed, turn: Turn, parts: Callable[[], Mapping[str, PartShare]]) -> Event:
     """Return an event of one training as one of the fit: steps count from its beginning, and weights are those of all of it.
 
     Args:
         event: What the loop said, which may have seen only a part of the network.
         net: The whole network.
         turn: Which training it is.
+        parts: Says how much of each part of the network learns.
     """
     event = dataclasses.replace(event, step=turn.first + event.step) if turn.first else event
     if isinstance(event, EndEvent):
         return dataclasses.replace(event, best_step=turn.first + event.best_step)
     if isinstance(event, BeginEvent):
         weights = sum(parameter.numel() for parameter in net.parameters())
-        return dataclasses.replace(event, parameters=weights, total_steps=turn.first + event.total_steps)
+        return dataclasses.replace(event, parameters=weights, total_steps=turn.first + event.total_steps, parts=parts())
     return event
 
 

@@ -54,7 +54,7 @@ def plan(artifact: Path, wanted: MergeOptions, stages: Stages) -> Plan:
     """Open the artifact, fold, and refuse a fold that answers otherwise.
 
     Raises:
-        UsageError: There is nothing to merge.
+        UsageError: There is nothing to merge, or nothing that can be merged.
         GateError: The folded network does not answer the golden rows as the artifact does.
     """
     apart(artifact, wanted.out)

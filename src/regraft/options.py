@@ -444,6 +444,7 @@ class OptionHelp:
         required: Whether there is no default.
         short: Another spelling of the path ("text" for "columns.text"), or empty.
         repeated: What a value of a flag that may stand several times looks like, or empty.
+        family: Of what is picked by name, the family; what is picked has options of its own below the same path.
     """
 
     path: str
@@ -454,6 +455,7 @@ class OptionHelp:
     required: bool
     short: str = ""
     repeated: str = ""
+    family: str = ""
 
 
 def describe(cls: type[object], prefix: str = "") -> Iterator[OptionHelp]:
@@ -484,7 +486,13 @@ def describe(cls: type[object], prefix: str = "") -> Iterator[OptionHelp]:
             flag=str(_schema_extra(marked[item.name]).get("flag", "")),
             required=required,
             repeated=str(_schema_extra(marked[item.name]).get("repeated", "")),
+            family=_family(marked[item.name]),
         )
+
+
+def _family(hint: object) -> str:
+    marks = getattr(hint, "__metadata__", ())
+    return next((mark.table().family for mark in marks if isinstance(mark, Among)), "")
 
 
 def _keyed(path: str, table: Registry[Any], help_text: str) -> Iterator[OptionHelp]:

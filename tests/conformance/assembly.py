@@ -34,7 +34,7 @@ TINY = {
     "heads": 2,
     "kernel": 3,
     "vocabulary_size": 300,
-    "positions": 64,
+    "positions": 128,
     "dropout": 0.0,
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from assembly import assemble, check_error, check_options_class, fit, flat, prep
 
 from regraft.errors import DataError, OptionsError
 from regraft.modalities.encoded import EncodedRows
+from regraft.models.transform import original
 from regraft.objectives import OBJECTIVES
 from regraft.training import OPTIMIZERS, SCHEDULES
 from regraft.training.events import EndEvent, StepEvent
@@ -74,8 +77,13 @@ def check_tuning_changes_no_answer_before_it_learns_and_prepares_alike(name):
     made, again, fresh = (assemble(TASK, "transformer") for _ in range(3))
     for one in (made, again):
         prepared(one, name)
-    assert np.array_equal(made.outputs(made.raws), fresh.outputs(fresh.raws))
+    assert np.array_equal(made.outputs(made.raws), fresh.outputs(fresh.raws)) == TUNINGS.get(name).neutral
+    assert np.array_equal(_before(made).outputs(made.raws), fresh.outputs(fresh.raws)), "the base can still be asked"
     assert torch.equal(flat(made.net), flat(again.net))
+
+
+def _before(made):
+    return dataclasses.replace(made, net=original(made.net))
 
 
 def check_tuning_lowers_the_loss_and_repeats_itself(name):

@@ -103,8 +103,7 @@ class Lines(Watcher):
             return f"[{event.seconds:6.1f} s] {event.stage}"
         if isinstance(event, BeginEvent):
             self._total = event.total_steps
-            share = event.trainable / max(event.parameters, 1)
-            return f"  {event.total_steps:,} steps, {event.trainable:,} of {event.parameters:,} weights learn ({share:.1%})"
+            return "\n".join(begin_lines(event))
         if isinstance(event, StepEvent) and (due or event.step == self._total):
             left = (self._total - event.step) * event.seconds / max(event.step, 1)
             return (
@@ -120,6 +119,24 @@ class Lines(Watcher):
             of = f" of {self._stage_total:,}" if self._stage_total else ""
             return f"  {event.done:,}{of} rows"
         return ""
+
+
+def begin_lines(event: BeginEvent) -> list[str]:
+    """Return what is about to learn, as people read it: the whole in one line, and a table by part.
+
+    Args:
+        event: Training is about to start.
+    """
+    share = event.trainable / max(event.parameters, 1)
+    whole = f"  {event.total_steps:,} steps, {event.trainable:,} of {event.parameters:,} weights learn ({share:.1%})"
+    if not event.parts:
+        return [whole]
+    width = max(len(name) for name in event.parts)
+    lines = [f"    {'part':<{width}}  {'weights':>13}  {'learn':>13}  {'share':>7}  {'in training':>12}"]
+    for name, part in event.parts.items():
+        size, share = f"{part.size_bytes / 1e6:,.1f} MB", part.trainable / max(part.weights, 1)
+        lines.append(f"    {name:<{width}}  {part.weights:>13,}  {part.trainable:>13,}  {share:>7.1%}  {size:>12}")
+    return [whole, *lines]
 
 
 class Bar(Watcher):
@@ -150,6 +167,8 @@ class Bar(Watcher):
         elif isinstance(event, StageEvent):
             self._start(event.stage, event.total)
         elif isinstance(event, BeginEvent):
+            for line in begin_lines(event):
+                self._console.print(line, style="dim", markup=False)
             self._start("train", event.total_steps)
         elif isinstance(event, StepEvent):
             self._rate.add(event.rows)

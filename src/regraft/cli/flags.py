@@ -66,6 +66,8 @@ def options_help(cls: type[object]) -> str:
     for row in describe(cls):
         default = f" [{row.default}]" if row.default else ""
         lines += [f"  {row.path}: {row.type}{default}", f"      {row.help}"]
+        if row.family:
+            lines += [f"      names, each with its own {row.path}.OPTION: regraft list {row.family} [NAME]"]
     return "\n".join(lines)
 
 

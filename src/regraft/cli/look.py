@@ -11,6 +11,7 @@ from regraft import answering, lifecycle
 from regraft.cli.console import people, results
 from regraft.cli.draw import Drawing, with_drawing
 from regraft.cli.show import emit_json, megabytes, show_inspection
+from regraft.errors import Problem, UsageError
 from regraft.families import FAMILIES
 from regraft.options import describe
 
@@ -50,10 +51,14 @@ def bases(name: str | None, fetch: bool, as_json: bool) -> None:
 
 @click.command("list")
 @click.argument("family", metavar="[FAMILY]", required=False)
+@click.argument("name", metavar="[NAME]", required=False)
 @click.option("--compatible", type=click.Path(path_type=Path), help="Only what works with the network of this artifact.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def list_family(family: str | None, compatible: Path | None, as_json: bool) -> None:
-    """List what can be chosen in FAMILY (tasks, bases, tunings, readers, ...), with its options; without it, the families."""
+def list_family(family: str | None, name: str | None, compatible: Path | None, as_json: bool) -> None:
+    """List what can be chosen in FAMILY (tasks, bases, tunings, readers, ...), with its options; without it, the families.
+
+    With NAME, that one alone.
+    """
     console = people() if as_json else results()
     if family is None:
         if compatible is not None:
@@ -64,6 +69,14 @@ def list_family(family: str | None, compatible: Path | None, as_json: bool) -> N
             emit_json({"families": {name: list(FAMILIES.get(name).names()) for name in FAMILIES.names()}})
         return
     found = lifecycle.list_family(family, compatible=compatible)
+    if name is not None:
+        registry = FAMILIES.get(family)
+        registry.get(name)  # the nearest names where there is none
+        wanted = registry.canonical(name)
+        found = {known: what for known, what in found.items() if known == wanted}
+        if not found:
+            what, fix = f"'{name}' does not work with the network of this artifact", f"see regraft list {family}"
+            raise UsageError(Problem(what=what, where=str(compatible), fix=fix))
     for name, what in found.items():
         console.print(f"[bold]{name}[/bold]  {what}")
         cls = answering.declared(FAMILIES.get(family), name, "Options", None)

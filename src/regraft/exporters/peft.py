@@ -39,7 +39,11 @@ class PeftExporter(TransformersExporter):
     keeps_transforms = True
 
     def problems(self, source: Source) -> list[Problem]:
-        """Return why there is no class, no adapters, or no base that PEFT could put them on."""
+        """Return why there is no class, no adapters, or no base that PEFT could put them on.
+
+        Raises:
+            UsageError: What was added is not of the kind that can be folded.
+        """
         require("peft", needed_by="the exporter 'peft'", extra="peft")
         from regraft.models.hub_adapters import base_folder
 
@@ -47,6 +51,9 @@ class PeftExporter(TransformersExporter):
             what = "the artifact has no adapters, all its weights are in one"
             fix = "export it with --format transformers, or fit adapters: regraft fit ... --tuning lora"
             return [Problem(what=what, where=str(source.artifact.path), expected="an artifact fitted with adapters", fix=fix)]
+        from regraft.models.transform import folded
+
+        folded(source.network())  # a prompt is no part of the hub's class: it says so
         problems = super().problems(source)
         try:
             base_folder(source.manifest.base)

@@ -48,6 +48,15 @@ POOLINGS: "Registry[type[Pooling]]" = Registry(
     },
 )
 
-TRANSFORMS: "Registry[type[Transform]]" = Registry("transforms", {"lora": "regraft.models.lora:Lora"})
+TRANSFORMS: "Registry[type[Transform]]" = Registry(
+    "transforms",
+    {
+        "lora": "regraft.models.lora:Lora",
+        "dora": "regraft.models.dora:Dora",
+        "pissa": "regraft.models.pissa:Pissa",
+        "ia3": "regraft.models.ia3:Ia3",
+        "prompt": "regraft.models.prompt:Prompt",
+    },
+)
 
 __all__ = ["BASES", "JOINING", "POOLINGS", "TRANSFORMS", "Base", "BaseCard"]

@@ -105,7 +105,8 @@ class Backbone(nn.Module):
         self.pooling = POOLINGS.get(pooling.name).for_body(body.model, body.unused, pooling.seed)
         self.blocks: Blocks = find_blocks(body.model, body.architecture, "body")
         linear = any(is_linear(module) for path in self.blocks.layers for module in self.get_submodule(path).modules())
-        self.provides = frozenset({"sequence", "pooled", *(["linear"] if linear else [])})
+        tokens = body.architecture.masked and "input_ids" in body.architecture.inputs
+        self.provides = frozenset({"sequence", "pooled", *(["linear"] if linear else []), *(["tokens"] if tokens else [])})
         self.packing: Packing = packing_of(body.model, body.architecture)
         self.shapes = Shapes()
         self.unused = dict(body.unused)

@@ -3,38 +3,37 @@
     model = AutoModelForSequenceClassification.from_pretrained(BASE, config=AutoConfig.from_pretrained(FOLDER))
     PeftModel.from_pretrained(model, FOLDER)
 
-The folder holds what learnt: A and B, the head, the layer of the pooling that is the class's own. The base is only named.
+The folder holds what learnt: the adapters, the head, the layer of the pooling that is the class's own. The base is only named.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from regraft.errors import ArtifactError, BaseError, Problem
-from regraft.models import BASES
+from regraft.models import BASES, TRANSFORMS
+from regraft.models.adapters import LayerAdapters
 from regraft.models.backbones import align, make_config, quietly
 from regraft.models.fetch import sha256_of
 from regraft.models.folder import FolderBase
 from regraft.models.folder_check import CONFIG_FILE, check_folder
 from regraft.models.hub_classifier import class_of, hub_state
 from regraft.models.hub_heads import HUB_HEADS
-from regraft.models.lora import adapter_layers, transposed
 from regraft.models.net import Headed
-from regraft.models.peft_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PREFIX, adapter_config, read_adapter
+from regraft.models.peft_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PREFIX, read_adapter
 from regraft.models.safety import config_problems, read_json
-from regraft.models.transform import added_names
 from regraft.options import JSON, build
 
 _TASK = "SEQ_CLS"
 _KNOWN = (
-    "peft_type inference_mode r lora_alpha lora_dropout use_rslora fan_in_fan_out bias target_modules task_type"
-    " base_model_name_or_path revision modules_to_save"
+    "peft_type inference_mode r lora_alpha lora_dropout use_rslora use_dora fan_in_fan_out bias target_modules"
+    " feedforward_modules task_type base_model_name_or_path revision modules_to_save"
 )
 _BODY = "backbone.body."
 
@@ -78,8 +77,9 @@ def base_reference(origin: Mapping[str, JSON], folder: Path) -> dict[str, JSON]:
 
 def learnt_state(net: Headed) -> dict[str, torch.Tensor]:
     """Return the tensors that the base does not have under the names of the hub's class, on the CPU; they are not copied."""
-    added = added_names(net)
-    return hub_state(net, {name for name in net.state_dict() if name in added or not name.startswith(_BODY)})
+    beside = hub_state(net, {name for name in net.state_dict() if not name.startswith(_BODY)})
+    adapters, plan, placed = _adapters(net)
+    return beside | adapters.tensors(net, plan, placed)
 
 
 def classifier_adapters(net: Headed, reference: Mapping[str, JSON]) -> dict[str, JSON]:
@@ -89,13 +89,22 @@ def classifier_adapters(net: Headed, reference: Mapping[str, JSON]) -> dict[str,
         net: A network that is the class, with adapters.
         reference: See `base_reference`.
     """
-    (applied,) = net.transforms
+    adapters, plan, placed = _adapters(net)
     head = HUB_HEADS[net.backbone.body.config.model_type]
-    layers = [f"{head.body}.{path}" for path in adapter_layers(applied.plan)]
     whole = head.linear.partition(".")[0]
     beside = [path for path in (head.dense, head.norm) if path and not path.startswith(f"{whole}.")]
     more = {"task_type": _TASK, "modules_to_save": [whole, *beside], **reference}
-    return adapter_config(applied.plan, layers, transposed=transposed(net, applied.plan), more=more)
+    return adapters.config(net, plan, more, placed)
+
+
+def _adapters(net: Headed) -> tuple[LayerAdapters, Mapping[str, JSON], Callable[[str], str]]:
+    """Return the adapters of a network, their plan, and what a path in its body is in the hub's class."""
+    (applied,) = net.transforms
+    adapters = TRANSFORMS.get(applied.name)()
+    if not isinstance(adapters, LayerAdapters):
+        raise TypeError(f"adapters of linear layers are expected, got {applied.name}")
+    body = HUB_HEADS[net.backbone.body.config.model_type].body
+    return adapters, applied.plan, lambda path: f"{body}.{path}"
 
 
 def open_adapted(base: Path, folder: Path) -> Any:

@@ -1,4 +1,4 @@
-"""Low-rank adapters as the folder that PEFT writes and reads: a configuration and the tensors. PEFT itself is not needed.
+"""Adapters as the folder that PEFT writes and reads: a configuration and the tensors. PEFT itself is not needed.
 
 from peft import PeftModel
 PeftModel.from_pretrained(AutoModel.from_pretrained("ARTIFACT/backbone"), "ARTIFACT/adapter")
@@ -24,44 +24,30 @@ PREFIX = "base_model.model."
 """What PEFT puts before the path of every module."""
 
 
-def adapter_config(
-    plan: Mapping[str, JSON], layers: Sequence[str], *, transposed: bool, more: Mapping[str, JSON]
-) -> dict[str, JSON]:
-    """Return what PEFT's `LoraConfig.save_pretrained` writes; a key that is left out has PEFT's default.
+def adapter_config(settings: Mapping[str, JSON], layers: Sequence[str], more: Mapping[str, JSON]) -> dict[str, JSON]:
+    """Return what PEFT's `save_pretrained` of a configuration writes; a key that is left out has PEFT's default.
 
     Args:
-        plan: Of the transform `lora`.
+        settings: Of the kind of adapter.
         layers: Whole path of each adapted layer in the model that PEFT wraps: it adapts whatever ends with a name.
-        transposed: Whether the layers keep their weights as (in, out).
         more: Keys that depend on the model: task_type, base_model_name_or_path, modules_to_save.
     """
-    alpha = float(plan["alpha"])
-    return {
-        "peft_type": "LORA",
-        "inference_mode": True,
-        "r": plan["rank"],
-        "lora_alpha": int(alpha) if alpha.is_integer() else alpha,
-        "lora_dropout": plan["dropout"],
-        "use_rslora": plan["rslora"],
-        "fan_in_fan_out": transposed,
-        "bias": "none",
-        "target_modules": list(layers),
-        **more,
-    }
+    return {"inference_mode": True, "target_modules": list(layers), **settings, **more}
 
 
-def write_adapter(folder: Path, config: Mapping[str, JSON], tensors: Mapping[str, torch.Tensor]) -> None:
+def write_adapter(folder: Path, config: Mapping[str, JSON], tensors: Mapping[str, torch.Tensor], prefix: str = PREFIX) -> None:
     """Write both files.
 
     Args:
         folder: An existing folder.
         config: See `adapter_config`.
         tensors: Path in the model that PEFT wraps -> tensor on the CPU.
+        prefix: Put before each path.
     """
     from safetensors.torch import save_file
 
     (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    named = {f"{PREFIX}{name}": tensor.contiguous() for name, tensor in sorted(tensors.items())}
+    named = {f"{prefix}{name}": tensor.contiguous() for name, tensor in sorted(tensors.items())}
     save_file(named, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
 
 

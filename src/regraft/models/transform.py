@@ -11,7 +11,7 @@ come with the base; everything else of it keeps the name that it had.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -52,6 +52,9 @@ class Transform(ABC):
     folder: ClassVar[str]
     """Folder of an artifact that holds the weights it added."""
 
+    foldable: ClassVar[bool] = True
+    """Whether a network without what it added can compute the same."""
+
     @abstractmethod
     def apply(self, net: Headed, options: Any, batches: Iterable[Batch], seed: int) -> dict[str, JSON]:
         """Edit a network in place and return the plan.
@@ -88,7 +91,15 @@ class Transform(ABC):
 
     @abstractmethod
     def without(self, net: Headed, plan: Mapping[str, JSON]) -> dict[str, nn.Module]:
-        """Return modules by path that compute the same as the edited ones, in the structure before the edit."""
+        """Return modules by path that compute the same as the edited ones, in the structure before the edit.
+
+        Raises:
+            UsageError: There are none (see `foldable`).
+        """
+
+    def original(self, net: Headed, plan: Mapping[str, JSON]) -> dict[str, nn.Module]:
+        """Return modules by path as they were before the edit, if nothing that was added has learnt yet."""
+        return self.without(net, plan)
 
 
 def apply(net: Headed, name: str, options: Any, batches: Iterable[Batch], seed: int) -> None:
@@ -138,12 +149,28 @@ def folded(net: Headed) -> Headed:
 
     Args:
         net: Not changed; given back itself where it went through no transform.
+
+    Raises:
+        UsageError: What a transform added cannot be folded.
     """
+    return _undone(net, lambda made, applied: _of(applied.name).without(made, applied.plan))
+
+
+def original(net: Headed) -> Headed:
+    """Return a network that answers as the base did before transforms, if nothing that they added has learnt yet.
+
+    Args:
+        net: Not changed; given back itself where it went through no transform.
+    """
+    return _undone(net, lambda made, applied: _of(applied.name).original(made, applied.plan))
+
+
+def _undone(net: Headed, modules: Callable[[Headed, Applied], dict[str, nn.Module]]) -> Headed:
     from regraft.models.view import view
 
     made = net
     for applied in reversed(net.transforms):
-        made = view(made, _of(applied.name).without(made, applied.plan))
+        made = view(made, modules(made, applied))
         made.transforms = made.transforms[:-1]
     return made
 

@@ -27,6 +27,21 @@ class Event:
 
 
 @record
+class PartShare:
+    """How much of a part of the network learns.
+
+    Args:
+        weights: Weights of the part.
+        trainable: Those that learn; of a token table only the rows that training uses.
+        size_bytes: What it takes while it learns: weights, and of those that learn gradients and the optimiser's state.
+    """
+
+    weights: int
+    trainable: int
+    size_bytes: int
+
+
+@record
 class BeginEvent(Event):
     """Training is about to start.
 
@@ -35,12 +50,14 @@ class BeginEvent(Event):
         rows: Training rows an epoch.
         parameters: Weights of the network.
         trainable: Weights that learn.
+        parts: Part of the network ("embeddings", "layers", "adapters", "head", ...) -> how much of it learns.
     """
 
     total_steps: int
     rows: int
     parameters: int
     trainable: int
+    parts: Mapping[str, PartShare] = field(default_factory=dict)
 
 
 @record

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from regraft.models.transform import added_names
 from regraft.options import Field, options
+from regraft.tuning.tuning import Learnt
 
 if TYPE_CHECKING:
     import torch
@@ -142,7 +143,7 @@ def from_scratch(options: TrainOptions) -> TrainOptions:
 def parameter_groups(
     net: nn.Module, trainable: Set[str], new: Set[str], rates: Rates, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Sort the weights that learn into up to six groups: of the backbone, adapters or new, with decay or without.
+    """Sort the weights that learn into groups of one rate: of the backbone, adapters or new, with decay or without.
 
     Norms and biases do not decay: pulling a scale to zero or a bias anywhere is no prior anyone holds. Nor do embeddings: a row
     that no batch touches must stay as it was pretrained instead of fading, and then only the rows in use need to be trained
@@ -150,23 +151,24 @@ def parameter_groups(
 
     Args:
         net: The network.
-        trainable: Names of the parameters that learn.
+        trainable: Names of the parameters that learn; `Learnt` also says by what rates are multiplied.
         new: Names of the parameters that the fit added.
         rates: Peak rates of the backbone and of new weights.
         weight_decay: Decoupled decay of the weights that decay.
 
     Returns:
-        Non-empty groups, the backbone's first, as torch optimisers take them; each also says its "peak" rate.
+        Non-empty groups, the backbone's first and those of high rates before others, as torch optimisers take them; each also
+        says its "peak" rate.
     """
     plain, adapters = _undecayed(net), added_names(net)
-    sorted_names: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    sorted_names: dict[tuple[int, float, bool], list[nn.Parameter]] = {}
     for name, parameter in net.named_parameters():
         if name in trainable:
             part = 1 if name in adapters else 2 if name in new else 0
-            sorted_names.setdefault((part, name in plain), []).append(parameter)
+            sorted_names.setdefault((part, -Learnt.share(trainable, name), name in plain), []).append(parameter)
     groups = []
-    for (part, is_plain), parameters in sorted(sorted_names.items(), key=lambda item: item[0]):
-        rate = (rates.backbone, rates.adapters, rates.new)[part]
+    for (part, lower, is_plain), parameters in sorted(sorted_names.items(), key=lambda item: item[0]):
+        rate = (rates.backbone, rates.adapters, rates.new)[part] * -lower
         decay = 0.0 if is_plain else weight_decay
         groups.append({"params": parameters, "lr": rate, "peak": rate, "weight_decay": decay})
     return groups

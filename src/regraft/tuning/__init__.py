@@ -11,7 +11,13 @@ TUNINGS: Registry[type[Tuning]] = Registry(
         "top-k": "regraft.tuning.top_k:TopK",
         "gradual": "regraft.tuning.gradual:Gradual",
         "by-part": "regraft.tuning.by_part:ByPart",
+        "bitfit": "regraft.tuning.bitfit:BitFit",
         "lora": "regraft.tuning.lora:Lora",
+        "rslora": "regraft.tuning.rslora:RsLora",
+        "dora": "regraft.tuning.dora:Dora",
+        "pissa": "regraft.tuning.pissa:Pissa",
+        "ia3": "regraft.tuning.ia3:Ia3",
+        "prompt": "regraft.tuning.prompt:Prompt",
     },
 )
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Annotated, Any
 
 from regraft.errors import OptionsError, Problem, did_you_mean
 from regraft.options import Among, Field, Pick, build, options
+from regraft.tuning.options import TuningOptions
 from regraft.tuning.parts import new_parameters
 from regraft.tuning.tuning import Tuning
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from regraft.models.net import Headed
     from regraft.types import Batch
 
 
 @options
-class ByPartOptions:
+class ByPartOptions(TuningOptions):
     """How each part learns."""
 
     parts: dict[str, Any] = Field(default_factory=dict)
@@ -68,18 +70,61 @@ class ByPart(Tuning):
         Raises:
             OptionsError: A part has fewer layers than its tuning wants.
         """
-        from regraft.models.net import Headed
-
         if not _keys(net):
             return self._others.trainable(net)
-        fused: Any = net.backbone
         names = new_parameters(net)
-        for place, key in enumerate(_keys(net)):
-            alone = Headed(fused.parts[place], net.head)
-            own = self._parts.get(key, self._others).trainable(alone)
+        for place, (_, tuning, alone) in enumerate(self._alone(net)):
+            own = tuning.trainable(alone)
             inside = (name.removeprefix("backbone.") for name in own if name.startswith("backbone."))
             names |= {f"backbone.parts.{place}.{name}" for name in inside}
         return names
+
+    def check(self, net: Headed) -> None:
+        """Refuse options that do not fit this network, those of the parts' own tunings included.
+
+        Raises:
+            OptionsError: One problem each, said of the part.
+        """
+        problems: list[Problem] = []
+        for said, tuning, part in self._alone(net):
+            try:
+                tuning.check(part)
+            except OptionsError as error:
+                where = f"tuning.parts.{said}" if said in self._parts else "tuning.others"
+                problems += [dataclasses.replace(one, where=f"{where}, {one.where}") for one in error.problems]
+        if problems:
+            raise OptionsError(problems)
+        super().check(net)
+
+    def shares(self, net: Headed) -> dict[str, float]:
+        """Return by what peak rates are multiplied: by what is said for all, and for the part alone."""
+        found = super().shares(net)
+        for place, (_, tuning, part) in enumerate(self._alone(net)):
+            for name, share in tuning.shares(part).items():
+                path = name.replace("backbone.", f"backbone.parts.{place}.", 1) if _keys(net) else name
+                found[path] = found.get(path, 1.0) * share
+        return {name: share for name, share in found.items() if share != 1.0}
+
+    def begin(self, net: Headed, seed: int) -> None:
+        """Draw the layers anew that shall be, of all parts and of each by itself."""
+        super().begin(net, seed)
+        for place, (_, tuning, part) in enumerate(self._alone(net)):
+            tuning.begin(part, seed + place)
+
+    def _alone(self, net: Headed) -> Iterator[tuple[str, Tuning, Headed]]:
+        """Yield the key of each part, its tuning, and a network of it alone, without a head.
+
+        A base without parts is one of the others.
+        """
+        from torch import nn
+
+        from regraft.models.net import Headed
+
+        if not _keys(net):
+            yield "", self._others, net
+        fused: Any = net.backbone
+        for place, key in enumerate(_keys(net)):
+            yield key, self._parts.get(key, self._others), Headed(fused.parts[place], nn.Identity())
 
 
 def _keys(net: Headed) -> tuple[str, ...]:

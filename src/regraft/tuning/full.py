@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from regraft.options import options
+from regraft.tuning.options import TuningOptions
 from regraft.tuning.tuning import Tuning
 
 if TYPE_CHECKING:
@@ -12,8 +13,8 @@ if TYPE_CHECKING:
 
 
 @options
-class FullOptions:
-    """Full tuning has nothing to choose."""
+class FullOptions(TuningOptions):
+    """Full tuning has nothing to choose but how fast parts learn."""
 
 
 class Full(Tuning):

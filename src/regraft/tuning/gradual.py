@@ -9,6 +9,7 @@ from regraft.errors import OptionsError, Problem
 from regraft.models.transform import added_names
 from regraft.options import Among, Field, Pick, build, options
 from regraft.tuning.head import Head, HeadOptions
+from regraft.tuning.options import TuningOptions
 from regraft.tuning.top_k import TopK, TopKOptions
 from regraft.tuning.tuning import Phase, Tuning
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @options
-class GradualOptions:
+class GradualOptions(TuningOptions):
     """What learns when."""
 
     head_epochs: Annotated[int, Field(ge=1)] = 20
@@ -65,6 +66,10 @@ class Gradual(Tuning):
         if sorted(set(options.layers)) != list(options.layers):
             what, fix = "more and more layers learn from phase to phase", "write them in rising order: [1, 2, 4]"
             raise OptionsError(Problem(what=what, where="tuning.layers", got=str(list(options.layers)), fix=fix))
+        if options.layers and (options.reinit or getattr(chosen, "reinit", 0)):
+            what = "layers that have learnt in a phase in between would be drawn anew for the last one"
+            fix = "leave out tuning.layers, or what is drawn anew"
+            raise OptionsError(Problem(what=what, where="tuning.reinit", got=str(list(options.layers)), fix=fix))
         self._last: Tuning = cls(chosen)
         self._last_name = pick.name
 
@@ -78,9 +83,33 @@ class Gradual(Tuning):
 
     def phases(self) -> tuple[Phase, ...]:
         """Return the head, the layers in between, and the last phase."""
-        head = Phase(name="head", tuning=_AsItCame(Head(HeadOptions())), epochs=self.options.head_epochs)
-        between = (_top(layers) for layers in self.options.layers)
-        return (head, *between, Phase(name=self._last_name, tuning=self._last))
+        head = Phase(name="head", tuning=_Step(self, Head(HeadOptions())), epochs=self.options.head_epochs)
+        between = (self._top(layers) for layers in self.options.layers)
+        return (head, *between, Phase(name=self._last_name, tuning=_Step(self, self._last, last=True)))
+
+    def _top(self, layers: int) -> Phase:
+        return Phase(name=f"top {layers}", tuning=_Step(self, TopK(TopKOptions(layers=layers))), epochs=1)
+
+    def check(self, net: Headed) -> None:
+        """Refuse options that do not fit this network, those of the last phase included.
+
+        Raises:
+            OptionsError: One problem each.
+        """
+        self._last.check(net)
+        super().check(net)
+
+    def shares(self, net: Headed) -> dict[str, float]:
+        """Return by what peak rates are multiplied: by what is said for all phases, and for the last."""
+        found = super().shares(net)
+        for name, share in self._last.shares(net).items():
+            found[name] = found.get(name, 1.0) * share
+        return found
+
+    def begin(self, net: Headed, seed: int) -> None:
+        """Draw the layers anew that shall be, before the last phase."""
+        super().begin(net, seed)
+        self._last.begin(net, seed)
 
     def trainable(self, net: Headed) -> set[str]:
         """Return what learns in the last phase, which holds all that learns before it.
@@ -97,21 +126,29 @@ class Gradual(Tuning):
         return last
 
 
-def _top(layers: int) -> Phase:
-    return Phase(name=f"top {layers}", tuning=_AsItCame(TopK(TopKOptions(layers=layers))), epochs=1)
-
-
-class _AsItCame(Tuning):
-    """Let learn what another tuning does, but nothing that a transform has added: that waits for the last phase.
+class _Step(Tuning):
+    """One phase: before the last one nothing that a transform has added learns, and no layer is drawn anew.
 
     Args:
-        tuning: The other.
+        whole: What all phases are of.
+        own: Says what learns in this one.
+        last: Whether it is the last.
     """
 
-    def __init__(self, tuning: Tuning) -> None:
-        super().__init__(tuning.options)
-        self._tuning = tuning
+    def __init__(self, whole: Gradual, own: Tuning, *, last: bool = False) -> None:
+        super().__init__(own.options)
+        self._whole, self._own, self._is_last = whole, own, last
 
     def trainable(self, net: Headed) -> set[str]:
-        """Return the names of its weights, without added ones."""
-        return self._tuning.trainable(net) - added_names(net)
+        """Return the names of its weights."""
+        names = self._own.trainable(net)
+        return names if self._is_last else names - added_names(net)
+
+    def shares(self, net: Headed) -> dict[str, float]:
+        """Return by what peak rates are multiplied, in every phase alike."""
+        return self._whole.shares(net)
+
+    def begin(self, net: Headed, seed: int) -> None:
+        """Draw layers anew, before the last phase."""
+        if self._is_last:
+            self._whole.begin(net, seed)

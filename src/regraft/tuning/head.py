@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from regraft.options import options
+from regraft.tuning.options import TuningOptions
 from regraft.tuning.parts import new_parameters
 from regraft.tuning.tuning import Tuning
 
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
 
 
 @options
-class HeadOptions:
-    """Head tuning has nothing to choose."""
+class HeadOptions(TuningOptions):
+    """Head tuning has nothing to choose but how fast parts learn."""
 
 
 class Head(Tuning):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from regraft.errors import OptionsError, Problem
 from regraft.options import Field, options
+from regraft.tuning.options import TuningOptions
 from regraft.tuning.parts import new_parameters
 from regraft.tuning.tuning import Tuning
 
@@ -16,7 +17,7 @@ _BACKBONE = "backbone."
 
 
 @options
-class TopKOptions:
+class TopKOptions(TuningOptions):
     """How much of the backbone learns."""
 
     layers: Annotated[int, Field(ge=1)] = 2

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from regraft.errors import OptionsError
+from regraft.tuning.options import TuningOptions
 
 if TYPE_CHECKING:
     from regraft.models.net import Headed
@@ -27,6 +30,28 @@ class Phase:
     epochs: int | None = None
 
 
+class Learnt(set[str]):
+    """Names of the weights that learn, and by what the peak rates of some are multiplied.
+
+    Args:
+        names: Names of weights.
+        shares: Name -> factor; 1 where there is none. What set operations make of it has none.
+
+    Example:
+        >>> Learnt(["a", "b"], {"b": 0.5}) == {"a", "b"}
+        True
+    """
+
+    def __init__(self, names: Iterable[str], shares: Mapping[str, float]) -> None:
+        super().__init__(names)
+        self.shares = shares
+
+    @staticmethod
+    def share(names: Set[str], name: str) -> float:
+        """Return by what the peak rate of a weight is multiplied, of names that say it and of those that do not."""
+        return names.shares.get(name, 1.0) if isinstance(names, Learnt) else 1.0
+
+
 class Tuning(ABC):
     """Decide which weights learn. Decides from options and the network alone and leaves nothing behind on modules.
 
@@ -35,8 +60,13 @@ class Tuning(ABC):
     """
 
     Options: ClassVar[type[Any]]
+    """A subclass of `TuningOptions`."""
+
     needs: ClassVar[frozenset[str]] = frozenset()
     """What a backbone must provide for it (`Backbone.provides`)."""
+
+    neutral: ClassVar[bool] = True
+    """Whether the network answers as before until something has learnt."""
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -63,3 +93,42 @@ class Tuning(ABC):
     @abstractmethod
     def trainable(self, net: Headed) -> set[str]:
         """Return the names (of `net.named_parameters()`) that learn; the rest is frozen and runs in evaluation mode."""
+
+    def check(self, net: Headed) -> None:
+        """Refuse options that every tuning has and that do not fit this network.
+
+        Args:
+            net: The whole network, prepared.
+
+        Raises:
+            OptionsError: A part or layer is not there or does not learn; one problem each.
+        """
+        from regraft.tuning.anew import anew_problems
+        from regraft.tuning.rates import rate_problems
+
+        said, names = self._said, self.trainable(net)
+        problems = [*rate_problems(net, said, names), *anew_problems(net, said.reinit, names)]
+        if problems:
+            raise OptionsError(problems)
+
+    def shares(self, net: Headed) -> dict[str, float]:
+        """Return name of a weight -> by what its peak rate is multiplied; names with 1 are left out."""
+        from regraft.tuning.rates import shares_of
+
+        return shares_of(net, self._said)
+
+    def begin(self, net: Headed, seed: int) -> None:
+        """Draw the layers anew that shall be, just before they learn: baselines have seen the base as it came.
+
+        Args:
+            net: The whole network, changed in place.
+            seed: Draws them.
+        """
+        from regraft.tuning.anew import draw_anew
+
+        if self._said.reinit:
+            draw_anew(net, self._said.reinit, seed)
+
+    @property
+    def _said(self) -> TuningOptions:
+        return self.options if isinstance(self.options, TuningOptions) else TuningOptions()

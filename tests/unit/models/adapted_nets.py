@@ -13,6 +13,9 @@ from regraft.models.backbones import Backbone, Body, PoolingChoice, detach_unuse
 from regraft.models.heads import LinearHead
 from regraft.models.net import Headed
 from regraft.models.sound_networks import AstSound, HubertSound, Wav2Vec2Sound, WavLMSound, WhisperSound
+from regraft.models.transform import added_names
+from regraft.options import build
+from regraft.tuning import TUNINGS
 from regraft.tuning.lora import Lora, LoraOptions
 from regraft.types import Batch
 
@@ -145,3 +148,23 @@ def outputs(net, rows):
     net.eval()
     with torch.no_grad():
         return net(*rows)
+
+
+def tuned(name, tuning, seed=0, filled=True, **options):
+    """Return a network that a tuning with this name has prepared; filled, what it added is not at its neutral start."""
+    cls = TUNINGS.get(tuning)
+    net = headed(name)
+    cls(build(cls.Options, options)).prepare(net, iter([batch_of(*given(name))]), seed)
+    if filled:
+        stir(net)
+    return net
+
+
+def stir(net, seed=1):
+    """Move everything that a transform added and that can learn, as if it had learnt."""
+    generator = torch.Generator().manual_seed(seed)
+    added = added_names(net)
+    with torch.no_grad():
+        for key, parameter in net.named_parameters():
+            if key in added:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))

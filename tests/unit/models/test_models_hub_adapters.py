@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from adapted_nets import batch_of, fill
+from adapted_nets import batch_of, stir
 from test_models_hub_head import LABELS, PAD, batch, folders, make_net  # noqa: F401 - a fixture
 
 from regraft.errors import ArtifactError, BaseError
@@ -17,7 +17,7 @@ from regraft.models.hub_adapters import base_folder, base_reference, classifier_
 from regraft.models.hub_classifier import hub_config
 from regraft.models.hub_heads import HUB_HEADS
 from regraft.models.peft_folder import write_adapter
-from regraft.tuning.lora import Lora, LoraOptions
+from regraft.tuning import TUNINGS
 
 peft = pytest.importorskip("peft")
 # PEFT asks the hub's models for a property that the hub has renamed since.
@@ -25,11 +25,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 OTHERS = {"bert", "gpt2", "distilbert", "modernbert"}  # what the others do is done by one of these
 
 
-def written(base, out):
+def written(base, out, kind="lora"):
     """Write a network with adapters as a PEFT folder and return it."""
-    net = make_net(base)
-    Lora(LoraOptions(rank=2)).prepare(net, iter([batch_of(*batch())]), 0)
-    fill(net)
+    net, cls = make_net(base), TUNINGS.get(kind)
+    cls(cls.Options()).prepare(net, iter([batch_of(*batch())]), 0)
+    stir(net)
     with torch.no_grad():
         for values in net.backbone.pooling.parameters():
             values.add_(0.05)
@@ -53,6 +53,22 @@ def test_peft_gives_the_logits_of_the_network(name, folders, tmp_path):  # noqa:
     torch.testing.assert_close(logits, ours, atol=2e-5, rtol=1e-5)
     assert model.config.id2label == dict(enumerate(LABELS))
     assert not model.training
+
+
+@pytest.mark.parametrize("kind", ["rslora", "dora", "pissa", "ia3"])
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set:UserWarning")
+def test_so_it_does_with_every_kind_of_adapter(kind, folders, tmp_path):  # noqa: F811
+    for name in ("bert", "gpt2"):
+        (tmp_path / name).mkdir()
+        net = written(folders(name), tmp_path / name, kind)
+        inputs, mask = batch()
+        with torch.no_grad():
+            taken = {key: inputs[key] for key in ARCHITECTURES[name].inputs}
+            more = {"use_cache": False} if ARCHITECTURES[name].causal else {}
+            model = open_adapted(folders(name), tmp_path / name)
+            torch.testing.assert_close(
+                model(**taken, attention_mask=mask.long(), **more).logits, net(inputs, mask), atol=2e-5, rtol=1e-5
+            )
 
 
 @pytest.mark.filterwarnings("ignore:Found missing adapter keys:UserWarning")  # PEFT says so and goes on

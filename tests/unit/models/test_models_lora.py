@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from regraft.errors import ArtifactError, OptionsError
 from regraft.models import transform
+from regraft.models.adapters import linear_layers
 from regraft.models.backbones import Backbone, Shapes
-from regraft.models.lora import LoraPlan, linear_layers
+from regraft.models.lora import LoraPlan
 from regraft.models.net import BACKBONE_FOLDER, WEIGHTS_FILE, Headed, load_outside, save_net, weights_digest
 from regraft.tuning.lora import Lora, LoraOptions
 
@@ -201,7 +202,7 @@ def test_a_base_without_linear_layers_is_refused_with_the_tunings_it_has(kind):
     for text in (
         "no linear layers",
         "a base that provides pooled, sequence",
-        "choose another tuning (full, head, top-k, by-part)",
+        "choose another tuning (full, head, top-k, by-part, bitfit, prompt)",
     ):
         assert text in said
     assert made.net.state_dict().keys() == state.keys()

@@ -69,7 +69,7 @@ def test_what_cannot_be_says_what_can():
     with pytest.raises(OptionsError) as caught:
         named(net, parts={"title": "lora"})
     assert "cannot do for one part alone" in str(caught.value)
-    assert "full or head or top-k" in str(caught.value)
+    assert "full or head or top-k or bitfit" in str(caught.value)
     with pytest.raises(UsageError, match=r"no.*'ful'"):
         named(net, parts={"title": "ful"})
     with pytest.raises(OptionsError, match=r"at most 2"):
