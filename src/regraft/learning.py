@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from regraft.errors import OptionsError, Problem
 from regraft.evaluation.rung import Rows
 from regraft.evaluation.sample import stratified
 from regraft.objectives import OBJECTIVES
 from regraft.planning import SPLITS, Plan
 from regraft.regularizers.regularized import regularized
+from regraft.training import OPTIMIZERS, SCHEDULES
 from regraft.training.events import BeginEvent, EndEvent, Event
 from regraft.training.stages import Stages
 from regraft.training.threads import default_threads
@@ -46,13 +48,41 @@ def learner(net: Headed, plan: Plan, stages: Stages) -> Iterator[Learner]:
 
     tuning_class, tuning_options = plan.wanted.tuning.resolve(TUNINGS)
     trainable = tuning_class(tuning_options).trainable(net) - net.fixed
-    _objective(plan).check(net, trainable, plan.task)
+    _check(net, trainable, plan)
     used = {split: plan.rows[split] for split in SPLITS[:2]}
     with contextlib.ExitStack() as stack:
         with stages("compute what is frozen", sum(map(len, used.values()))):
             setting = _setting(plan, stages)
             found = stack.enter_context(made(net, trainable, plan.task.needs, used, setting, stages.progress))
         yield found
+
+
+def _check(net: Headed, trainable: set[str], plan: Plan) -> None:
+    """Refuse what cannot be learnt here, or not so, before anything is computed.
+
+    Raises:
+        OptionsError: All that is wrong with objective, regularisers, optimiser and schedule, at once.
+    """
+    train = plan.wanted.train
+    optimizer, chosen = train.optimizer.resolve(OPTIMIZERS)
+    problems: list[Problem] = []
+    checks: tuple[Callable[[], None], ...] = (
+        functools.partial(_objective(plan).check, net, trainable, plan.task),
+        functools.partial(optimizer(chosen).check, net, trainable),
+    )
+    for check in checks:
+        try:
+            check()
+        except OptionsError as error:
+            problems += error.problems
+    if train.schedule.resolve(SCHEDULES)[0].judges and not len(plan.rows["valid"]):
+        what, fix = (
+            f"the schedule '{train.schedule.name}' follows validations",
+            "give validation rows, or choose another schedule",
+        )
+        problems.append(Problem(what=what, where="train.schedule", got="no validation rows", fix=fix))
+    if problems:
+        raise OptionsError(problems)
 
 
 def _objective(plan: Plan) -> Objective:

@@ -16,6 +16,7 @@ from tiny_net import tiny_judge, tiny_net, tiny_objective
 from regraft.artifact.run import safetensors_parts
 from regraft.errors import ArtifactError, InterruptedRunError
 from regraft.options import build
+from regraft.registry import installed
 from regraft.regularizers.regularized import regularized
 from regraft.training.checkpoint import Nothing, State, Stop, captured, put_into, stopping
 from regraft.training.events import EndEvent, StepEvent, ValidEvent
@@ -72,6 +73,11 @@ def same(one, other) -> bool:
         {"regularize": {"swa": {"start": 0.3, "every": 2}}, "judged": False},
         {"bad_steps": {"policy": {"name": "roll-back", "every": 3}, "exploding": 1.05, "limit": 99}, "learning_rate": 0.05},
         {"optimizer": {"name": "adamw", "beta1": 0.5}, "schedule": "cosine", "max_steps": 9},
+        {"optimizer": "sgd", "schedule": {"name": "plateau", "patience": 0, "min_change": 0.05}, "learning_rate": 0.1},
+        {"optimizer": "adafactor", "schedule": "wsd"},
+        {"optimizer": "lion", "schedule": "inverse-sqrt", "micro_batch_size": 3},
+        {"optimizer": "muon", "schedule": "polynomial"},
+        pytest.param({"optimizer": "adam8bit"}, marks=pytest.mark.skipif(not installed("bitsandbytes"), reason="its extra")),
     ],
 )
 def test_going_on_from_any_state_gives_the_same_bits(values):
