@@ -53,6 +53,11 @@ def learner(net: Headed, plan: Plan, stages: Stages) -> Iterator[Learner]:
     with contextlib.ExitStack() as stack:
         with stages("compute what is frozen", sum(map(len, used.values()))):
             setting = _setting(plan, stages)
+            if _objective(plan).varies and setting.cache.enabled:
+                stages.note(
+                    "what is frozen is computed in every epoch: a regulariser changes rows each time that they are seen"
+                )
+                setting = dataclasses.replace(setting, cache=dataclasses.replace(setting.cache, enabled=False))
             found = stack.enter_context(made(net, trainable, plan.task.needs, used, setting, stages.progress))
         yield found
 
@@ -161,7 +166,7 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages, run: Run | 
             used = functools.partial(used_ids, plan.rows["train"])  # asked only where there is one table
             compact = stack.enter_context(compacted(learner.net, learner.trainable, used))
         stages.notes(compact.notes)
-        learning = view(compact.net, fast_dropouts(compact.net))
+        learning = objective.prepared(view(compact.net, fast_dropouts(compact.net)))
         known = run.examine(plan, stages) if run else {}
         learning, precision, options = _arithmetic(learning, objective, learner, plan, stages, known)
         arithmetic = {"precision": precision.name, "micro_batch_size": options.micro_batch_size}
