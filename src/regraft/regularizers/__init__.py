@@ -8,6 +8,11 @@ REGULARIZERS: Registry[type[Regularizer]] = Registry(
     {
         "ema": "regraft.regularizers.ema:Ema",
         "swa": "regraft.regularizers.swa:Swa",
+        "l2-sp": "regraft.regularizers.l2_sp:L2Sp",
+        "r-drop": "regraft.regularizers.r_drop:RDrop",
+        "fgm": "regraft.regularizers.fgm:Fgm",
+        "pgd": "regraft.regularizers.pgd:Pgd",
+        "smart": "regraft.regularizers.smart:Smart",
     },
 )
 
