@@ -37,12 +37,14 @@ class Tap:
     Args:
         where: "input", or "pooled": the one vector a row that enters the head.
         moves: What is added, in the order in which it enters; if not given, zeros of which gradients can be taken.
+        change: What is made of what enters, in the place of adding something.
         entered: Filled with what entered, before it was moved.
         outputs: Filled with what the head gave.
     """
 
     where: Where | None = None
     moves: list[torch.Tensor] | None = None
+    change: Callable[[torch.Tensor], torch.Tensor] | None = None
     entered: list[torch.Tensor] = field(default_factory=list)
     outputs: list[torch.Tensor] = field(default_factory=list)
     zeros: list[torch.Tensor] = field(default_factory=list)
@@ -51,6 +53,8 @@ class Tap:
         """Return what entered, moved."""
         place = len(self.entered)
         self.entered.append(value.detach())
+        if self.change is not None:
+            return self.change(value)
         if self.moves is not None:
             return value + self.moves[place].to(value)
         zero = torch.zeros_like(value.detach(), requires_grad=True)
