@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -12,8 +13,13 @@ from assembly import assemble, check_error, check_options_class, fit, flat, prep
 from regraft.errors import DataError, MissingExtraError, OptionsError
 from regraft.modalities.encoded import EncodedRows
 from regraft.objectives import OBJECTIVES
+from regraft.options import Pick, build
+from regraft.regularizers import REGULARIZERS
+from regraft.regularizers.regularized import regularized
 from regraft.training import OPTIMIZERS, SCHEDULES
 from regraft.training.events import EndEvent, StepEvent
+from regraft.training.loop import train
+from regraft.training.options import TrainOptions
 from regraft.tuning import TUNINGS
 
 TASK = "classification"
@@ -243,4 +249,51 @@ SCHEDULE_CHECKS = (
     check_schedule_stays_between_nothing_and_the_peak,
     check_schedule_goes_on_from_its_state,
     check_schedule_trains_a_network,
+)
+
+
+REGULARIZED_BASES = ("cnn", "conv", "sound-conv", "table", "fusion")
+
+
+def regularised(name, base, steps=3):
+    """Return losses and weights of a short training with one regulariser; None where it says that it cannot."""
+    made, cls = assemble(TASK, base), REGULARIZERS.get(name)
+    # Dropout by part is the one that has nothing to do unless it is told what.
+    pick = Pick(name, {"layers": 0.2} if "layers" in {field.name for field in dataclasses.fields(cls.Options)} else {})
+    supervised = OBJECTIVES.get("supervised")
+    objective = regularized(supervised(supervised.Options()), [pick])
+    objective.attach(made.rows, made.task.targets(made.values), made.task)
+    tuned = prepared(made, "full")
+    try:
+        objective.check(made.net, tuned.trainable(made.net), made.task)
+    except OptionsError as error:
+        check_error(error)
+        return None
+    options = build(TrainOptions, {"epochs": 9, "max_steps": steps, "batch_size": 16, "micro_batch_size": 8})
+    events = list(train(objective.prepared(made.net), objective, tuned, options, seed=1))
+    return [event.loss for event in events if isinstance(event, StepEvent)], flat(made.net)
+
+
+def check_regularizer_options(name):
+    check_options_class(REGULARIZERS.get(name).Options)
+
+
+def check_regularizer_trains_every_kind_of_row_or_says_why_not(name):
+    found = {base: regularised(name, base) for base in REGULARIZED_BASES}
+    done = {base: losses for base, losses in found.items() if losses is not None}
+    assert done, f"'{name}' works with none of {', '.join(found)}"
+    assert all(np.isfinite(losses).all() for losses, _ in done.values())
+
+
+def check_regularizer_repeats_itself(name):
+    base = next(base for base in REGULARIZED_BASES if regularised(name, base, steps=1) is not None)
+    (losses, weights), (again, others) = regularised(name, base), regularised(name, base)
+    assert losses == again
+    assert np.array_equal(weights, others)
+
+
+REGULARIZER_CHECKS = (
+    check_regularizer_options,
+    check_regularizer_trains_every_kind_of_row_or_says_why_not,
+    check_regularizer_repeats_itself,
 )

@@ -12,6 +12,7 @@ from assembly import pretrained_bases, scratch_bases, styled_bases
 from regraft.modalities import MODALITIES
 from regraft.models import BASES, POOLINGS
 from regraft.objectives import OBJECTIVES
+from regraft.regularizers import REGULARIZERS
 from regraft.tasks import TASKS
 from regraft.training import OPTIMIZERS, SCHEDULES
 from regraft.tuning import TUNINGS
@@ -62,6 +63,12 @@ def test_objectives(name, check):
 @pytest.mark.parametrize("check", suite_learning.OPTIMIZER_CHECKS, ids=named)
 @pytest.mark.parametrize("name", OPTIMIZERS.names())
 def test_optimizers(name, check):
+    check(name)
+
+
+@pytest.mark.parametrize("check", suite_learning.REGULARIZER_CHECKS, ids=named)
+@pytest.mark.parametrize("name", REGULARIZERS.names())
+def test_regularizers(name, check):
     check(name)
 
 

@@ -28,7 +28,7 @@ class FgmOptions:
 
 
 class Fgm(Regularizer):
-    """Add the loss of each row at r = epsilon g / |g| beside it, where g is the gradient of its loss by what enters.
+    """Learn each row also after one step uphill: its loss at r = epsilon g / |g|, g the gradient of it by what enters.
 
     Miyato, Dai and Goodfellow 2017, arXiv:1605.07725, equations 3 to 5, for each row by itself. There embeddings are normalised
     so that epsilon means something; here it is a share of the length of what enters, so that one value suits text, pictures

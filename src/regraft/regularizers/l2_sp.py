@@ -21,11 +21,12 @@ class L2SpOptions:
 
 
 class L2Sp(Regularizer):
-    """Add alpha / 2 |w - w0|^2 over the weights of the base, w0 their start, and beta / 2 |v|^2 over the new ones to the loss.
+    """Pull weights of the base back to where they started, and new ones to zero.
 
-    Li, Grandvalet and Davoine 2018, arXiv:1802.01483, equation 2. The gradients of both terms are added to those of the whole
-    batch, once an update, so that they do not depend on how a batch is split. Decoupled decay is another pull, towards zero:
-    with this, `train.weight_decay` is best 0.
+    Adds alpha / 2 |w - w0|^2 over the weights w of the base, w0 their start, and beta / 2 |v|^2 over the new ones to the
+    loss: Li, Grandvalet and Davoine 2018, arXiv:1802.01483, equation 2. The gradients of both terms are added to those of the
+    whole batch, once an update, so that they do not depend on how a batch is split. Decoupled decay is another pull, towards
+    zero: with this, `train.weight_decay` is best 0.
 
     Args:
         options: An instance of `Options`.

@@ -32,7 +32,7 @@ class ManifoldMixupOptions:
 
 
 class ManifoldMixup(Mixing):
-    """Learn from lam h + (1 - lam) h' with the targets of both rows, where h is what a layer, or the pooling, makes of a row.
+    """Learn lam h + (1 - lam) h' with the targets of both rows, h what the pooling or a layer makes of a row; also for text.
 
     Verma et al. 2019, arXiv:1806.05236, section 2, equation 1; at the pooled features as Guo, Mao and Zhang 2019
     (arXiv:1905.08941) do with sentences. Below a frozen part that is computed once nothing is mixed. Partners are drawn within

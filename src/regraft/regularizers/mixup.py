@@ -30,7 +30,7 @@ class MixupOptions:
 
 
 class Mixup(Mixing):
-    """Learn lam x + (1 - lam) x' with the targets of both rows: for pictures, sounds, series and tables of numbers.
+    """Learn lam x + (1 - lam) x' with the targets of both rows: for pictures, sounds and series.
 
     Zhang et al. 2018, arXiv:1710.09412, equation of section 2, with one lam a forward pass as in the authors' code. Of two rows
     of different lengths the shorter is filled up with zeros. Mixes the rows as they are encoded, so that nothing below what

@@ -40,11 +40,12 @@ class PgdOptions:
 
 
 class Pgd(Regularizer):
-    """Add the loss of each row at r, found by steps r <- P(r + a g / |g|) uphill, P the projection onto |r| <= epsilon.
+    """Learn each row also after several steps uphill, inside a ball around it.
 
-    Madry et al. 2018, arXiv:1706.06083, section 2.1 and equation 2.1, with lengths (L2) for each row by itself in the place of
-    the largest number; the loss of the unmoved rows stays beside it, as in Zhu et al. 2020 (FreeLB, arXiv:1909.11764), whose
-    steps these are (algorithm 1). Lengths are shares of that of what enters, as for FGM.
+    The steps are r <- P(r + a g / |g|), g the gradient of the loss by what enters, P the projection onto |r| <= epsilon:
+    Madry et al. 2018, arXiv:1706.06083, section 2.1 and equation 2.1, with lengths (L2) for each row by itself in the place
+    of the largest number; the loss of the unmoved rows stays beside it, as in Zhu et al. 2020 (FreeLB, arXiv:1909.11764),
+    whose steps these are (algorithm 1). Lengths are shares of that of what enters, as for FGM.
 
     Args:
         options: An instance of `Options`.

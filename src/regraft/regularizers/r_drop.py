@@ -23,12 +23,12 @@ class RDropOptions:
 
 
 class RDrop(Regularizer):
-    """Take the mean loss of two passes that draw dropout anew, and alpha times (KL(p || q) + KL(q || p)) / 2 between them.
+    """Let two passes that draw dropout anew say the same: their mean loss, and what is between their answers.
 
-    Wu et al. 2021, arXiv:2106.14448, equations 2 to 4, with the mean of both losses in the place of their sum, as in the
-    authors' code, so that the loss of a row stays one. What a divergence is, the task says (`Task.divergence`): of labels,
-    each by itself; of numbers, the squared difference. Without dropout, or with all of it below a frozen part, nothing
-    diverges.
+    The loss is (L1 + L2) / 2 + alpha (KL(p || q) + KL(q || p)) / 2: Wu et al. 2021, arXiv:2106.14448, equations 2 to 4, with
+    the mean of both losses in the place of their sum, as in the authors' code, so that the loss of a row stays one. What a
+    divergence is, the task says (`Task.divergence`): of labels, each by itself; of numbers, the squared difference. Without
+    dropout, or with all of it below a frozen part, nothing diverges.
 
     Args:
         options: An instance of `Options`.

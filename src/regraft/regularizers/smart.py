@@ -41,7 +41,7 @@ class SmartOptions:
 
 
 class Smart(Regularizer):
-    """Add the largest change of the answer that a small move of what enters makes: max of D(f(x + r), f(x)), |r| <= epsilon.
+    """Let small moves of what enters change the answer little: adds max over |r| <= epsilon of D(f(x + r), f(x)).
 
     Jiang et al. 2020, arXiv:1911.03437, equation 2 and algorithm 1, the inner steps r <- P(r + a g / |g|_inf) with the largest
     number as the norm. D is KL(p || q) + KL(q || p) for classes, the squared difference for numbers (`Task.divergence`).

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from regraft.types import Batch
 
 
+_WHERE = "train.regularize.stochastic-depth"
+_FIX = "leave it out; dropout and r-drop may work with this network"
+
+
 @options
 class StochasticDepthOptions:
     """How often layers are left out."""
@@ -27,14 +31,14 @@ class StochasticDepthOptions:
 
 
 class StochasticDepth(Regularizer):
-    """Leave layer l of L out with chance rate l / L, for a whole forward pass; all of them answer.
+    """Leave layers out at random while weights learn, upper ones more often; all of them answer.
 
-    Huang et al. 2016, arXiv:1603.09382, equations 2 and 4, over blocks that give as many numbers as they take: layers of
-    transformers, and the blocks of a stage, where those of a stage that makes maps smaller always run. What a layer adds is
-    divided by its chance to run, in the place of the multiplication when the network answers (equation 5), so that the network
-    that answers stays as it is. Of layers with a norm behind the addition (BERT) that is the LayerDrop of Fan, Grave and Joulin
-    2020, arXiv:1909.11556. Frozen layers always run, and above a frozen part that is computed once also the lowest. Draws are
-    for each micro-batch.
+    Layer l of L is left out with chance rate l / L, for a whole forward pass: Huang et al. 2016, arXiv:1603.09382, equations
+    2 and 4, over blocks that give as many numbers as they take: layers of transformers, and the blocks of a stage, where
+    those of a stage that makes maps smaller always run. What a layer adds is divided by its chance to run, in the place of
+    the multiplication when the network answers (equation 5), so that the network that answers stays as it is. Of layers with
+    a norm behind the addition (BERT) that is the LayerDrop of Fan, Grave and Joulin 2020, arXiv:1909.11556. Frozen layers
+    always run, and above a frozen part that is computed once also the lowest. Draws are for each micro-batch.
 
     Args:
         options: An instance of `Options`.
@@ -52,21 +56,14 @@ class StochasticDepth(Regularizer):
         Raises:
             OptionsError: No layer that learns gives what it takes, or the base reads several parts.
         """
-        from regraft.models.cuts import probe
-        from regraft.regularizers.blocks import same_shaped
-
-        backbone, where = scene.net.backbone, "train.regularize.stochastic-depth"
-        fix = "leave it out; dropout and r-drop work with this network"
-        if backbone.part_widths:
+        if scene.net.backbone.part_widths:
             got = "a base that reads several parts, each in its own way"
             what = "stochastic-depth leaves layers of one backbone out"
-            raise OptionsError(Problem(what=what, where=where, got=got, fix=fix))
-        found = same_shaped(scene.net, *probe(backbone, (1, 3, 5)))
-        inside = tuple(f"backbone.{path}." for path in found)
+            raise OptionsError(Problem(what=what, where=_WHERE, got=got, fix=_FIX))
+        inside = tuple(f"backbone.{path}." for path in _looked_for(scene.net))
         if not any(name.startswith(inside) for name in scene.trainable if inside):
-            what = "no layer that learns can be left out: none gives as many numbers as it takes"
-            got = f"{len(found)} such layers in the base, none of which learns" if found else "no such layer in the base"
-            raise OptionsError(Problem(what=what, where=where, got=got, fix=fix))
+            got = f"{len(inside)} such layers in the base, none of which learns" if inside else "no such layer in the base"
+            raise OptionsError(_nothing(got))
 
     def loss(self, net: Headed, batch: Batch, inner: Inner) -> tuple[Loss, dict[str, float]]:
         """Return the loss of the network without the layers that are drawn."""
@@ -96,8 +93,28 @@ class StochasticDepth(Regularizer):
         known = body.get_submodule(learning[-1])  # views of the network share it
         if known not in self._known:
             self._known[known] = same_shaped(net, *net.tensors(batch))
+            if not self._known[known]:
+                raise OptionsError(_nothing("no such layer in the base"))
         inside = tuple(f"{path}." for path in learning)
         return {path: place for path, place in self._known[known].items() if f"{path}.".startswith(inside)}
+
+
+def _looked_for(net: Headed) -> list[str]:
+    """Return the blocks that give what they take, seen on rows without meaning; all layers of a base that takes none such."""
+    from regraft.models.cuts import probe
+    from regraft.regularizers.blocks import same_shaped
+
+    if not net.backbone.blocks.layers:
+        return []
+    try:
+        return list(same_shaped(net, *probe(net.backbone, (1, 3, 5))))
+    except (AttributeError, RuntimeError, ValueError, TypeError, KeyError, IndexError):
+        return list(net.backbone.blocks.layers)  # the first real rows will tell
+
+
+def _nothing(got: str) -> Problem:
+    what = "no layer that learns can be left out: none gives as many numbers as it takes"
+    return Problem(what=what, where=_WHERE, got=got, fix=_FIX)
 
 
 def _left_out(layer: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
