@@ -50,7 +50,9 @@ class Tap:
     zeros: list[torch.Tensor] = field(default_factory=list)
 
     def moved(self, value: torch.Tensor) -> torch.Tensor:
-        """Return what entered, moved."""
+        """Return what entered, moved; not what only runs to see how the network does."""
+        if torch.is_inference_mode_enabled():
+            return value
         place = len(self.entered)
         self.entered.append(value.detach())
         if self.change is not None:
@@ -172,8 +174,10 @@ class Rows:
 
     def directions(self, gradients: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Return gradients made as long, for each row, as what entered; zero where the gradient is."""
-        sizes, norms = self.lengths(values), self.lengths(gradients)
-        return [grad * (size / norm.clamp(min=TINY)) for grad, size, norm in zip(gradients, sizes, norms, strict=True)]
+        tops = self.largest(gradients)  # so that squares of small numbers do not vanish
+        even = [grad / top.clamp(min=TINY) for grad, top in zip(gradients, tops, strict=True)]
+        sizes, norms = self.lengths(values), self.lengths(even)
+        return [grad * (size / norm.clamp(min=1.0)) for grad, size, norm in zip(even, sizes, norms, strict=True)]
 
     def _packed(self, value: torch.Tensor) -> torch.Tensor | None:
         """Return the row of each position (N,) where all lie end to end."""

@@ -273,3 +273,38 @@ def test_weights_of_rows_count_in_the_change_too():
 def test_the_task_that_is_asked_is_that_of_the_objective():
     task = task_of([0, 1, 0, 1])
     assert words(["smart"], task=task)._parts["smart"].task is task
+
+
+@pytest.mark.parametrize("kind", ["packed", "padded", "fixed"])
+def test_rows_without_a_gradient_stay_and_tiny_gradients_are_followed(kind):
+    net, objective = frozen_net(shapes=Shapes(kind)), words([fgm()])
+    batch = first_batch(objective)
+    tap = Tap("input")
+    loss, _ = objective._inner.loss(tapped(net, tap), batch)
+    rows = rows_of(net, batch, "input")
+    gradients = steepest(loss.total, net, tap.zeros, keep=False)
+    expected = rows.directions(gradients, tap.entered)
+    for one, other in zip(rows.directions([grad * 1e-30 for grad in gradients], tap.entered), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    for none in rows.directions([torch.zeros_like(grad) for grad in gradients], tap.entered):
+        assert not none.any()
+
+
+@pytest.mark.parametrize("cut", [0, 1])
+@pytest.mark.parametrize(
+    "picks", [["fgm", "smart"], ["fgm", "stochastic-depth"], ["pgd", "r-drop", "smart", "stochastic-depth"]]
+)
+def test_several_stand_within_each_other(picks, cut):
+    """Whatever runs only to see how the network does is not moved: the first loss is that of a second look."""
+    net, objective = frozen_net(dropout=0.2).train(), words(picks)
+    batch = first_batch(objective)
+    if cut:
+        net, batch = above(net, cut, objective, batch)
+        net.train()
+    found = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        loss, _ = objective.loss(net, batch)
+        assert all(torch.isfinite(gradient).all() for gradient in gradients(net, loss).values())
+        found.append(loss.total.item())
+    assert found[0] == found[1]
