@@ -50,7 +50,7 @@ def fit(keeper, tuning=FULL, judged=True, higher=False, **values):
     net, objective = tiny_net(dropout=0.3), tiny_objective()
     picks = build(TrainOptions, {"regularize": values.get("regularize", [])}).regularize
     learnt = regularized(objective, picks)
-    learnt._task = objective._task
+    learnt.attach(objective._rows, objective._targets, objective._task)
     given = {"epochs": 3, "batch_size": 8, "learning_rate": 1e-2, "dropout": 0.0, "validation": {"every": 3}, **values}
     validation = Validation(run=tiny_judge(net, objective), metric="log-loss", higher_is_better=higher) if judged else None
     events = list(train(net, learnt, tuning, build(TrainOptions, given), validation=validation, seed=3, keeper=keeper))
@@ -70,6 +70,9 @@ def same(one, other) -> bool:
         {"judged": False},
         {"tuning": HEAD},
         {"regularize": {"ema": {"decay": 0.7}}},
+        {"regularize": {"l2-sp": {}, "r-drop": {}, "ema": {"decay": 0.5}}, "micro_batch_size": 3},
+        {"regularize": {"fgm": {"at": "pooled"}, "pgd": {"at": "pooled", "steps": 2}, "smart": {"at": "pooled"}}},
+        {"regularize": {"manifold-mixup": {}}},
         {"regularize": {"swa": {"start": 0.3, "every": 2}}, "judged": False},
         {"bad_steps": {"policy": {"name": "roll-back", "every": 3}, "exploding": 1.05, "limit": 99}, "learning_rate": 0.05},
         {"optimizer": {"name": "adamw", "beta1": 0.5}, "schedule": "cosine", "max_steps": 9},
