@@ -46,10 +46,11 @@ def by_hand(net, batch, epsilon=EPSILON):
     return totals
 
 
-@pytest.mark.parametrize("kind", ["packed", "padded", "fixed"])
-def test_fgm_is_the_loss_at_the_normalised_gradient_of_each_row(kind):
-    net, objective = frozen_net(shapes=Shapes(kind)), words([fgm(weight=0.5)])
-    batch = first_batch(objective)
+@pytest.mark.parametrize("shapes", [Shapes("packed"), Shapes("padded"), Shapes("fixed"), Shapes("fixed", 20)], ids=str)
+def test_fgm_is_the_loss_at_the_normalised_gradient_of_each_row(shapes):
+    """In fixed shapes ten rows are two blocks of eight, the second filled up."""
+    net, objective = frozen_net(shapes=shapes), words([fgm(weight=0.5)])
+    batch = first_batch(objective, 10)
     found, logs = objective.loss(net, batch)
     clean, moved = by_hand(net, batch)
     assert (found.total).item() == pytest.approx(clean + 0.5 * moved, abs=2e-5)
@@ -273,6 +274,13 @@ def test_weights_of_rows_count_in_the_change_too():
 def test_the_task_that_is_asked_is_that_of_the_objective():
     task = task_of([0, 1, 0, 1])
     assert words(["smart"], task=task)._parts["smart"].task is task
+
+
+def test_a_step_inside_the_ball_is_not_drawn_out_to_its_radius():
+    net = frozen_net()
+    pgd = words([Pick("pgd", {"epsilon": EPSILON, "steps": 1, "step_size": EPSILON / 4, "random_start": False})])
+    near, batch = words([fgm(epsilon=EPSILON / 4)]), first_batch(pgd)
+    assert pgd.loss(net, batch)[0].total.item() == pytest.approx(near.loss(net, batch)[0].total.item(), abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["packed", "padded", "fixed"])

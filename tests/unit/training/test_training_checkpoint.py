@@ -76,7 +76,7 @@ def same(one, other) -> bool:
         {"regularize": {"swa": {"start": 0.3, "every": 2}}, "judged": False},
         {"bad_steps": {"policy": {"name": "roll-back", "every": 3}, "exploding": 1.05, "limit": 99}, "learning_rate": 0.05},
         {"optimizer": {"name": "adamw", "beta1": 0.5}, "schedule": "cosine", "max_steps": 9},
-        {"optimizer": "sgd", "schedule": {"name": "plateau", "patience": 0, "min_change": 0.05}, "learning_rate": 0.1},
+        {"optimizer": "sgd", "schedule": {"name": "plateau", "patience": 0, "min_change": 9.0}, "learning_rate": 0.1},
         {"optimizer": "adafactor", "schedule": "wsd"},
         {"optimizer": "lion", "schedule": "inverse-sqrt", "micro_batch_size": 3},
         {"optimizer": "muon", "schedule": "polynomial"},
