@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from regraft.calibrating import calibrate
+from regraft.errors import OptionsError, Problem
 from regraft.evaluation.rung import Rows
 from regraft.evaluation.sample import stratified
 from regraft.objectives import OBJECTIVES
 from regraft.options import JSON
 from regraft.planning import SPLITS, Plan
 from regraft.regularizers.regularized import regularized
+from regraft.training import OPTIMIZERS, SCHEDULES
 from regraft.training.checkpoint import Turn
 from regraft.training.events import BeginEvent, EndEvent, Event, PartShare
 from regraft.training.stages import Stages, ignore
@@ -97,7 +99,7 @@ def learn(net: Headed, plan: Plan, stages: Stages, run: Run | None = None) -> tu
 
     todo = courses(plan, run)
     for course in todo:
-        _objective(plan).check(net, course.tuning.trainable(net) - net.fixed, plan.task)
+        _check(net, course.tuning.trainable(net) - net.fixed, plan)
     going_on = run.examine(plan, stages) if run else 0
     before: dict[str, Rows] = {}
     passes: list[Passes] = []
@@ -129,8 +131,41 @@ def learner(net: Headed, plan: Plan, stages: Stages, tuning: Tuning | None = Non
     with contextlib.ExitStack() as stack:
         with stages("compute what is frozen", sum(map(len, used.values()))):
             setting = _setting(plan, stages)
+            if _objective(plan).varies and setting.cache.enabled:
+                stages.note(
+                    "what is frozen is computed in every epoch: a regulariser changes rows each time that they are seen"
+                )
+                setting = dataclasses.replace(setting, cache=dataclasses.replace(setting.cache, enabled=False))
             found = stack.enter_context(made(net, trainable, plan.task.needs, used, setting, stages.progress))
         yield found
+
+
+def _check(net: Headed, trainable: set[str], plan: Plan) -> None:
+    """Refuse what cannot be learnt here, or not so, before anything is computed.
+
+    Raises:
+        OptionsError: All that is wrong with objective, regularisers, optimiser and schedule, at once.
+    """
+    train = plan.wanted.train
+    optimizer, chosen = train.optimizer.resolve(OPTIMIZERS)
+    problems: list[Problem] = []
+    checks: tuple[Callable[[], None], ...] = (
+        functools.partial(_objective(plan).check, net, trainable, plan.task),
+        functools.partial(optimizer(chosen).check, net, trainable),
+    )
+    for check in checks:
+        try:
+            check()
+        except OptionsError as error:
+            problems += error.problems
+    if train.schedule.resolve(SCHEDULES)[0].judges and not len(plan.rows["valid"]):
+        what, fix = (
+            f"the schedule '{train.schedule.name}' follows validations",
+            "give validation rows, or choose another schedule",
+        )
+        problems.append(Problem(what=what, where="train.schedule", got="no validation rows", fix=fix))
+    if problems:
+        raise OptionsError(problems)
 
 
 def _objective(plan: Plan) -> Objective:
@@ -216,7 +251,7 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages, course: Cou
             used = functools.partial(used_ids, plan.rows["train"])  # asked only where there is one table
             compact = stack.enter_context(compacted(learner.net, learner.trainable, used))
         stages.notes(compact.notes)
-        learning = view(compact.net, fast_dropouts(compact.net))
+        learning = objective.prepared(view(compact.net, fast_dropouts(compact.net)))
         learning, precision, options, arithmetic = _arithmetic(learning, objective, learner, plan, stages, course)
         if run:
             run.require_room(net, *_written_bytes(learning, learner.trainable, options, plan))

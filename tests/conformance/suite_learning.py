@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import torch
 from assembly import assemble, check_error, check_options_class, fit, flat, prepared
 
-from regraft.errors import DataError, OptionsError
+from regraft.errors import DataError, MissingExtraError, OptionsError
 from regraft.modalities.encoded import EncodedRows
 from regraft.models.transform import original
 from regraft.objectives import OBJECTIVES
+from regraft.options import Pick, build
+from regraft.regularizers import REGULARIZERS
+from regraft.regularizers.regularized import regularized
 from regraft.training import OPTIMIZERS, SCHEDULES
 from regraft.training.events import EndEvent, StepEvent
+from regraft.training.loop import train
+from regraft.training.options import TrainOptions
 from regraft.tuning import TUNINGS
 
 TASK = "classification"
@@ -159,11 +165,24 @@ OBJECTIVE_CHECKS = (
 )
 
 
+def buildable(name):
+    """Return an optimiser's factory; skip where it says that what it needs is not installed."""
+    cls = OPTIMIZERS.get(name)
+    made = cls(cls.Options())
+    try:
+        made.check(assemble(TASK).net, {name for name, _ in assemble(TASK).net.named_parameters()})
+    except MissingExtraError as error:
+        check_error(error)
+        pytest.skip(str(error))
+    except OptionsError as error:
+        check_error(error)
+    return made
+
+
 def optimised(name, steps, *, rate=0.05, decay=0.0, gradient=None):
     """Minimise |x - 1|^2 (or follow a given gradient) from a fixed start."""
-    cls = OPTIMIZERS.get(name)
     x = torch.nn.Parameter(torch.tensor([3.0, -2.0, 0.5]))
-    optimizer = cls(cls.Options()).build([{"params": [x], "lr": rate, "peak": rate, "weight_decay": decay}])
+    optimizer = buildable(name).build([{"params": [x], "lr": rate, "peak": rate, "weight_decay": decay}])
     for _ in range(steps):
         x.grad = 2 * (x.detach() - 1) if gradient is None else gradient.clone()
         optimizer.step()
@@ -189,6 +208,7 @@ def check_optimizer_obeys_rate_and_decay_of_a_group(name):
 
 
 def check_optimizer_trains_a_network(name):
+    buildable(name)
     losses = [event.loss for event in fit(assemble(TASK), optimizer=name) if isinstance(event, StepEvent)]
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
 
@@ -214,10 +234,72 @@ def check_schedule_stays_between_nothing_and_the_peak(name):
     assert shares == [again.multiplier(progress) for progress in np.linspace(0, 1, 101)[:-1]]
 
 
+def check_schedule_goes_on_from_its_state(name):
+    cls = SCHEDULES.get(name)
+    schedule = cls(cls.Options())
+    for value in (0.3, 0.1, 0.1, 0.1, 0.1, 0.2):
+        schedule.judged(value)
+    again = cls(cls.Options())
+    again.put_back(json.loads(json.dumps(schedule.state())))
+    assert again.multiplier(0.5) == schedule.multiplier(0.5)
+
+
 def check_schedule_trains_a_network(name):
     events = fit(assemble(TASK), schedule=name)
     losses = [event.loss for event in events if isinstance(event, StepEvent)]
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
 
 
-SCHEDULE_CHECKS = (check_schedule_options, check_schedule_stays_between_nothing_and_the_peak, check_schedule_trains_a_network)
+SCHEDULE_CHECKS = (
+    check_schedule_options,
+    check_schedule_stays_between_nothing_and_the_peak,
+    check_schedule_goes_on_from_its_state,
+    check_schedule_trains_a_network,
+)
+
+
+REGULARIZED_BASES = ("cnn", "conv", "sound-conv", "table", "fusion")
+
+
+def regularised(name, base, steps=3):
+    """Return losses and weights of a short training with one regulariser; None where it says that it cannot."""
+    made, cls = assemble(TASK, base), REGULARIZERS.get(name)
+    # Dropout by part is the one that has nothing to do unless it is told what.
+    pick = Pick(name, {"layers": 0.2} if "layers" in {field.name for field in dataclasses.fields(cls.Options)} else {})
+    supervised = OBJECTIVES.get("supervised")
+    objective = regularized(supervised(supervised.Options()), [pick])
+    objective.attach(made.rows, made.task.targets(made.values), made.task)
+    tuned = prepared(made, "full")
+    try:
+        objective.check(made.net, tuned.trainable(made.net), made.task)
+    except OptionsError as error:
+        check_error(error)
+        return None
+    options = build(TrainOptions, {"epochs": 9, "max_steps": steps, "batch_size": 16, "micro_batch_size": 8})
+    events = list(train(objective.prepared(made.net), objective, tuned, options, seed=1))
+    return [event.loss for event in events if isinstance(event, StepEvent)], flat(made.net)
+
+
+def check_regularizer_options(name):
+    check_options_class(REGULARIZERS.get(name).Options)
+
+
+def check_regularizer_trains_every_kind_of_row_or_says_why_not(name):
+    found = {base: regularised(name, base) for base in REGULARIZED_BASES}
+    done = {base: losses for base, losses in found.items() if losses is not None}
+    assert done, f"'{name}' works with none of {', '.join(found)}"
+    assert all(np.isfinite(losses).all() for losses, _ in done.values())
+
+
+def check_regularizer_repeats_itself(name):
+    base = next(base for base in REGULARIZED_BASES if regularised(name, base, steps=1) is not None)
+    (losses, weights), (again, others) = regularised(name, base), regularised(name, base)
+    assert losses == again
+    assert np.array_equal(weights, others)
+
+
+REGULARIZER_CHECKS = (
+    check_regularizer_options,
+    check_regularizer_trains_every_kind_of_row_or_says_why_not,
+    check_regularizer_repeats_itself,
+)

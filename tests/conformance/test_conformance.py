@@ -14,6 +14,7 @@ from regraft.calibration import CALIBRATORS, SCORES
 from regraft.modalities import MODALITIES
 from regraft.models import BASES, POOLINGS
 from regraft.objectives import OBJECTIVES
+from regraft.regularizers import REGULARIZERS
 from regraft.tasks import TASKS
 from regraft.training import OPTIMIZERS, SCHEDULES
 from regraft.tuning import TUNINGS
@@ -76,6 +77,12 @@ def test_objectives(name, check):
 @pytest.mark.parametrize("check", suite_learning.OPTIMIZER_CHECKS, ids=named)
 @pytest.mark.parametrize("name", OPTIMIZERS.names())
 def test_optimizers(name, check):
+    check(name)
+
+
+@pytest.mark.parametrize("check", suite_learning.REGULARIZER_CHECKS, ids=named)
+@pytest.mark.parametrize("name", REGULARIZERS.names())
+def test_regularizers(name, check):
     check(name)
 
 

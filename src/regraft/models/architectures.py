@@ -16,7 +16,11 @@ from regraft.options import JSON
 
 _IDS = ("input_ids",)
 _IDS_TYPES = ("input_ids", "token_type_ids")
-_PIXELS = ("pixel_values",)
+PIXELS = "pixel_values"
+"""Name of the input that takes pictures."""
+ENTRIES = frozenset({"input_ids", "token_type_ids", "ids"})
+"""Names of inputs that are numbers of entries in a table (tokens, categories), of which there is no average."""
+_PIXELS = (PIXELS,)
 _T5_WORDS = ("shared", "encoder.embed_tokens")  # one table under two names
 _AUTO = "transformers:AutoModel"
 _PACKS = "regraft.models.packing:through_registry"

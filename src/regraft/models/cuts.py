@@ -305,7 +305,7 @@ def _looked_at(backbone: Backbone) -> tuple[list[str], int]:
 
         hooks.append(backbone.get_submodule(path).register_forward_hook(note))
     try:
-        inputs, mask_BT = _probe(backbone, (_PROBE,))
+        inputs, mask_BT = probe(backbone, (_PROBE,))
         with without_gradients(backbone):
             run_padded(backbone.body, backbone.architecture, inputs, mask_BT)
     finally:
@@ -316,7 +316,7 @@ def _looked_at(backbone: Backbone) -> tuple[list[str], int]:
 
 def _is_whole(backbone: Backbone, made: Halves) -> bool:
     """Return whether the halves give the same bits as the whole on a few short rows."""
-    inputs, mask_BT = _probe(backbone, (1, 3, _PROBE))
+    inputs, mask_BT = probe(backbone, (1, 3, _PROBE))
     try:
         with without_gradients(backbone):
             whole = backbone.sequence(inputs, mask_BT)
@@ -330,7 +330,13 @@ def _is_whole(backbone: Backbone, made: Halves) -> bool:
     return torch.equal(whole[mask_BT], both[mask_BT])
 
 
-def _probe(backbone: Backbone, lengths: tuple[int, ...]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+def probe(backbone: Backbone, lengths: tuple[int, ...]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Return inputs and mask of a few rows without meaning, to see how a backbone runs.
+
+    Args:
+        backbone: The network.
+        lengths: Positions of each row, as far as rows have several.
+    """
     device = next(backbone.parameters()).device
     if not backbone.architecture.masked:
         lengths = (1,) * len(lengths)

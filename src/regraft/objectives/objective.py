@@ -77,6 +77,19 @@ class Objective(ABC):
             first: Step of the epoch to begin with, counting from 0; those before it are not made.
         """
 
+    @property
+    def varies(self) -> bool:
+        """Whether it needs the rows as they are encoded, so that nothing below what learns may be computed once and kept."""
+        return False
+
+    def prepared(self, net: Headed) -> Headed:
+        """Return the network as it is to be trained: itself, or a view of it that shares all weights under the same names.
+
+        Args:
+            net: The part of the network that learns; not changed.
+        """
+        return net
+
     def begin(self, net: Headed, trainable: Set[str], total_steps: int, steps_per_epoch: int) -> None:  # noqa: B027
         """Take in what is about to learn; called before the first update, and before `put_back`.
 

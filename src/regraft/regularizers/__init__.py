@@ -8,6 +8,16 @@ REGULARIZERS: Registry[type[Regularizer]] = Registry(
     {
         "ema": "regraft.regularizers.ema:Ema",
         "swa": "regraft.regularizers.swa:Swa",
+        "l2-sp": "regraft.regularizers.l2_sp:L2Sp",
+        "r-drop": "regraft.regularizers.r_drop:RDrop",
+        "mixup": "regraft.regularizers.mixup:Mixup",
+        "cutmix": "regraft.regularizers.cutmix:Cutmix",
+        "manifold-mixup": "regraft.regularizers.manifold_mixup:ManifoldMixup",
+        "stochastic-depth": "regraft.regularizers.stochastic_depth:StochasticDepth",
+        "dropout": "regraft.regularizers.dropout:Dropout",
+        "fgm": "regraft.regularizers.fgm:Fgm",
+        "pgd": "regraft.regularizers.pgd:Pgd",
+        "smart": "regraft.regularizers.smart:Smart",
     },
 )
 

@@ -48,13 +48,16 @@ class Regularized(Objective):
 
     def __init__(self, objective: Objective, parts: Sequence[tuple[str, Regularizer]]) -> None:
         super().__init__(objective.options)
-        self._inner, self._parts = objective, dict(parts)
+        # Who makes the loss itself would leave out whatever stood within.
+        self._inner, self._parts = objective, dict(sorted(parts, key=lambda part: part[1].mixes))
         self._task: Task
 
     def attach(self, rows: BatchRows, targets: Array | None, task: Task) -> Self:
         """Take the training rows; see `Objective.attach`."""
         self._inner.attach(rows, targets, task)
         self._task = task
+        for part in self._parts.values():
+            part.attach(self._inner, task)
         return self
 
     def check(self, net: Headed, trainable: Set[str], task: Task) -> None:
@@ -71,12 +74,24 @@ class Regularized(Objective):
                 part.check(scene)
             except OptionsError as error:
                 problems += error.problems
-        judging = [name for name, part in self._parts.items() if part.judges_others]
-        if len(judging) > 1:
-            what = f"{' and '.join(judging)} both decide which weights are kept"
-            problems.append(Problem(what=what, where="train.regularize", fix="keep one of them"))
+        problems += self._contradictions()
         if problems:
             raise OptionsError(problems)
+
+    def _contradictions(self) -> list[Problem]:
+        """Return what regularisers cannot do together."""
+        said = []
+        judging = [name for name, part in self._parts.items() if part.judges_others]
+        if len(judging) > 1:
+            said.append(f"{' and '.join(judging)} both decide which weights are kept")
+        mixing = [name for name, part in self._parts.items() if part.mixes]
+        if len(mixing) > 1:
+            said.append(f"{' and '.join(mixing)} both mix rows, and the loss of a row can be made in one way only")
+        repeating = [name for name, part in self._parts.items() if part.repeats]
+        if mixing and repeating:
+            why = "holds several passes over the same rows against each other"
+            said.append(f"{mixing[0]} mixes rows anew at every pass, and {repeating[0]} {why}")
+        return [Problem(what=what, where="train.regularize", fix="keep one of them") for what in said]
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -90,6 +105,18 @@ class Regularized(Objective):
         for part in reversed(self._parts.values()):
             inner = functools.partial(part.loss, inner=inner)
         return inner(net, batch)
+
+    @property
+    def varies(self) -> bool:
+        """Whether one of them needs the rows as they are encoded."""
+        return self._inner.varies or any(part.varies for part in self._parts.values())
+
+    def prepared(self, net: Headed) -> Headed:
+        """Return the network as all want it trained."""
+        net = self._inner.prepared(net)
+        for part in self._parts.values():
+            net = part.prepared(net)
+        return net
 
     def begin(self, net: Headed, trainable: Set[str], total_steps: int, steps_per_epoch: int) -> None:
         """Tell all that learning begins."""

@@ -57,9 +57,24 @@ class Regularizer(ABC):
     Options: ClassVar[type[Any]]
     judges_others: ClassVar[bool] = False
     """Whether the weights that `judged` puts in place are the result of the fit, and not those that move."""
+    mixes: ClassVar[bool] = False
+    """Whether it mixes rows and makes their loss itself, by the objective and without `inner`: it then stands innermost."""
+    repeats: ClassVar[bool] = False
+    """Whether it holds several passes over the same rows against each other."""
+    varies: ClassVar[bool] = False
+    """Whether it needs the rows as they are encoded, so that nothing below what learns may be computed once and kept."""
+
+    objective: Objective
+    """Makes batches and their loss, without any regulariser."""
+    task: Task
+    """The task that has learnt from the training rows."""
 
     def __init__(self, options: Any) -> None:
         self.options = options
+
+    def attach(self, objective: Objective, task: Task) -> None:
+        """Take in the objective, which has its rows now, and the task; called before everything but `check`."""
+        self.objective, self.task = objective, task
 
     def check(self, scene: Scene) -> None:  # noqa: B027 - most suit any network
         """Refuse, before anything is computed, what it cannot do.
@@ -70,6 +85,14 @@ class Regularizer(ABC):
         Raises:
             OptionsError: The task, the objective or the base has not what it needs.
         """
+
+    def prepared(self, net: Headed) -> Headed:
+        """Return the network as it is to be trained: itself, or a view of it that shares all weights under the same names.
+
+        Args:
+            net: The part of the network that learns; not changed.
+        """
+        return net
 
     def begin(self, scene: Scene, total_steps: int, steps_per_epoch: int) -> None:  # noqa: B027 - most have no state
         """Take in what is about to learn; called before the first update, and before `put_back`.

@@ -188,6 +188,15 @@ class Classification(Task):
         """Return the sum of the weights of the classes of rows with these targets (B,)."""
         return float(len(targets)) if self._weights_C is None else float(self._weights_C[targets].sum())
 
+    def row_weights(self, targets: Array) -> FloatArray:
+        """Return the weight of the class of each row (B,)."""
+        return np.ones(len(targets)) if self._weights_C is None else self._weights_C[targets]
+
+    def divergence(self, output: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """Return KL(p || q) (B,) of the probabilities that two logits (B, C) stand for."""
+        log_p, log_q = output.log_softmax(dim=-1), other.log_softmax(dim=-1)
+        return (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+
     def balance(self, targets: Array) -> FloatArray:
         """Return 1 / rows of its class for each row (B,)."""
         return one_over_count(targets)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 
 from regraft.calibration.links import Link, Sigmoids
 from regraft.errors import DataError, Problem, did_you_mean
-from regraft.options import JSON, options
+from regraft.options import JSON, Field, options
 from regraft.tasks.decisions import THRESHOLD, decide_sets
+from regraft.tasks.divergences import bernoulli
 from regraft.tasks.labels import MAX_CLASSES, LabelWeights, weights_of
 from regraft.tasks.task import Loss, Task
 from regraft.types import Array, FloatArray, Ledger, Prediction
@@ -38,6 +39,10 @@ class MultiLabelOptions:
     class_weights: Literal["none", "balanced"] | LabelWeights = "none"
     """What rows that have a label weigh against those that do not, in its loss: none (1), balanced (rows without it / rows with
     it), or label: weight (others weigh 1). Above 1 a label is found more often, and its probabilities are too high."""
+
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share s by which targets are softened: 1 becomes 1 - s / 2, and 0 becomes s / 2 (Szegedy et al. 2016, arXiv:1512.00567,
+    section 7, over the two values of each label)."""
 
 
 class MultiLabel(Task):
@@ -203,7 +208,8 @@ class MultiLabel(Task):
     def loss(self, output: torch.Tensor, targets: torch.Tensor) -> Loss:
         """Return the binary cross-entropy, for each row the mean over the labels.
 
-        Label l with weight w adds -w y log p - (1 - y) log(1 - p), as `torch.nn.BCEWithLogitsLoss(pos_weight=w)`.
+        Label l with weight w adds -w y log p - (1 - y) log(1 - p), as `torch.nn.BCEWithLogitsLoss(pos_weight=w)`. With label
+        smoothing s, y is (1 - s) times what was observed, plus s / 2.
 
         Args:
             output: Logits (B, L).
@@ -213,8 +219,14 @@ class MultiLabel(Task):
         from torch.nn import functional
 
         weights = None if self._weights_L is None else torch.from_numpy(self._weights_L).to(output)
-        losses = functional.binary_cross_entropy_with_logits(output, targets.to(output), pos_weight=weights, reduction="none")
+        smoothing: float = self.options.label_smoothing
+        wanted = targets.to(output) * (1.0 - smoothing) + 0.5 * smoothing
+        losses = functional.binary_cross_entropy_with_logits(output, wanted, pos_weight=weights, reduction="none")
         return Loss(total=losses.mean(dim=1).sum(), weight=output.new_tensor(float(len(targets))))
+
+    def divergence(self, output: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """Return KL(p || q) (B,) of the probabilities that two logits (B, L) stand for, the mean over the labels."""
+        return bernoulli(output, other).mean(dim=-1)
 
     def probabilities(self, output: FloatArray) -> FloatArray:
         """Return the probability of every label (B, L), float64; they do not add up to 1."""

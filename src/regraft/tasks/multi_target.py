@@ -329,6 +329,15 @@ class MultiTarget(Task):
             own = own[torch.from_numpy(rows).to(output.device)]
         return part.task.loss(own, torch.from_numpy(part.own(targets, rows)).to(output.device)).total
 
+    def divergence(self, output: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """Return the weighted sum (B,) of those of the targets, also of rows that lack them."""
+        total = output.new_zeros(len(output))
+        for part in self.parts:
+            if self.weights[part.name]:
+                own = part.task.divergence(output[:, part.outputs], other[:, part.outputs])
+                total = total + self.weights[part.name] * own
+        return total
+
     def probabilities(self, output: FloatArray) -> FloatArray:
         """Return what is judged of all targets, side by side (B, C), float64."""
         return np.concatenate([part.task.probabilities(np.asarray(output)[:, part.outputs]) for part in self.parts], axis=1)

@@ -12,6 +12,7 @@ from regraft.calibration.links import Link, Steps
 from regraft.errors import DataError, OptionsError, Problem, did_you_mean
 from regraft.options import JSON, options
 from regraft.tasks.decisions import decide_rank
+from regraft.tasks.divergences import bernoulli
 from regraft.tasks.labels import count_labels, label_name, one_over_count, plain
 from regraft.tasks.task import Loss, Task
 from regraft.types import Array, FloatArray, Label, Ledger, Prediction
@@ -178,6 +179,18 @@ class Ordinal(Task):
     def balance(self, targets: Array) -> FloatArray:
         """Return 1 / rows of its class for each row (B,)."""
         return one_over_count(targets)
+
+    def divergence(self, output: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """Return KL(p || q) (B,) of the probabilities of ranks that two logits (B, K - 1) stand for.
+
+        By the chain rule the sum over ranks of P(rank reached) times the divergence of going beyond it.
+        """
+        import torch
+        from torch.nn import functional
+
+        going_on = functional.logsigmoid(output)
+        reached = torch.cat([torch.zeros_like(output[:, :1]), going_on[:, :-1]], dim=1).cumsum(dim=1).exp()
+        return (reached * bernoulli(output, other)).sum(dim=1)
 
     def probabilities(self, output: FloatArray) -> FloatArray:
         """Return the probability of every rank (B, K), float64; they add up to 1."""

@@ -189,6 +189,10 @@ class Regression(Task):
             total = (errors.abs() if self.options.loss == "absolute" else errors.square()).sum()
         return Loss(total=total, weight=output.new_tensor(float(len(targets))))
 
+    def divergence(self, output: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """Return the mean of the squared differences (B,) of the numbers or quantiles, in deviations of the target."""
+        return super().divergence(_increasing(output), _increasing(other)) if self.levels else super().divergence(output, other)
+
     def probabilities(self, output: FloatArray) -> FloatArray:
         """Return the numbers (B, 1), or the calibrated quantiles (B, Q), in the unit of the target, float64."""
         return self.judged(self.calibrated(self.evidence(output)))

@@ -280,6 +280,22 @@ class Task(ABC):
         """Return the weight of the loss of rows with these targets, as `loss` gives it."""
         return float(len(targets))
 
+    def row_weights(self, targets: Array) -> FloatArray:
+        """Return the part that each row (B,) has in `weight`."""
+        return np.ones(len(targets))
+
+    def divergence(self, output: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """Return how far what another output says is from what an output says, for each row (B,); 0 where they agree.
+
+        As it stands here, the mean of the squared differences, which suits numbers. For what has probabilities it is their
+        Kullback-Leibler divergence KL(output || other), on the scale of the loss.
+
+        Args:
+            output: Of a head (B, ...).
+            other: Of the same shape.
+        """
+        return (output - other).square().flatten(1).mean(dim=1)
+
     def scales(self, targets: Array) -> Array | None:
         """Return what `scaled_loss` must know of all rows of an update, whose targets these are; None where nothing."""
         return None

@@ -25,6 +25,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from regraft.errors import DataError, Problem
+from regraft.models.token_table import INPUT, token_table
 from regraft.models.view import view
 from regraft.types import Array
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from regraft.modalities.encoded import SplitRows
     from regraft.models.net import Headed
 
-INPUT = "input_ids"
 # With gradient and two moments a compact table takes V + 4U rows of memory against 4V: even at three quarters. A step over the
 # table alone (30,522 x 384, one thread) takes 46 ms whole, 5 ms with a fifth of it, 15 ms with 0.6 and 47 ms with 0.75.
 _PAYS_BELOW = 0.6
@@ -134,7 +134,7 @@ def compacted(net: Headed, trainable: Set[str], used: Array | Callable[[], Array
     Raises:
         DataError: An id has no row in the table.
     """
-    found = _token_table(net)
+    found = token_table(net)
     if found is None or f"{found[1][0]}.weight" not in trainable:
         yield Compacted(net)
         return
@@ -173,23 +173,6 @@ def used_ids(rows: SplitRows, name: str = INPUT) -> Array:
             seen = np.concatenate([seen, np.zeros(grown, dtype=np.bool_)])
         seen[ids] = True
     return np.flatnonzero(seen)
-
-
-def _token_table(net: Headed) -> tuple[nn.Module, list[str]] | None:
-    """Return what the hub says takes the tokens, with every path under which its weight lies."""
-    body = getattr(net.backbone, "body", None)
-    if INPUT not in getattr(getattr(net.backbone, "architecture", None), "inputs", (INPUT,)):
-        return None
-    find = getattr(body, "get_input_embeddings", None)
-    try:
-        table = find() if callable(find) else None
-    except (NotImplementedError, AttributeError):  # the hub's way of saying that there is none; a network above a cut has none
-        return None
-    weight = getattr(table, "weight", None)
-    if not isinstance(table, nn.Module) or not isinstance(weight, nn.Parameter):
-        return None
-    paths = [path for path, module in net.named_modules(remove_duplicate=False) if module._parameters.get("weight") is weight]
-    return (table, paths) if paths else None
 
 
 def _compact(net: Headed, table: nn.Module, used: Array | Callable[[], Array]) -> tuple[CompactEmbedding | None, str]:

@@ -202,7 +202,7 @@ class _Run:
             tensors |= behind(BEST, self.kept)
         facts = {name: getattr(self, name) for name in ("best", "best_step", "stale", "reached")}
         facts |= {**live.facts, "objective": self.objective.state(), "guard": self.guard.facts()}
-        facts |= {"precision": self.precision.state(), "spare": self.spare.state()}
+        facts |= {"precision": self.precision.state(), "spare": self.spare.state(), "schedule": self.schedule.state()}
         return State(self.step, tensors, facts)
 
     def learnt(self) -> State:
@@ -227,6 +227,7 @@ class _Run:
         self.guard.put_back(part(state.tensors, GOOD), facts["guard"])
         self.precision.put_back(facts["precision"])
         self.spare.put_back(facts["spare"])
+        self.schedule.put_back(facts["schedule"])
 
     def update(self, micro_batches: Sequence[Batch]) -> Event:
         share = share_of_peak(self.step, self.total_steps, self.options.warmup_share, self.schedule) * self.guard.policy.rate
@@ -287,6 +288,7 @@ class _Run:
             problem = f"the validation gives no metric '{validation.metric}'"
             raise OptionsError(Problem(what=problem, where="metric", fix=did_you_mean(validation.metric, list(metrics))))
         value = metrics[validation.metric] * (1.0 if validation.higher_is_better else -1.0)
+        self.schedule.judged(value)
         better = value > (-math.inf if self.best is None else self.best)  # never true for NaN
         if better:
             self.best, self.best_step = value, self.step

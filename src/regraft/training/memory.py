@@ -327,7 +327,7 @@ class Forecast:
 
 
 def optimizer_bytes(options: TrainOptions, weights: Sequence[torch.nn.Parameter]) -> int:
-    """Return the bytes of the state that an optimiser will hold, found by a step over a small copy of each shape.
+    """Return the bytes of the state that an optimiser will hold, as it says or as steps over small copies show.
 
     Args:
         options: Name the optimiser.
@@ -337,6 +337,10 @@ def optimizer_bytes(options: TrainOptions, weights: Sequence[torch.nn.Parameter]
     shares: dict[tuple[tuple[int, ...], torch.dtype], float] = {}
     total = 0.0
     for weight in weights:
+        said = cls(chosen).state_bytes(tuple(weight.shape), weight.element_size())
+        if said is not None:
+            total += said
+            continue
         shape = tuple(min(size, _DUMMY) for size in weight.shape)
         key = (shape, weight.dtype)
         if key not in shares:

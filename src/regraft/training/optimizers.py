@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from regraft.models.transform import added_names
 from regraft.options import Field, options
+from regraft.training import OPTIMIZERS
 from regraft.tuning.tuning import Learnt
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from regraft.models.net import Headed
     from regraft.training.options import TrainOptions
 
 _SCRATCH = 1e-3
@@ -29,17 +31,41 @@ class OptimizerFactory(ABC):
     """
 
     Options: ClassVar[type[Any]]
+    rate_factor: ClassVar[float] = 1.0
+    """What default learning rates are multiplied by for it: they are those that suit AdamW."""
 
     def __init__(self, options: Any) -> None:
         self.options = options
+
+    def check(self, net: Headed, trainable: Set[str]) -> None:  # noqa: B027 - most take any network
+        """Refuse, before anything is computed, weights or a machine that it is not for.
+
+        Args:
+            net: The whole network, on its device.
+            trainable: Names of its weights that learn.
+
+        Raises:
+            OptionsError: It has nothing to do here.
+            MissingExtraError: What it needs is not installed.
+        """
 
     @abstractmethod
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Return the optimiser of these groups.
 
         Args:
-            groups: Each with "params", its peak rate "lr", and "weight_decay", as torch optimisers take them.
+            groups: Each with "params", its peak rate "lr", and "weight_decay", as torch optimisers take them; "hidden" says of
+                each weight whether it lies inside a layer of the backbone.
         """
+
+    def state_bytes(self, shape: tuple[int, ...], item_bytes: int) -> int | None:
+        """Return the bytes that it keeps for a weight; None where a step over a small copy may tell, in proportion.
+
+        Args:
+            shape: Of the weight.
+            item_bytes: Of one of its numbers.
+        """
+        return None
 
 
 @options
@@ -129,15 +155,27 @@ def peak_rates(options: TrainOptions, *, pretrained: bool, only_new: bool) -> Ra
         pretrained: Whether the backbone has been trained before.
         only_new: Whether the backbone is frozen; a head alone is a convex problem and bears a larger rate.
     """
-    backbone = options.learning_rate or (1e-4 if pretrained else _SCRATCH)
-    new = options.head_learning_rate or (1e-2 if only_new else 1e-3)
+    factor = _rate_factor(options)
+    backbone = options.learning_rate or factor * (1e-4 if pretrained else _SCRATCH)
+    new = options.head_learning_rate or factor * (1e-2 if only_new else 1e-3)
     # Adapters bear about ten times the rate of the weights they stand beside (Biderman et al. 2024, arXiv:2405.09673).
-    return Rates(backbone=backbone, new=new, adapters=options.learning_rate or 1e-3)
+    return Rates(backbone=backbone, new=new, adapters=options.learning_rate or factor * 1e-3)
+
+
+def _rate_factor(options: TrainOptions) -> float:
+    return OPTIMIZERS.get(options.optimizer.name).rate_factor
 
 
 def from_scratch(options: TrainOptions) -> TrainOptions:
     """Return options with the default rate of a backbone that nobody trained before."""
-    return options if options.learning_rate else replace(options, learning_rate=_SCRATCH)
+    return options if options.learning_rate else replace(options, learning_rate=_SCRATCH * _rate_factor(options))
+
+
+def hidden_weights(net: nn.Module) -> set[str]:
+    """Return the names of the weights inside the layers of the backbone, what transforms added left out."""
+    blocks = getattr(getattr(net, "backbone", None), "blocks", None)
+    inside = tuple(f"backbone.{path}." for path in blocks.layers) if blocks else ()
+    return {name for name, _ in net.named_parameters() if inside and name.startswith(inside)} - added_names(net)
 
 
 def parameter_groups(
@@ -162,6 +200,8 @@ def parameter_groups(
     """
     plain, adapters = _undecayed(net), added_names(net)
     sorted_names: dict[tuple[int, float, bool], list[nn.Parameter]] = {}
+    inside = hidden_weights(net)
+    hidden = {parameter for name, parameter in net.named_parameters() if name in inside}
     for name, parameter in net.named_parameters():
         if name in trainable:
             part = 1 if name in adapters else 2 if name in new else 0
@@ -170,7 +210,8 @@ def parameter_groups(
     for (part, lower, is_plain), parameters in sorted(sorted_names.items(), key=lambda item: item[0]):
         rate = (rates.backbone, rates.adapters, rates.new)[part] * -lower
         decay = 0.0 if is_plain else weight_decay
-        groups.append({"params": parameters, "lr": rate, "peak": rate, "weight_decay": decay})
+        marks = [parameter in hidden for parameter in parameters]
+        groups.append({"params": parameters, "lr": rate, "peak": rate, "weight_decay": decay, "hidden": marks})
     return groups
 
 

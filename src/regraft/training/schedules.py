@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from regraft.options import Field, options
+from regraft.options import JSON, Field, options
 
 Floor = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -19,9 +20,25 @@ class Schedule(ABC):
     """
 
     Options: ClassVar[type[Any]]
+    judges: ClassVar[bool] = False
+    """Whether it follows validations, so that there must be some."""
 
     def __init__(self, options: Any) -> None:
         self.options = options
+
+    def judged(self, value: float) -> None:  # noqa: B027 - most follow steps alone
+        """Take in what a validation gave.
+
+        Args:
+            value: Of the metric that chooses the best weights; larger is better.
+        """
+
+    def state(self) -> dict[str, JSON]:
+        """Return what validations change in it."""
+        return {}
+
+    def put_back(self, state: Mapping[str, JSON]) -> None:  # noqa: B027 - most have no state
+        """Take what `state` gave."""
 
     @abstractmethod
     def multiplier(self, progress: float) -> float:

@@ -16,6 +16,7 @@ from tiny_net import tiny_judge, tiny_net, tiny_objective
 from regraft.artifact.run import safetensors_parts
 from regraft.errors import ArtifactError, InterruptedRunError
 from regraft.options import build
+from regraft.registry import installed
 from regraft.regularizers.regularized import regularized
 from regraft.training.checkpoint import Nothing, State, Stop, captured, put_into, stopping
 from regraft.training.events import EndEvent, StepEvent, ValidEvent
@@ -49,7 +50,7 @@ def fit(keeper, tuning=FULL, judged=True, higher=False, **values):
     net, objective = tiny_net(dropout=0.3), tiny_objective()
     picks = build(TrainOptions, {"regularize": values.get("regularize", [])}).regularize
     learnt = regularized(objective, picks)
-    learnt._task = objective._task
+    learnt.attach(objective._rows, objective._targets, objective._task)
     given = {"epochs": 3, "batch_size": 8, "learning_rate": 1e-2, "dropout": 0.0, "validation": {"every": 3}, **values}
     validation = Validation(run=tiny_judge(net, objective), metric="log-loss", higher_is_better=higher) if judged else None
     events = list(train(net, learnt, tuning, build(TrainOptions, given), validation=validation, seed=3, keeper=keeper))
@@ -69,9 +70,17 @@ def same(one, other) -> bool:
         {"judged": False},
         {"tuning": HEAD},
         {"regularize": {"ema": {"decay": 0.7}}},
+        {"regularize": {"l2-sp": {}, "r-drop": {}, "ema": {"decay": 0.5}}, "micro_batch_size": 3},
+        {"regularize": {"fgm": {"at": "pooled"}, "pgd": {"at": "pooled", "steps": 2}, "smart": {"at": "pooled"}}},
+        {"regularize": {"manifold-mixup": {}}},
         {"regularize": {"swa": {"start": 0.3, "every": 2}}, "judged": False},
         {"bad_steps": {"policy": {"name": "roll-back", "every": 3}, "exploding": 1.05, "limit": 99}, "learning_rate": 0.05},
         {"optimizer": {"name": "adamw", "beta1": 0.5}, "schedule": "cosine", "max_steps": 9},
+        {"optimizer": "sgd", "schedule": {"name": "plateau", "patience": 0, "min_change": 9.0}, "learning_rate": 0.1},
+        {"optimizer": "adafactor", "schedule": "wsd"},
+        {"optimizer": "lion", "schedule": "inverse-sqrt", "micro_batch_size": 3},
+        {"optimizer": "muon", "schedule": "polynomial"},
+        pytest.param({"optimizer": "adam8bit"}, marks=pytest.mark.skipif(not installed("bitsandbytes"), reason="its extra")),
     ],
 )
 def test_going_on_from_any_state_gives_the_same_bits(values):

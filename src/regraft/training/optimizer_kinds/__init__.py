@@ -1,0 +1,1 @@
+"""Optimisers beside AdamW, one file each; what they do to weights stands in `steps`."""

@@ -1,0 +1,1 @@
+"""Learning-rate schedules beside the usual three, one file each."""
