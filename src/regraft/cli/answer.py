@@ -24,7 +24,10 @@ _JSON_HELP = "Events as JSON lines on standard output; the last line is the repo
 @with_options(AnswerOptions)
 @click.option("--json", "as_json", is_flag=True, help=_JSON_HELP)
 def evaluate(artifact: Path, data: str, as_json: bool, values: dict[str, Any], page: Path | None, language: str) -> None:
-    """Judge ARTIFACT on labelled DATA (a file, a folder or a sample's name)."""
+    """Judge ARTIFACT on labelled DATA (a file, a folder or a sample's name) that it has not learnt from.
+
+    ARTIFACT may be a table of predictions made elsewhere, as for `compare`; --target then names the column of the truth.
+    """
     with watcher(as_json) as watch:
         report = lifecycle.evaluate(artifact, data, page=page, language=language, listen=watch, **values)
     show_report(report, people() if as_json else None)

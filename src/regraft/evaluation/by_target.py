@@ -124,8 +124,7 @@ def judgement_of(
     targets_N, own_NC = kind.checked(part.own(targets, rows), outputs_NC[rows][:, part.judged])
     own_N = own_groups(part, targets, groups_N)
     judged = kind.judge(part.task.metrics, targets_N, own_NC, options=options, seed=seed, groups_N=own_N)
-    notes = (*judged.notes, *group_notes(own_N, options.group or "thing"), *few_notes(len(rows), own_N, options.confidence))
-    return dataclasses.replace(judged, notes=notes)
+    return _noted(judged, own_N, options)
 
 
 def ablation_of(
@@ -173,7 +172,7 @@ def climbed(
     if any(contender.more for contender in own):
         seeded = [Seeded.of(contender) for contender in own]
         ladder, judged, studies = climb_seeds(seeded, truth, kind, task.metrics, options=chosen, seed=seed, groups_N=own_N)
-        return TargetReport(judgement=judged, ladder=ladder, seeds=studies)
+        return TargetReport(judgement=_noted(judged, own_N, options), ladder=ladder, seeds=studies)
     ladder = climb_kind(own, truth, kind, task.metrics, options=chosen, seed=seed, groups_N=own_N)
     judgement = judgement_of(part, targets, contenders[-1].probabilities_NC, options, seed, groups_N)
     return TargetReport(judgement=judgement, ladder=ladder, trust=trust(part))
@@ -228,6 +227,12 @@ def _family(by_target: dict[str, TargetReport], confidence: float) -> dict[str, 
         )
         by_target[name] = dataclasses.replace(by_target[name], ladder=Ladder(steps=steps, verdict=verdict))
     return by_target
+
+
+def _noted(judged: Judgement, groups_N: Array | None, options: JudgeOptions) -> Judgement:
+    """Return a judgement that also says how rows were drawn, and what so few of them cannot show."""
+    drawn = group_notes(groups_N, options.group or "thing")
+    return dataclasses.replace(judged, notes=(*judged.notes, *drawn, *few_notes(judged.n, groups_N, options.confidence)))
 
 
 def few_notes(rows: int, groups_N: Array | None, confidence: float) -> list[str]:

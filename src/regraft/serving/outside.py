@@ -157,7 +157,7 @@ class Outside:
         nothing = np.zeros((len(places), width))
         alone = f"{_PREDICTION}.{part.name}" if part.name else _PREDICTION
         if not self._numbered(part):
-            if alone in self.columns:
+            if alone in self.columns and not (part.name and part.task.names):
                 return self._decided(part, alone, places)
             expected = ", ".join(map(repr, names[:10])) or f"'{alone}'"
             what = f"there are no predictions of '{part.name}'" if part.name else "there are no predictions for this task"

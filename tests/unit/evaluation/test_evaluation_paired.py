@@ -51,6 +51,20 @@ def test_the_test_of_a_mean_equals_scipys_where_all_exchanges_are_tried(seed):
     assert found[1] == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_the_interval_of_a_mean_is_where_scipys_test_begins_to_reject(seed):
+    moved = np.random.default_rng(seed).normal(0.4, 1.0, 9)
+    _, _, low, high, _ = mean_test(moved, None, 2000, 0.95, np.random.default_rng(0))
+
+    def p_value(difference):
+        return stats.permutation_test(
+            (moved - difference,), lambda x, axis: x.mean(axis=axis), permutation_type="samples", n_resamples=np.inf
+        ).pvalue
+
+    assert p_value(low - 1e-6) < 0.05 <= p_value(low + 1e-6)
+    assert p_value(high + 1e-6) < 0.05 <= p_value(high - 1e-6)
+
+
 def test_the_test_of_a_mean_equals_scipys_where_exchanges_are_drawn():
     moved = np.random.default_rng(1).standard_exponential(60) - 0.75
     expected = stats.permutation_test(
