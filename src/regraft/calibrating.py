@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _FORWARD_ROWS = 32
 _WHERE = "judge.calibrate"
+_MOST_NUMBERS = 1_000_000
+_FEWEST_DRAWN = 1000
 
 
 def check(task: Task, wanted: CalibrateOptions) -> None:
@@ -85,9 +87,18 @@ def calibrate(learner: Learner, plan: Plan, stages: Stages) -> None:
                         f"fewer than {wanted.fewest_rows} ({_WHERE}.fewest_rows)"
                     )
                 continue
+            own = _some(own, len(part.task.names) or 1, plan.wanted.seed)
             part.task.trust = learnt(part, found[own][:, part.outputs], part.own(targets, own), wanted, plan.wanted.seed)
             if told := _told(part.task.trust):
                 stages.note(f"{named}{told}")
+
+
+def _some(rows: Array, columns: int, seed: int) -> Array:
+    """Return the rows, or so many of them drawn as take seconds and not minutes."""
+    most = max(_FEWEST_DRAWN, _MOST_NUMBERS // columns)
+    if len(rows) <= most:
+        return rows
+    return np.sort(np.random.default_rng(seed).choice(rows, size=most, replace=False))
 
 
 def learnt(part: Part, output: FloatArray, targets: Array, wanted: CalibrateOptions, seed: int) -> Trust:

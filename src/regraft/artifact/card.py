@@ -10,6 +10,7 @@ from regraft.artifact.manifest import ManifestBody
 from regraft.evaluation import METRICS
 from regraft.evaluation.judge import metric_name
 from regraft.evaluation.measure import shown
+from regraft.evaluation.trust_lines import trust_lines
 from regraft.options import JSON
 from regraft.training.cost import sentences
 
@@ -72,6 +73,8 @@ def _evidence(report: Mapping[str, JSON]) -> str:
         table = [[rung, *(_metric(name, metrics.get(name)) for name in names)] for rung, metrics in rows]
         parts.append(_table(["", *names], table))
         parts.append(f"Value with its 95 % interval, on the same {_count(report.get('n'))} held-out rows for every line.")
+    if lines := trust_lines(report):
+        parts.append("How far it can be trusted, on the same rows:\n\n" + "\n".join(f"- {line}" for line in lines))
     return "\n\n".join(parts) or "Nothing was measured."
 
 

@@ -37,7 +37,7 @@ def describe(artifact: Artifact) -> dict[str, JSON]:
         "created": manifest.created,
         "versions": dict(manifest.versions),
         "size_bytes": artifact.size_bytes,
-        "task": to_json(manifest.task),
+        "task": {**to_json(manifest.task), "calibration": _calibration(manifest.task.calibration)},
         "inputs": to_json(manifest.inputs),
         "target": to_json(manifest.target),
         "base": manifest.base,
@@ -51,6 +51,17 @@ def describe(artifact: Artifact) -> dict[str, JSON]:
         "card": str(artifact.path / CARD) if CARD in listed else None,
         "golden_rows": len(goldens),
         "report": {name: report[name] for name in _FROM_REPORT if name in report} | _of_targets(report),
+    }
+
+
+def _calibration(known: dict[str, JSON]) -> dict[str, JSON]:
+    """Return what is known of how far answers can be trusted, without the hundreds of scores and counts behind it."""
+    return {
+        target: {
+            **{name: value for name, value in values.items() if name not in {"score", "thresholds"}},
+            **({"score": values["score"]["name"], "per_class": values["score"]["per_class"]} if "score" in values else {}),
+        }
+        for target, values in known.items()
     }
 
 

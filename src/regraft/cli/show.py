@@ -120,6 +120,12 @@ def _labels(state: dict[str, Any]) -> str:
     return f": {', '.join(str(label) for label in labels)}" if labels else ""
 
 
+def _trusted(target: str, known: dict[str, Any]) -> str:
+    """Return how the answers to a target were calibrated, and what sets or intervals are made by."""
+    said = f"calibration {known['calibrator']['name']}" + (f", {known['score']} for coverage" if "score" in known else "")
+    return f"{f'{target}: ' if target else ''}{said}, from {known['rows']:,} validation rows"
+
+
 def _columns(entry: dict[str, Any]) -> str:
     return ", ".join(entry["spec"].get("columns") or [entry["column"]])
 
@@ -156,6 +162,7 @@ def show_inspection(facts: dict[str, Any], console: Console | None) -> None:
         ("lineage", " -> ".join([facts["base"].get("name", "?"), *map(_ancestor, facts["lineage"]), _itself(facts)])),
         ("task", f"{task['name']}{named}"),
         *heads,
+        *(("trust", _trusted(name, known)) for name, known in task["calibration"].items()),
         ("reads", ", ".join(f"{_columns(entry)} ({entry['modality']})" for entry in facts["inputs"])),
         ("predicts", facts["target"]["column"]),
         ("base", " ".join(str(facts["base"].get(key, "")) for key in ("name", "source", "revision", "licence")).strip()),

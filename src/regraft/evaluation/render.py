@@ -20,6 +20,7 @@ from regraft.evaluation.judge import ClassRow, Confusion, Judgement, metric_name
 from regraft.evaluation.ladder import Ladder, Step
 from regraft.evaluation.measure import shown
 from regraft.evaluation.report import Report, TargetReport
+from regraft.evaluation.trust_lines import trust_lines
 from regraft.training.cost import sentences
 from regraft.types import Label, Metric
 
@@ -60,7 +61,8 @@ def _of_target(report: Report | TargetReport) -> list[RenderableType]:
     if report.ladder:
         drawn += [verdict_panel(report.ladder.verdict), ladder_table(report.ladder)]
     drawn += [ablation_table(report.ablation)] if report.ablation else []
-    return [*drawn, *tables(report.judgement)]
+    lines = [Text(line, style="dim") for line in trust_lines(report.trust)]
+    return [*drawn, *tables(report.judgement), *lines]
 
 
 def ladders(report: Report) -> list[RenderableType]:
