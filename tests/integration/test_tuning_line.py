@@ -1,0 +1,87 @@
+"""Tunings through the whole line: fit, save, replay in a fresh process, answer, merge or its refusal, export or its refusal."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from line_rows import mails
+
+import regraft as rg
+from regraft import lifecycle
+from regraft.errors import UsageError
+from regraft.models import TRANSFORMS
+from regraft.serving.predictor import Predictor
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "models"))
+from tiny_families import write_folder
+
+TEXTS = [row["body"] for row in mails(30, seed=7)]
+RATES = {"epochs": 1, "batch_size": 16, "learning_rate": 0.01}
+KINDS: dict[str, dict[str, Any]] = {
+    "bitfit": {"layer_decay": 0.8},
+    "rslora": {"rank": 4},
+    "dora": {"rank": 4, "layers": 2, "rates": {"head": 0.5}},
+    "pissa": {"rank": 4},
+    "ia3": {},
+    "prompt": {"tokens": 3},
+    "full": {"reinit": 1},
+}
+QUICK = ("dora", "prompt")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bases") / "tiny-bert"
+    write_folder(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in KINDS])
+def test_it_is_fitted_kept_answered_with_and_merged_or_refused(name, base, fit_small, tmp_path):
+    events: list[Any] = []
+    artifact = fit_small(
+        tmp_path / "fitted",
+        base={"name": "hub", "source": str(base), "pooling": "mean"},
+        tuning={"name": name, **KINDS[name]},
+        train=RATES,
+        modality={"name": "text", "max_length": 40},
+        listen=events.append,
+    )
+    assert artifact.report.about["tuning"] == name
+    (begin,) = [event for event in events if hasattr(event, "parts")]
+    assert begin.parts["head"].trainable == begin.parts["head"].weights
+    assert sum(part.trainable for part in begin.parts.values()) == begin.trainable
+    answers = Predictor.load(artifact.path, threads=1).outputs(TEXTS)
+    assert np.isfinite(answers).all()
+    applied = [entry["name"] for entry in artifact.manifest.transforms]
+    if not applied:
+        with pytest.raises(UsageError, match="no adapters that could be merged"):
+            lifecycle.merge(artifact, out=str(tmp_path / "merged"), machine={"threads": 1})
+    elif all(TRANSFORMS.get(one).foldable for one in applied):
+        merged = lifecycle.merge(artifact, out=str(tmp_path / "merged"), machine={"threads": 1})
+        np.testing.assert_allclose(Predictor.load(merged.path, threads=1).outputs(TEXTS), answers, rtol=0, atol=5e-6)
+    else:
+        for verb, more in ((lifecycle.merge, {}), (lifecycle.export, {"format": "transformers"})):
+            with pytest.raises(UsageError, match="a prompt cannot be merged"):
+                verb(artifact, out=str(tmp_path / "refused"), machine={"threads": 1}, **more)
+        assert not (tmp_path / "refused").exists()
+    assert rg.inspect(artifact)["digest"] == artifact.digest
+
+
+def test_what_cannot_be_is_refused_before_anything_is_learnt(base, fit_small, tmp_path):
+    hub = {"name": "hub", "source": str(base), "pooling": "mean"}
+    for tuning, text in (
+        ({"name": "lora", "reinit": 1}, "drawn anew that the tuning does not let learn"),
+        ({"name": "head", "rates": {"layers": 0.1}}, "no part 'layers' that learns"),
+        ({"name": "prompt", "tokens": 4000}, "no room for a prompt and the longest text"),
+        ({"name": "pissa", "rank": 4000}, "no part of so large a rank"),
+    ):
+        events: list[Any] = []
+        with pytest.raises(rg.RegraftError, match=text):
+            fit_small(tmp_path / "out", base=hub, tuning=tuning, train=RATES, listen=events.append)
+        assert not [event for event in events if hasattr(event, "total_steps")]
+    assert not (tmp_path / "out").exists()
