@@ -449,3 +449,40 @@ def test_a_layer_is_run_otherwise_through_a_view_alone():
     assert type(net.backbone.get_submodule(path)).__name__ == "BertLayer"
     assert type(made.backbone.get_submodule(path)).__name__ == "OtherBertLayer"
     assert [name for name, _ in made.named_parameters()] == [name for name, _ in net.named_parameters()]
+
+
+@pytest.mark.parametrize(("picks", "kept"), [(["cutmix"], False), (["manifold-mixup"], True), ([], True)])
+def test_nothing_is_kept_of_rows_that_a_regulariser_changes(monkeypatch, picks, kept):
+    from contextlib import contextmanager
+    from types import SimpleNamespace
+
+    from regraft import learning
+    from regraft.training.options import ComputeOptions
+    from regraft.training.stages import Stages
+
+    pictures, told, settings = Pictures(), [], []
+
+    @contextmanager
+    def noting(net, trainable, needs, rows, setting, progress):
+        settings.append(setting)
+        yield SimpleNamespace(net=net)
+
+    monkeypatch.setattr("regraft.training.frozen_parts.learner", noting)
+    wanted = SimpleNamespace(
+        tuning=Pick("head"),
+        objective=Pick("supervised"),
+        train=build(TrainOptions, {"regularize": picks}),
+        machine=ComputeOptions(),
+    )
+    plan = SimpleNamespace(
+        wanted=wanted,
+        task=task_of(pictures.targets),
+        rows={"train": pictures, "valid": pictures},
+        preprocessing="p",
+        base=SimpleNamespace(name="tiny"),
+    )
+    with learning.learner(picture_net(), plan, Stages(told.append)):
+        pass
+    assert settings[0].cache.enabled is kept
+    said = [event.text for event in told if "a regulariser changes rows" in getattr(event, "text", "")]
+    assert bool(said) is not kept
