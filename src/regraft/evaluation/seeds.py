@@ -99,6 +99,7 @@ class SeedStudy:
         shares, mean = self.shares, self.mean
         told = f"{name}: {self.metric} {mean.value:.4g} [{mean.low:.4g}, {mean.high:.4g}] over {len(self.seeds)} seeds"
         parts = f"{shares['seeds']:.0%} of the variance of one fit come from its seed, {shares['rows']:.0%} from the rows"
+        parts += f", {shares['both']:.0%} from what its seed does to single rows"
         return f"{told}, standard deviation {self.spread:.2g}; {parts}"
 
 
@@ -267,9 +268,10 @@ def climb_seeds(
         judged = [kind.judge(metrics, targets_N, out, options=options, seed=seed, groups_N=groups_N) for _, out in given]
         found = study(quantity[0], scores[-1], contender.seeds, options.confidence, groups_N)
         studies |= {contender.name: found} if len(contender.seeds) > 1 else {}
-        means = {
-            name: mean_metric(name, [one.metrics[name] for one in judged], options.confidence) for name in judged[0].metrics
-        }
+        by_seed = {name: [one.metrics[name] for one in judged] for name in judged[0].metrics}
+        means = {name: mean_metric(name, values, options.confidence) for name, values in by_seed.items()}
+        if len(contender.seeds) > 1 and quantity[0] in means:  # a mean over rows, of which the two are told apart exactly
+            means[quantity[0]] = _within(quantity[0], found.mean)
         against = None
         if steps:
             against = _compared(kind, (scores[-2], scores[-1]), quantity, (steps[-1].name, contender.name), options, groups_N)
@@ -329,9 +331,14 @@ def mean_metric(name: str, found: Sequence[Metric], confidence: float) -> Metric
     of_seeds = float(values.var(ddof=1)) / len(values)
     of_rows = (float(halves.mean()) / quantile_of_normal(0.5 + confidence / 2)) ** 2
     reach = _reach([(of_seeds, len(values) - 1), (of_rows, math.inf)], confidence)
-    low, high = METRICS.get(name).bounds
     mean = float(values.mean())
-    return Metric(mean, max(low, mean - reach), min(high, mean + reach), found[0].n)
+    return _within(name, Metric(mean, mean - reach, mean + reach, found[0].n))
+
+
+def _within(name: str, metric: Metric) -> Metric:
+    """Return a metric whose interval does not leave its bounds."""
+    bottom, top = METRICS.get(name).bounds
+    return replace(metric, low=max(bottom, metric.low), high=min(top, metric.high))
 
 
 def _freedom(parts: Iterable[tuple[float, float]]) -> float:
