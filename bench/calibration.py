@@ -199,7 +199,7 @@ def main() -> None:
         test = rows(TEST, 3)
         cases = [
             ("aps", classes, "kind", CalibrateOptions(score=Pick("aps"), method="temperature")),
-            ("raps", classes, "kind", CalibrateOptions(score=Pick("raps"), method="temperature")),
+            ("raps", classes, "kind", CalibrateOptions(score=Pick("raps", {"weight": 0.2, "rank": 1}), method="temperature")),
             ("aps, isotonic", classes, "kind", CalibrateOptions(score=Pick("aps"), method="isotonic")),
             ("aps, each class", classes, "kind", CalibrateOptions(score=Pick("aps"), method="temperature", per_class=True)),
             ("residual", numbers, "price", CalibrateOptions()),

@@ -99,10 +99,8 @@ def _with_calibrator(made: Plan, predictor: Predictor) -> Plan:
     moved = None if bias is None else in_the_head(source.network(), source.task, bias=bias)
     if moved is None:
         told = ", ".join(dict.fromkeys(part.task.trust.calibrator.name for part in source.task.parts))
-        note = (
-            f"the network's own outputs are not calibrated: regraft applies the calibration ({told}) that manifest.json holds"
-        )
-        return dataclasses.replace(made, notes=(f"{note}; other tools do not",))
+        note = f"outputs of the network are not calibrated: regraft applies the calibration ({told}) in manifest.json"
+        return dataclasses.replace(made, notes=(f"{note}, other tools do not",))
     from regraft.serving.runtime_torch import TorchRuntime
 
     net, task = moved
