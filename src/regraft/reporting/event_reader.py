@@ -68,6 +68,7 @@ class Following:
     def __init__(self, log_to: LogTo, out: str | Path, listen: Listener) -> None:
         self.listen = listen
         self._readers = _readers(_wanted(log_to), Path(out))
+        self._early: list[Event] | None = []  # what was told before the readers are open
 
     def __enter__(self) -> Self:
         for name, reader in list(self._readers.items()):
@@ -77,6 +78,9 @@ class Following:
                 self._readers.pop(name)
                 self.__exit__()
                 raise
+        early, self._early = self._early or [], None
+        for event in early:
+            self._read(event)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -87,6 +91,12 @@ class Following:
     def __call__(self, event: Event) -> None:
         """Take one event."""
         self.listen(event)
+        if self._early is None:
+            self._read(event)
+        else:
+            self._early.append(event)
+
+    def _read(self, event: Event) -> None:
         for name in list(self._readers):
             self._with(name, event)
 

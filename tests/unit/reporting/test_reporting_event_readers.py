@@ -135,6 +135,16 @@ def test_mlflow_reads_what_was_written(tmp_path: Path):
     assert sorted((one.step, one.value) for one in losses) == [(number, 1 / number) for number in range(1, 13)]
 
 
+def test_events_before_the_readers_are_open_are_not_lost(tmp_path: Path):
+    following = Following("json-lines", tmp_path / "model", lambda event: None)
+    for event in training(3)[:2]:
+        following(event)
+    with following:
+        for event in training(3)[2:]:
+            following(event)
+    assert [*read(tmp_path / "model.events.jsonl")] == training(3)
+
+
 class Broken(EventReader):
     """A reader of an outside package that fails at the third update."""
 
