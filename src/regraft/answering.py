@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from regraft.errors import DataError, MissingExtraError, Problem, did_you_mean
+from regraft.judged import KnownRows, check_judging, plain_columns
 from regraft.options import JSON
+from regraft.previous import NAME as PREVIOUS
+from regraft.previous import note_of
 from regraft.registry import Registry
+from regraft.serving.agreement import column_orders
 from regraft.training.cost import Answered, cost_of
 from regraft.training.stages import Stages
 from regraft.types import Array, FloatArray, Ledger
@@ -24,11 +28,11 @@ if TYPE_CHECKING:
     from regraft.data.rows import RowSource
     from regraft.data.writer import Writer
     from regraft.evaluation.ladder import Contender
+    from regraft.evaluation.metadata import Metadata
     from regraft.evaluation.report import Report
     from regraft.models import BaseCard
     from regraft.serving.predictor import Predictor
     from regraft.serving.truths import Truths
-    from regraft.tasks.task import Part
 
 _CHUNK_ROWS = 1024
 _SHOWN = 20
@@ -45,6 +49,7 @@ class Labelled:
         probabilities: For each predictor what is judged (N, C), in the first one's label order.
         ledger: Rows that could not be used, tokens that were cut.
         answered: For each predictor, what went through it in how long.
+        known: What slices of the rows are made of; none are looked at if it is None.
     """
 
     name: str
@@ -52,6 +57,7 @@ class Labelled:
     probabilities: list[FloatArray]
     ledger: Ledger
     answered: list[Answered]
+    known: Metadata | None = None
 
 
 def folder(artifact: str | Path | Artifact) -> Path:
@@ -108,8 +114,11 @@ def labelled(predictors: Sequence[Predictor], data: Any, wanted: AnswerOptions, 
     rows = source(data, wanted, stages)
     truths = _truths(predictors, rows, stages)
     _check_columns(predictors, rows)
-    orders = _column_orders(predictors)
-    reading = _Reading(rows, truths, predictors, Ledger())
+    orders = column_orders([predictor.task for predictor in predictors])
+    first = predictors[0]
+    check_judging(wanted.judge, first.task, plain_columns(rows), rows.name)
+    known = KnownRows(rows, first.modality, truths.columns, first.column, wanted.judge)
+    reading = _Reading(rows, truths, predictors, Ledger(), known)
     kept: list[Array] = []
     answers: list[list[FloatArray]] = [[] for _ in predictors]
     answered = [Answered() for _ in predictors]
@@ -130,7 +139,12 @@ def labelled(predictors: Sequence[Predictor], data: Any, wanted: AnswerOptions, 
             reading.ledger.add(f"truncated {predictor.modality.unit}", work.dropped, where)
     probabilities = [np.concatenate(parts) for parts in answers]
     return Labelled(
-        name=rows.name, targets=np.concatenate(kept), probabilities=probabilities, ledger=reading.ledger, answered=answered
+        name=rows.name,
+        targets=np.concatenate(kept),
+        probabilities=probabilities,
+        ledger=reading.ledger,
+        answered=answered,
+        known=known.finish(answered[0].lengths),
     )
 
 
@@ -143,8 +157,10 @@ def _tell_apart(answered: Sequence[Answered], stages: Stages) -> None:
 class _Reading:
     """Rows of a source as targets and raw values; what cannot be used is counted, unknown labels are collected."""
 
-    def __init__(self, rows: RowSource, truths: Truths, predictors: Sequence[Predictor], ledger: Ledger) -> None:
-        self.rows, self.truths, self.predictors, self.ledger = rows, truths, predictors, ledger
+    def __init__(
+        self, rows: RowSource, truths: Truths, predictors: Sequence[Predictor], ledger: Ledger, known: KnownRows
+    ) -> None:
+        self.rows, self.truths, self.predictors, self.ledger, self.known = rows, truths, predictors, ledger, known
         self.task = predictors[0].task
         self.inputs = {predictor.columns: predictor for predictor in predictors}
         self.read = self.used = 0
@@ -161,10 +177,9 @@ class _Reading:
             self.read += chunk.rows.num_rows
             self.used += len(good)
             if good and not self.unknown:
-                yield (
-                    self.task.targets([truth[row] for row in good]),
-                    {columns: [found[row] for row in good] for columns, found in raws.items()},
-                )
+                kept = {columns: [found[row] for row in good] for columns, found in raws.items()}
+                self.known.add(chunk.rows, good, chunk.first_row, kept[self.predictors[0].columns])
+                yield self.task.targets([truth[row] for row in good]), kept
 
     def _usable(self, chunk: Chunk, value: Any, raws: Mapping[tuple[str, ...], list[Any]], row: int) -> bool:
         place = f"{chunk.source or self.rows.name}, row {chunk.first_row + row}"
@@ -210,17 +225,29 @@ class _Reading:
             raise DataError(problems)
 
 
-def evaluation(predictor: Predictor, answered: Labelled, wanted: AnswerOptions, stages: Stages) -> Report:
-    """Return the report on one predictor, held against the best answer that is the same for all of these rows."""
+def with_previous(predictor: Predictor, wanted: AnswerOptions) -> list[Predictor]:
+    """Return a predictor, and after it the one that stood before where `judge.previous` names it."""
+    return [predictor, *([opened(wanted.judge.previous, wanted)] if wanted.judge.previous else [])]
+
+
+def evaluation(predictors: Sequence[Predictor], answered: Labelled, wanted: AnswerOptions, stages: Stages) -> Report:
+    """Return the report on the first predictor, held against the best answer that is the same for all of these rows, and
+    against the one that stood before where there is a second.
+    """
     from regraft.evaluation.by_target import constant_contender
 
-    constant = constant_contender(predictor.task, answered.targets)
-    return _report("evaluate", [constant, _contender(predictor, answered, 0)], [predictor], answered, wanted, stages)
+    first, *others = predictors
+    contenders = [constant_contender(first.task, answered.targets)]
+    contenders += [replace(_contender(one, answered, 1), name=PREVIOUS, note=note_of(one)) for one in others]
+    alone = replace(answered, answered=answered.answered[:1])
+    return _report("evaluate", [*contenders, _contender(first, answered, 0)], [first], alone, wanted, stages)
 
 
 def comparison(predictors: Sequence[Predictor], answered: Labelled, wanted: AnswerOptions, stages: Stages) -> Report:
     """Return the report on the second of two predictors, held against the first."""
     contenders = [_contender(predictor, answered, place) for place, predictor in enumerate(predictors)]
+    if wanted.judge.previous:
+        stages.note("judge.previous is not looked at: it is the first artifact that the second is held against")
     if contenders[0].name == contenders[1].name:
         places = zip(contenders, ("first", "second"), strict=True)
         contenders = [replace(contender, name=f"{contender.name} ({place})") for contender, place in places]
@@ -247,6 +274,7 @@ def _report(
             lambda part: climbed(part, contenders, answered.targets, options, seed),
             options,
             seed,
+            known=answered.known,
         )
     artifact = predictors[-1].artifact
     return Report(
@@ -275,7 +303,14 @@ def _contender(predictor: Predictor, answered: Labelled, place: int) -> Contende
     from regraft.evaluation.ladder import Contender
 
     name = predictor.artifact.path.name if predictor.artifact else f"predictor {place + 1}"
-    return Contender(name=name, probabilities_NC=answered.probabilities[place], seconds=answered.answered[place].seconds)
+    probabilities_NC, seconds = answered.probabilities[place], answered.answered[place].seconds
+    return Contender(
+        name=name,
+        probabilities_NC=probabilities_NC,
+        seconds=seconds,
+        size_bytes=predictor.artifact.size_bytes if predictor.artifact else None,
+        latency_ms=1000 * seconds / max(1, len(probabilities_NC)),
+    )
 
 
 def _truths(predictors: Sequence[Predictor], rows: RowSource, stages: Stages) -> Truths:
@@ -303,43 +338,6 @@ def _check_columns(predictors: Sequence[Predictor], rows: RowSource) -> None:
             for name in missing
         ]
         raise DataError(problems)
-
-
-def _column_orders(predictors: Sequence[Predictor]) -> list[list[int] | None]:
-    """Return for each predictor the places of the first one's columns (labels, levels) among its own; nothing if alike."""
-    first = predictors[0].task
-    orders: list[list[int] | None] = []
-    for predictor in predictors:
-        own = {part.name: part for part in predictor.task.parts}
-        _same_targets(list(own), [part.name for part in first.parts])
-        found = [place for part in first.parts for place in _places(own[part.name], part)]
-        orders.append(None if found == sorted(found) else found)
-    return orders
-
-
-def _same_targets(own: Sequence[str], first: Sequence[str]) -> None:
-    if sorted(own) != sorted(first):
-        got = " against ".join(", ".join(names) if any(names) else "one target" for names in (own, first))
-        fix = "compare artifacts that predict the same targets"
-        raise DataError(Problem(what="the artifacts do not predict the same targets", got=got, fix=fix))
-
-
-def _places(own: Part, first: Part) -> list[int]:
-    """Return where the columns of a target of the first predictor stand among those of another one."""
-    from regraft.evaluation.answer_kind import kind_of
-
-    task, wanted, of = own.task, first.task, f" for '{first.name}'" if first.name else ""
-    fix = "compare artifacts that predict the same target"
-    if task.answers != wanted.answers:
-        got = f"{task.answers.replace('-', ' ')} against {wanted.answers.replace('-', ' ')}"
-        raise DataError(Problem(what=f"the artifacts do not give the same kind of answers{of}", got=got, fix=fix))
-    ordered = kind_of(task.answers).ordered
-    if (task.names != wanted.names) if ordered else (sorted(task.names) != sorted(wanted.names)):
-        got = f"{', '.join(task.names[:10])} against {', '.join(wanted.names[:10])}"
-        what = f"the artifacts do not know the same labels{of}" + (" in the same order" if ordered else "")
-        raise DataError(Problem(what=what, got=got, fix=fix))
-    start = own.judged.start or 0
-    return [start + task.names.index(name) for name in wanted.names] or [start]
 
 
 def base_card(name: str) -> BaseCard | None:

@@ -20,12 +20,14 @@ import numpy as np
 from regraft.errors import DataError, MissingExtraError, OptionsError, Problem
 from regraft.evaluation import METRICS
 from regraft.evaluation.rung import Rows
+from regraft.judged import known_of_test
 from regraft.learning import features_before, learner, train
 from regraft.modalities import MODALITIES
 from regraft.models import BASES
 from regraft.options import Pick, to_json
 from regraft.parts import settled
 from regraft.planning import SPLITS, Plan, check_targets, joined_splits, plan, raws, read
+from regraft.previous import previous_contender
 from regraft.recipe import Recipe, changed
 from regraft.tasks import TASKS
 from regraft.training.cost import Answered, Passes, cost_of
@@ -191,19 +193,29 @@ def judge(
     door, answered = predictor(net, plan), Answered()
     with stages("answer the test rows", len(plan.rows["test"])):
         parts = [door.probabilities(chunk, answered=answered) for chunk in raws(plan.dataset, "test")]
+    stood = previous_contender(
+        options.previous, task, raws(plan.dataset, "test"), plan.modality, plan.dataset.input_column, wanted.machine
+    )
     with stages("judge"):
-        fitted = Contender(name="fitted", probabilities_NC=np.concatenate(parts), seconds=stages.seconds.get("train", 0.0))
+        fitted = Contender(
+            name="fitted",
+            probabilities_NC=np.concatenate(parts),
+            seconds=stages.seconds.get("train", 0.0),
+            size_bytes=_bytes_of(net),
+            latency_ms=1000 * answered.seconds / len(plan.rows["test"]),
+        )
         targets, without = plan.targets["test"], [] if task.paired else _without_parts(door, plan)
         known = {split: dataclasses.replace(rows, widths=net.backbone.part_widths) for split, rows in before.items()}
 
         def one(part: Part) -> TargetReport:
             return TargetReport(
                 judgement=judgement_of(part, targets, fitted.probabilities_NC, options, seed),
-                ladder=ladder_of(part, known, plan.targets["train"], fitted, options, seed),
+                ladder=ladder_of(part, known, plan.targets["train"], fitted, options, seed, previous=stood),
                 ablation=ablation_of(part, targets, fitted, without, options, seed),
             )
 
-        found = reported(task, targets, fitted.probabilities_NC, one, options, seed)
+        own = known_of_test(plan, before["test"].features_ND)
+        found = reported(task, targets, fitted.probabilities_NC, one, options, seed, known=own)
     return Report(
         kind="fit",
         **found,
@@ -215,6 +227,11 @@ def judge(
         cost=cost_of(door.runtime.use(), stages.seconds, training=trained, answering=door.runtime.passes(answered)).to_json(),
         about=_about(plan, recipe),
     )
+
+
+def _bytes_of(net: Headed) -> int:
+    """Return the bytes of all weights and buffers."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*net.parameters(), *net.buffers()))
 
 
 def _about(plan: Plan, recipe: Recipe | None) -> dict[str, Any]:

@@ -280,8 +280,9 @@ def evaluate(artifact: str | Path | Artifact | Predictor, data: Any, /, *, liste
     wanted, stages = build(AnswerOptions, options), Stages(listen)
     with stages("open the artifact"):
         predictor = answering.opened(artifact, wanted)
-    answered = answering.labelled([predictor], data, wanted, stages)
-    return answering.evaluation(predictor, answered, wanted, stages)
+        predictors = answering.with_previous(predictor, wanted)
+    answered = answering.labelled(predictors, data, wanted, stages)
+    return answering.evaluation(predictors, answered, wanted, stages)
 
 
 def compare(

@@ -22,6 +22,7 @@ from regraft.evaluation.intervals import measure_by_rows
 from regraft.evaluation.judge import Judgement, notes_of
 from regraft.evaluation.measure import Measure, Tally, count_classes
 from regraft.evaluation.options import JudgeOptions
+from regraft.evaluation.paired import Quantity, mean_of_rows
 from regraft.evaluation.rung import Rung
 from regraft.registry import Registry
 from regraft.types import Array, FloatArray, Label
@@ -135,6 +136,30 @@ class AnswerKind(ABC):
         ]
         metrics = {name: found[name] for name in measures}
         return Judgement(n=len(targets_N), metrics=metrics, confidence=options.confidence, notes=tuple(dict.fromkeys(notes)))
+
+    def scored(self, targets_N: Array, outputs_NC: FloatArray) -> tuple[Quantity, FloatArray]:
+        """Return what groups of rows are compared by, and what each row adds to its sums (N, K).
+
+        As it stands here, the mean of the `costs`.
+        """
+        return Quantity("cost", False, mean_of_rows), self.costs(targets_N, outputs_NC)[:, None]
+
+    def confidence(self, outputs_NC: FloatArray) -> FloatArray | None:
+        """Return how sure each answer is of itself (N,), from 0 to 1; None where answers do not say."""
+        return None
+
+    def members(self, targets_N: Array) -> dict[str, Array]:
+        """Return the rows (N,), true or false, that have each class or label, by its name; empty where there are none."""
+        return {}
+
+    def decided_for(self, outputs_NC: FloatArray, column: int) -> Array | None:
+        """Return whether each row is given a class or label (N,); None where answers are neither.
+
+        Args:
+            outputs_NC: As `checked` returned it.
+            column: Which class or label.
+        """
+        return None
 
     def group_names(self, targets_N: Array) -> list[str]:
         """Return what to call the group of each row."""

@@ -18,9 +18,11 @@ from regraft.evaluation.ablation import ablation
 from regraft.evaluation.answer_kind import fitting_names, kind_for
 from regraft.evaluation.judge import Judgement
 from regraft.evaluation.ladder import Contender, Ladder, LadderRows, Step, build_ladder, climb
+from regraft.evaluation.metadata import Metadata
 from regraft.evaluation.options import JudgeOptions
 from regraft.evaluation.report import TargetReport
 from regraft.evaluation.rung import Rows
+from regraft.evaluation.slicing import slicing_of
 from regraft.tasks.task import Part, Task
 from regraft.types import Array, FloatArray, Metric
 
@@ -41,7 +43,14 @@ def own_options(part: Part, options: JudgeOptions) -> JudgeOptions:
 
 
 def ladder_of(
-    part: Part, before: Mapping[str, Rows], train_targets: Array, fitted: Contender, options: JudgeOptions, seed: int
+    part: Part,
+    before: Mapping[str, Rows],
+    train_targets: Array,
+    fitted: Contender,
+    options: JudgeOptions,
+    seed: int,
+    *,
+    previous: Contender | None = None,
 ) -> Ladder:
     """Return the ladder of one target: the baselines learn from and are judged on the rows that have it.
 
@@ -52,13 +61,14 @@ def ladder_of(
         fitted: The fitted model with what it gives for the test rows.
         options: Which baselines, resamples and confidence.
         seed: Seeds samples and resamples.
+        previous: The model that stood before, if it is held against.
     """
     task = part.task
     own = {}
     for split, held in before.items():
         rows = part.rows(held.targets_N)
         features_ND = held.features_ND if len(rows) == len(held) else held.features_ND[rows]
-        own[split] = Rows(features_ND, part.own(held.targets_N, rows), held.widths)
+        own[split] = Rows(features_ND, part.own(held.targets_N, rows), held.widths, held.words)
     ladder_rows = LadderRows(
         train=own["train"],
         valid=own["valid"],
@@ -67,8 +77,10 @@ def ladder_of(
         answers=task.answers,
         train_targets=part.own(train_targets),
     )
-    contender = own_contender(part, fitted, part.rows(before["test"].targets_N))
-    return build_ladder(ladder_rows, contender, task.metrics, options=own_options(part, options), seed=seed)
+    judged = part.rows(before["test"].targets_N)
+    contender = own_contender(part, fitted, judged)
+    stood = [own_contender(part, previous, judged)] if previous else []
+    return build_ladder(ladder_rows, contender, task.metrics, options=own_options(part, options), seed=seed, before=stood)
 
 
 def judgement_of(part: Part, targets: Array, outputs_NC: FloatArray, options: JudgeOptions, seed: int) -> Judgement:
@@ -101,7 +113,14 @@ def climbed(part: Part, contenders: Sequence[Contender], targets: Array, options
 
 
 def reported(
-    task: Task, targets: Array, outputs_NC: FloatArray, one: Callable[[Part], TargetReport], options: JudgeOptions, seed: int
+    task: Task,
+    targets: Array,
+    outputs_NC: FloatArray,
+    one: Callable[[Part], TargetReport],
+    options: JudgeOptions,
+    seed: int,
+    *,
+    known: Metadata | None = None,
 ) -> dict[str, Any]:
     """Return the fields of a report: of one target what is found of it; of several what is found of each, and of all.
 
@@ -112,12 +131,22 @@ def reported(
         one: Judges one target.
         options: Resamples and confidence.
         seed: Seeds the resamples.
+        known: What groups of rows are made of; none are looked at if not given.
     """
+
+    def whole_of(part: Part) -> TargetReport:
+        found = one(part)
+        if known is None:
+            return found
+        slicing, told = slicing_of(part, targets, outputs_NC, known, options, seed)
+        judgement = dataclasses.replace(found.judgement, notes=(*found.judgement.notes, *told))
+        return dataclasses.replace(found, judgement=judgement, slicing=slicing)
+
     if not task.several:
         (part,) = task.parts
-        found = one(part)
-        return {"judgement": found.judgement, "ladder": found.ladder, "ablation": found.ablation}
-    by_target = {part.name: one(part) for part in task.parts if len(part.rows(targets))}
+        found = whole_of(part)
+        return {name: getattr(found, name) for name in ("judgement", "ladder", "ablation", "slicing")}
+    by_target = {part.name: whole_of(part) for part in task.parts if len(part.rows(targets))}
     kind = kind_for(task)
     targets_N, judged_NC = kind.checked(targets, outputs_NC)
     whole = kind.judge(task.metrics, targets_N, judged_NC, options=options, seed=seed)
@@ -134,4 +163,4 @@ def constant_contender(task: Task, targets: Array) -> Contender:
     """Return the best answers that are the same for all of these rows."""
     kind = kind_for(task)
     same_NC = np.tile(kind.constant(targets), (len(targets), 1))
-    return Contender(name=kind.constant_name, probabilities_NC=same_NC, constant=True)
+    return Contender(name=kind.constant_name, probabilities_NC=same_NC, constant=True, size_bytes=same_NC[:1].nbytes)

@@ -19,6 +19,11 @@ As JSON (strict: None where a number is undefined, with a note saying why):
     targets           only where there are several: target -> {n, metrics, per_class, confusion, ladder, verdict,
                       verdict_detail, ablation, notes}, as above, on the rows that have it; then "metrics" holds those of
                       all of them as TARGET.METRIC, and relative_loss, "ladder" is empty, "verdict" the weakest of theirs
+    slices            only where there are any: groups of rows by columns, length, script, class, time, confidence
+                      (`regraft.evaluation.slices`); in "targets" where there are several, as are the next two
+    weak_slices       only where they were looked for: groups that are much worse, found and tested
+                      (`regraft.evaluation.weak_slices`)
+    fairness          only where `judge.fairness` names groups of people (`regraft.evaluation.fairness`)
     ledger            reason -> {count, examples}
     fingerprint       of the data, as the data room gives it
     seconds           in all
@@ -41,6 +46,7 @@ from regraft.evaluation.compare import Comparison
 from regraft.evaluation.judge import ClassRow, Confusion, Judgement, judge, metrics_from_json
 from regraft.evaluation.ladder import Ladder, Step
 from regraft.evaluation.options import JudgeOptions
+from regraft.evaluation.slicing import Slicing
 from regraft.options import JSON
 from regraft.types import Ledger
 
@@ -55,11 +61,13 @@ class TargetReport:
         judgement: Metrics, classes and confusion.
         ladder: What it was held against, if anything.
         ablation: Of rows with several parts, what the model is without each of them.
+        slicing: What was found of groups of rows.
     """
 
     judgement: Judgement
     ladder: Ladder | None = None
     ablation: Sequence[Step] = ()
+    slicing: Slicing = field(default_factory=Slicing)
 
     @property
     def verdict(self) -> str | None:
@@ -78,6 +86,7 @@ class TargetReport:
             "verdict": self.verdict,
             "verdict_detail": self.ladder.verdict.to_json() if self.ladder else None,
             **({"ablation": [step.to_json() for step in self.ablation]} if self.ablation else {}),
+            **self.slicing.to_json(),
             "notes": judged["notes"],
         }
 
@@ -85,7 +94,8 @@ class TargetReport:
     def from_json(cls, values: Mapping[str, JSON], confidence: float) -> TargetReport:
         """Return what `to_json` wrote."""
         judgement = dataclasses.replace(_judgement(values, confidence), notes=tuple(values["notes"]))
-        return cls(judgement=judgement, ladder=_ladder(values), ablation=_ablation(values))
+        slicing = Slicing.from_json(values)
+        return cls(judgement=judgement, ladder=_ladder(values), ablation=_ablation(values), slicing=slicing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +115,7 @@ class Report:
         about: What was judged, JSON values by name.
         ablation: Of rows with several parts, what the model is without each of them.
         targets: Where there are several targets, what was found of each.
+        slicing: What was found of groups of rows, where there is one target.
     """
 
     kind: str
@@ -119,6 +130,7 @@ class Report:
     about: Mapping[str, JSON] = field(default_factory=dict)
     ablation: Sequence[Step] = ()
     targets: Mapping[str, TargetReport] = field(default_factory=dict)
+    slicing: Slicing = field(default_factory=Slicing)
 
     @property
     def verdict(self) -> str | None:
@@ -141,6 +153,7 @@ class Report:
             "verdict": self.verdict,
             "verdict_detail": self.ladder.verdict.to_json() if self.ladder else None,
             **({"ablation": [step.to_json() for step in self.ablation]} if self.ablation else {}),
+            **self.slicing.to_json(),
             **({"targets": {name: one.to_json() for name, one in self.targets.items()}} if self.targets else {}),
             "ledger": self.ledger.to_json(),
             "fingerprint": self.fingerprint,
@@ -186,6 +199,7 @@ class Report:
             notes=tuple(values["notes"]),
             about=values["about"],
             ablation=_ablation(values),
+            slicing=Slicing.from_json(values),
             targets={
                 name: TargetReport.from_json(one, values["confidence"]) for name, one in values.get("targets", {}).items()
             },
