@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from regraft.reporting.section import Found, Page, Section, key, table, text
 
-_OWN = frozenset({"group", "n"})
+_OWN = frozenset({"group", "n", "too_small"})
 
 
 class Fairness(Section):
@@ -24,7 +24,7 @@ class Fairness(Section):
         rates = list(dict.fromkeys(name for group in groups for name in group if name not in _OWN))
         rows = [
             [
-                text(group.get("group")),
+                text(group.get("group")) + (f" ({page.say('too-few')})" if group.get("too_small") else ""),
                 found.number_at(f"fairness/groups/{place}/n", "count"),
                 *(_rate(found, f"fairness/groups/{place}/{key(rate)}") for rate in rates),
             ]
@@ -40,9 +40,16 @@ def _rate(found: Found, path: str) -> str:
     return plain if "data-path" in plain else found.interval(path, "share")
 
 
-def _differences(found: Found, page: Page, differences: list[dict[str, object]]) -> str:
+def _difference(one: dict[str, Any]) -> str:
+    """Return what differs, of which label, and between which groups."""
+    name, label = str(one.get("name")).replace("_", " "), one.get("label")
+    told = f"{name} ({label})" if label else name
+    between = " − ".join(map(str, one.get("between") or ()))
+    return text(f"{told}: {between}" if between else told)
+
+
+def _differences(found: Found, page: Page, differences: list[dict[str, Any]]) -> str:
     rows = [
-        [text(str(one.get("name")).replace("_", " ")), found.interval(f"fairness/differences/{place}", "points")]
-        for place, one in enumerate(differences)
+        [_difference(one), found.interval(f"fairness/differences/{place}", "points")] for place, one in enumerate(differences)
     ]
     return table(["", page.say("difference")], rows, caption=page.say("fairness-note")) if rows else ""
