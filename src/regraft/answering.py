@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from regraft.errors import DataError, MissingExtraError, Problem, UsageError, did_you_mean
+from regraft.judged import KnownRows, check_judging, plain_columns
 from regraft.options import JSON
+from regraft.previous import NAME as PREVIOUS
+from regraft.previous import note_of
 from regraft.registry import Registry
+from regraft.serving.agreement import column_orders
 from regraft.tasks.sureness import PLAIN
 from regraft.training.cost import Answered, cost_of
 from regraft.training.stages import Stages
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from regraft.data.rows import RowSource
     from regraft.data.writer import Writer
     from regraft.evaluation.ladder import Contender
+    from regraft.evaluation.metadata import Metadata
     from regraft.evaluation.report import Report
     from regraft.models import BaseCard
     from regraft.serving.labelled_rows import LabelledRows
@@ -50,11 +55,12 @@ class Labelled:
         task: What is predicted.
         targets: Targets (N, ...), in the order of the task's labels.
         probabilities: For each entrant what is judged (N, C), in the same order.
-        outputs: Raw outputs of the last predictor (N, ...), in its own order; nothing where there is none.
+        outputs: Raw outputs of the judged predictor (N, ...), in its own order; nothing where it is none.
         ledger: Rows that could not be used, tokens that were cut.
         answered: For each entrant, what went through it in how long; nothing went through predictions made elsewhere.
         groups: Which rows belong together (N,), if anything says so.
         notes: Sentences a reader must know.
+        known: What slices of the rows are made of; none are looked at if it is None.
     """
 
     name: str
@@ -66,6 +72,7 @@ class Labelled:
     answered: list[Answered]
     groups: Array | None = None
     notes: Sequence[str] = ()
+    known: Metadata | None = None
 
 
 def folder(artifact: str | Path | Artifact) -> Path:
@@ -138,7 +145,12 @@ def entrant(given: Any, wanted: AnswerOptions, number: int = 1) -> Entrant:
 
 
 def labelled(
-    entrants: Sequence[Entrant], data: Any, wanted: AnswerOptions, stages: Stages, see: Seeing | None = None
+    entrants: Sequence[Entrant],
+    data: Any,
+    wanted: AnswerOptions,
+    stages: Stages,
+    see: Seeing | None = None,
+    judged: int = -1,
 ) -> Labelled:
     """Answer every labelled row with every predictor, and find the predictions that others made for it.
 
@@ -147,7 +159,8 @@ def labelled(
         data: Labelled rows.
         wanted: How to read and answer.
         stages: Told about progress.
-        see: Shown some rows at a time: targets, what the last predictor gave, its raw values, and where the rows stand.
+        see: Shown some rows at a time: targets, what the judged predictor gave, its raw values, and where the rows stand.
+        judged: Which of the entrants is reported on.
 
     Raises:
         DataError: A column is missing, a label is unknown, rows were learnt from, too many rows cannot be used, or there are
@@ -163,8 +176,12 @@ def labelled(
     task, truths = _judged_by(predictors, tables, rows, wanted, stages)
     _check_columns(predictors, rows)
     check_metric(task, wanted.judge)
-    orders = _column_orders(predictors, task)
-    reading = LabelledRows(rows, truths, predictors, task, wanted.judge)
+    check_judging(wanted.judge, task, plain_columns(rows), rows.name)
+    orders = column_orders([task, *(predictor.task for predictor in predictors)])[1:]
+    asks = [place for place, one in enumerate(entrants) if isinstance(one, Predictor)]
+    reads = asks.index(judged % len(entrants)) if judged % len(entrants) in asks else 0
+    known = KnownRows(rows, predictors[reads] if predictors else None, truths.columns, wanted.judge)
+    reading = LabelledRows(rows, truths, predictors, task, wanted.judge, known.add)
     kept: list[Array] = []
     raw: list[FloatArray] = []
     answers: list[list[FloatArray]] = [[] for _ in predictors]
@@ -177,10 +194,10 @@ def labelled(
                 given = predictor.outputs(values, batch_size=wanted.batch_size, answered=answered[place])
                 found = predictor.task.probabilities(given)
                 answers[place].append(found if orders[place] is None else found[:, orders[place]])
-            if predictors:
-                raw.append(given)
-            if see is not None:
-                see(targets, answers[-1][-1], raws[predictors[-1].columns], places)
+                if asks[place] == judged % len(entrants):
+                    raw.append(given)
+                    if see is not None:
+                        see(targets, answers[place][-1], values, places)
             stages.progress(reading.read)
     _tell_apart(answered, stages)
     reading.settle(0.0 if wanted.strict else wanted.data.lost_share)
@@ -193,10 +210,10 @@ def labelled(
     asked = zip((np.concatenate(parts) for parts in answers), answered, strict=True)
     brought = iter(_brought(tables, task, reading))
     every = [next(asked) if isinstance(one, Predictor) else (next(brought), Answered()) for one in entrants]
-    judged, notes = _decisions_only(task, tables)
+    judged_task, notes = _decisions_only(task, tables)
     return Labelled(
         name=rows.name,
-        task=judged,
+        task=judged_task,
         targets=targets,
         probabilities=[given for given, _ in every],
         outputs=np.concatenate(raw) if raw else None,
@@ -204,6 +221,7 @@ def labelled(
         answered=[work for _, work in every],
         groups=reading.groups(targets),
         notes=[*notes, *reading.notes],
+        known=known.finish(answered[reads].lengths if predictors else ()),
     )
 
 
@@ -265,18 +283,30 @@ def _tell_apart(answered: Sequence[Answered], stages: Stages) -> None:
     stages.part(_ANSWER, "tokenise", sum(work.encode_seconds for work in answered))
 
 
-def evaluation(judged: Entrant, answered: Labelled, wanted: AnswerOptions, stages: Stages) -> Report:
-    """Return the report on one model, held against the best answer that is the same for all of these rows."""
+def with_previous(judged: Entrant, wanted: AnswerOptions) -> list[Entrant]:
+    """Return what is judged, and after it the artifact that stood before where `judge.previous` names it."""
+    return [judged, *([opened(wanted.judge.previous, wanted)] if wanted.judge.previous else [])]
+
+
+def evaluation(entrants: Sequence[Entrant], answered: Labelled, wanted: AnswerOptions, stages: Stages) -> Report:
+    """Return the report on the first model, held against the best answer that is the same for all of these rows, and against
+    the one that stood before where there is a second.
+    """
     from regraft.evaluation.by_target import constant_contender
 
-    constant = constant_contender(answered.task, answered.targets)
-    return _report("evaluate", [constant, _contender(judged, answered, 0)], [judged], answered, wanted, stages)
+    judged, *others = entrants
+    contenders = [constant_contender(answered.task, answered.targets)]
+    contenders += [replace(_contender(one, answered, 1), name=PREVIOUS, note=note_of(one)) for one in others]
+    alone = replace(answered, answered=answered.answered[:1])
+    return _report("evaluate", [*contenders, _contender(judged, answered, 0)], [judged], alone, wanted, stages)
 
 
 def comparison(entrants: Sequence[Entrant], answered: Labelled, wanted: AnswerOptions, stages: Stages) -> Report:
     """Return the report on the last of several models, held against those before it."""
     from regraft.serving.outside import unique_names
 
+    if wanted.judge.previous:
+        stages.note("judge.previous is not looked at: it is the artifacts before the last that it is held against")
     contenders = [_joined(entrants, answered, places) for places in same_but_for_the_seed(entrants)]
     names = unique_names(contender.name for contender in contenders)
     contenders = [replace(contender, name=name) for contender, name in zip(contenders, names, strict=True)]
@@ -296,8 +326,8 @@ def _report(
     stages: Stages,
 ) -> Report:
     from regraft.evaluation.answers import Answers
-    from regraft.evaluation.by_target import climbed, reported
-    from regraft.evaluation.report import Report
+    from regraft.evaluation.by_target import JudgedRows, climbed, reported
+    from regraft.evaluation.report import Report, TargetReport
     from regraft.evaluation.trusted import trusted
 
     task, options, seed = answered.task, wanted.judge, wanted.seed
@@ -307,16 +337,21 @@ def _report(
             return {}  # models are held against each other; each has a report of its own
         return trusted(part, answered.targets, answered.outputs, wanted.asked, options.confidence)
 
+    last, notes = contenders[-1], list(answered.notes)
+    if last.more and answered.known is not None:
+        notes.append("slices are those of one fit: of several seeds they are left out, evaluate one of the artifacts")
     with stages("judge"):
-        found = reported(
-            task,
-            answered.targets,
-            contenders[-1].probabilities_NC,
-            lambda part: climbed(part, contenders, answered.targets, options, seed, answered.groups, trust),
-            options,
-            seed,
-            answered.groups,
+        rows = JudgedRows(
+            targets=answered.targets,
+            outputs_NC=last.probabilities_NC,
+            groups_N=answered.groups,
+            known=None if last.more else answered.known,
         )
+
+        def one(part: Part) -> TargetReport:
+            return climbed(part, contenders, answered.targets, options, seed, answered.groups, trust)
+
+        found = reported(task, rows, one, options, seed)
     artifact = entrants[-1].artifact
     return Report(
         kind=verb,
@@ -325,13 +360,13 @@ def _report(
         seconds=stages.total,
         seconds_by_stage=stages.seconds,
         cost=_cost(entrants, answered.answered, stages),
-        notes=answered.notes,
+        notes=notes,
         about={
             "data": answered.name,
             "contenders": [contender.name for contender in contenders],
             "artifact": artifact.digest if artifact else None,
         },
-        answers=Answers(task, answered.targets, contenders[-1].probabilities_NC),
+        answers=Answers(task, answered.targets, last.probabilities_NC),
     )
 
 
@@ -375,18 +410,27 @@ def _joined(entrants: Sequence[Entrant], answered: Labelled, places: Sequence[in
         return first
     seeds = tuple(artifact.manifest.seed for place in places if (artifact := entrants[place].artifact))
     seconds = sum(contender.seconds for contender in (first, *others)) / len(places)
+    latency_ms = 1000 * seconds / max(1, len(first.probabilities_NC))
     name, more = f"{first.name} ({len(seeds)} seeds)", tuple(contender.probabilities_NC for contender in others)
     note = "seeds " + ", ".join(map(str, seeds))
-    return replace(first, name=name, seconds=seconds, seeds=seeds, more=more, note=note)
+    return replace(first, name=name, seconds=seconds, seeds=seeds, more=more, note=note, latency_ms=latency_ms)
 
 
 def _contender(judged: Entrant, answered: Labelled, place: int) -> Contender:
     from regraft.evaluation.ladder import Contender
     from regraft.serving.predictor import Predictor
 
-    name = judged.artifact.path.name if judged.artifact else f"predictor {place + 1}"
-    name = name if isinstance(judged, Predictor) else judged.name
-    return Contender(name=name, probabilities_NC=answered.probabilities[place], seconds=answered.answered[place].seconds)
+    probabilities_NC = answered.probabilities[place]
+    if not isinstance(judged, Predictor):
+        return Contender(name=judged.name, probabilities_NC=probabilities_NC)
+    artifact, seconds = judged.artifact, answered.answered[place].seconds
+    return Contender(
+        name=artifact.path.name if artifact else f"predictor {place + 1}",
+        probabilities_NC=probabilities_NC,
+        seconds=seconds,
+        size_bytes=artifact.size_bytes if artifact else None,
+        latency_ms=1000 * seconds / max(1, len(probabilities_NC)),
+    )
 
 
 def _check_columns(predictors: Sequence[Predictor], rows: RowSource) -> None:
@@ -397,42 +441,6 @@ def _check_columns(predictors: Sequence[Predictor], rows: RowSource) -> None:
             for name in missing
         ]
         raise DataError(problems)
-
-
-def _column_orders(predictors: Sequence[Predictor], first: Task) -> list[list[int] | None]:
-    """Return for each predictor the places of the task's columns (labels, levels) among its own; nothing if alike."""
-    orders: list[list[int] | None] = []
-    for predictor in predictors:
-        own = {part.name: part for part in predictor.task.parts}
-        _same_targets(list(own), [part.name for part in first.parts])
-        found = [place for part in first.parts for place in _places(own[part.name], part)]
-        orders.append(None if found == sorted(found) else found)
-    return orders
-
-
-def _same_targets(own: Sequence[str], first: Sequence[str]) -> None:
-    if sorted(own) != sorted(first):
-        got = " against ".join(", ".join(names) if any(names) else "one target" for names in (own, first))
-        fix = "compare artifacts that predict the same targets"
-        raise DataError(Problem(what="the artifacts do not predict the same targets", got=got, fix=fix))
-
-
-def _places(own: Part, first: Part) -> list[int]:
-    """Return where the columns of a target of the first predictor stand among those of another one."""
-    from regraft.evaluation.answer_kind import kind_of
-
-    task, wanted, of = own.task, first.task, f" for '{first.name}'" if first.name else ""
-    fix = "compare artifacts that predict the same target"
-    if task.answers != wanted.answers:
-        got = f"{task.answers.replace('-', ' ')} against {wanted.answers.replace('-', ' ')}"
-        raise DataError(Problem(what=f"the artifacts do not give the same kind of answers{of}", got=got, fix=fix))
-    ordered = kind_of(task.answers).ordered
-    if (task.names != wanted.names) if ordered else (sorted(task.names) != sorted(wanted.names)):
-        got = f"{', '.join(task.names[:10])} against {', '.join(wanted.names[:10])}"
-        what = f"the artifacts do not know the same labels{of}" + (" in the same order" if ordered else "")
-        raise DataError(Problem(what=what, got=got, fix=fix))
-    start = own.judged.start or 0
-    return [start + task.names.index(name) for name in wanted.names] or [start]
 
 
 def base_card(name: str) -> BaseCard | None:

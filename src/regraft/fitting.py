@@ -22,12 +22,14 @@ from regraft.data.rows import check_there
 from regraft.errors import DataError, MissingExtraError, OptionsError, Problem
 from regraft.evaluation import METRICS
 from regraft.evaluation.rung import Rows
+from regraft.judged import known_of_test
 from regraft.learning import features_before, learn, learner, train
 from regraft.modalities import MODALITIES
 from regraft.models import BASES
 from regraft.options import Pick, to_json
 from regraft.parts import settled
 from regraft.planning import SPLITS, Plan, check_targets, joined_splits, plan, raws, read, values_of
+from regraft.previous import previous_contender
 from regraft.recipe import Recipe, changed
 from regraft.tasks import TASKS
 from regraft.tasks.sureness import trust_of
@@ -195,7 +197,7 @@ def judge(
 ) -> Report:
     """Hold the fitted network against the baselines on the test rows, through the door that serves it later."""
     from regraft.evaluation.answers import Answers
-    from regraft.evaluation.by_target import ablation_of, judgement_of, ladder_of, reported
+    from regraft.evaluation.by_target import JudgedRows, ablation_of, judgement_of, ladder_of, reported
     from regraft.evaluation.ladder import Contender
     from regraft.evaluation.report import Report, TargetReport
     from regraft.evaluation.trusted import trusted
@@ -205,10 +207,15 @@ def judge(
     door, answered = predictor(net, plan), Answered()
     with stages("answer the test rows", len(plan.rows["test"])):
         outputs = np.concatenate([door.outputs(chunk, answered=answered) for chunk in raws(plan.dataset, "test")])
+    stood = _previous(plan, stages)
     with stages("judge"):
         groups_N, told = _groups(plan)
         fitted = Contender(
-            name="fitted", probabilities_NC=task.probabilities(outputs), seconds=stages.seconds.get("train", 0.0)
+            name="fitted",
+            probabilities_NC=task.probabilities(outputs),
+            seconds=stages.seconds.get("train", 0.0),
+            size_bytes=_bytes_of(net),
+            latency_ms=1000 * answered.seconds / len(plan.rows["test"]),
         )
         targets, without = plan.targets["test"], [] if task.paired else _without_parts(door, plan)
         known = {split: dataclasses.replace(rows, widths=net.backbone.part_widths) for split, rows in before.items()}
@@ -216,12 +223,14 @@ def judge(
         def one(part: Part) -> TargetReport:
             return TargetReport(
                 judgement=judgement_of(part, targets, fitted.probabilities_NC, options, seed, groups_N),
-                ladder=ladder_of(part, known, plan.targets["train"], fitted, options, seed, groups_N),
+                ladder=ladder_of(part, known, plan.targets["train"], [*stood, fitted], options, seed, groups_N),
                 ablation=ablation_of(part, targets, [fitted, *without], options, seed, groups_N),
                 trust=trusted(part, targets, outputs, confidence=options.confidence),
             )
 
-        found = reported(task, targets, fitted.probabilities_NC, one, options, seed, groups_N)
+        own = known_of_test(plan, before["test"].features_ND)
+        rows = JudgedRows(targets=targets, outputs_NC=fitted.probabilities_NC, groups_N=groups_N, known=own)
+        found = reported(task, rows, one, options, seed)
     return Report(
         kind="fit",
         **found,
@@ -249,6 +258,21 @@ def _groups(plan: Plan) -> tuple[Array | None, list[str]]:
     shared = {value for value in values if value is not None} & known
     told = f"{len(shared):,} of {len(set(values)):,} groups ('{name}') of the test rows also have rows that were learnt from"
     return group_codes(values), [f"{told}: these numbers say little about groups that are new"] if shared else []
+
+
+def _previous(plan: Plan, stages: Stages) -> list[Contender]:
+    """Return the artifact that stood before with its answers to the test rows, where one is named."""
+    dataset, machine, folder = plan.dataset, plan.wanted.machine, plan.wanted.judge.previous
+    if folder is None:
+        return []
+    with stages("answer the test rows as before", len(plan.rows["test"])):
+        rows = raws(dataset, "test")
+        return [previous_contender(folder, plan.task, rows, plan.modality, dataset.input_column, machine)]
+
+
+def _bytes_of(net: Headed) -> int:
+    """Return the bytes of all weights and buffers."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*net.parameters(), *net.buffers()))
 
 
 def _about(plan: Plan, recipe: Recipe | None) -> dict[str, Any]:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from regraft.training.options import TrainOptions
     from regraft.training.precision import Precision
     from regraft.tuning.tuning import Tuning
-    from regraft.types import Batch
+    from regraft.types import Batch, FloatArray
 
 _FORWARD_ROWS = 32
 _FEWEST_TRIED = 2  # a norm over a batch wants more than one row
@@ -209,7 +209,46 @@ def features_before(net: Headed, learner: Learner, plan: Plan, stages: Stages) -
                 features = kept_pooled(untuned, plan.rows[name], positions, _setting(plan, stages), progress)
             found[name] = Rows(features, plan.targets[name][positions])
             done += len(positions)
+        found["train"] = dataclasses.replace(found["train"], words=_features_of_names(untuned, plan, stages))
     return found
+
+
+def _features_of_names(net: Headed, plan: Plan, stages: Stages) -> dict[str, FloatArray] | None:
+    """Return the features of the names of labels, read as rows, for the baselines that know nothing else.
+
+    None where no baseline asks for them, or the names are no words, the rows no texts, the base not pretrained.
+
+    Raises:
+        OptionsError: Such a baseline was asked for by name.
+    """
+    from regraft.evaluation.answer_kind import kind_for
+    from regraft.evaluation.rungs_zero_shot import are_words, as_text
+    from regraft.modalities.encoded import EncodedRows
+    from regraft.training.frozen_parts import kept_pooled
+
+    asking = [name for name, rung in kind_for(plan.task).rungs(plan.wanted.judge.rungs).items() if rung.reads_names]
+    if not asking:
+        return None
+    worded = [part.task.names for part in plan.task.parts if are_words(part.task.names)]
+    names = list(dict.fromkeys(str(name) for labels in worded for name in labels))
+    texts = [as_text(name) for name in names]
+    readable = all(not plan.modality.problem(text) and plan.modality.running_text(text) == text for text in texts)
+    if names and readable and plan.base.pretrained:
+        rows = EncodedRows(plan.modality, [texts])
+        features_CD = kept_pooled(net, rows, np.arange(len(rows)), _setting(plan, stages), lambda _: None)
+        return dict(zip(names, features_CD, strict=True))
+    if plan.wanted.judge.rungs is not None:
+        what = f"the baseline '{asking[0]}' reads the names of labels as texts, which cannot be done here"
+        got = (
+            "names that are no words"
+            if not names
+            else "rows that are no texts"
+            if not readable
+            else "a base that has learnt nothing"
+        )
+        fix = "leave it out of judge.rungs"
+        raise OptionsError(Problem(what=what, where="judge.rungs", got=got, expected="labels such as 'ham', 'spam'", fix=fix))
+    return None
 
 
 def train(net: Headed, learner: Learner, plan: Plan, stages: Stages, course: Course | None = None) -> Passes:

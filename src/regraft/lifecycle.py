@@ -311,9 +311,9 @@ def evaluate(
     wanted, stages = build(AnswerOptions, options), Stages(listen)
     drawn = PageOf(page, language)
     with stages("open the artifact"):
-        judged = answering.entrant(artifact, wanted)
-    answered = answering.labelled([judged], data, wanted, stages, drawn.seeing(judged))
-    return drawn.written(answering.evaluation(judged, answered, wanted, stages))
+        entrants = answering.with_previous(answering.entrant(artifact, wanted), wanted)
+    answered = answering.labelled(entrants, data, wanted, stages, drawn.seeing(entrants[0]), judged=0)
+    return drawn.written(answering.evaluation(entrants, answered, wanted, stages))
 
 
 def compare(

@@ -15,11 +15,14 @@ from regraft.data.dataset import Dataset, Seen, load_dataset
 from regraft.data.roles import Recogniser
 from regraft.data.targets import as_number
 from regraft.errors import DataError, Problem, did_you_mean
+from regraft.evaluation.fairness import positive_problems
+from regraft.evaluation.metadata import column_problems
 from regraft.modalities import MODALITIES
 from regraft.modalities.digests import modality_digest
 from regraft.modalities.encoded import SplitRows
 from regraft.modalities.encoded_store import EncodedStore
 from regraft.modalities.fused_rows import FusedRows
+from regraft.previous import check_previous
 from regraft.tasks import TASKS
 from regraft.tasks.multi_target import addressed
 from regraft.training.stages import Stages
@@ -141,10 +144,14 @@ def plan(data: Any, dataset: Dataset, base: Base, wanted: FitOptions, stages: St
         problems = [dataclasses.replace(problem, where=f"{name}, {place or problem.where}") for problem in error.problems]
         raise DataError(problems) from None
     check_targets(task, dataset)
+    problems = column_problems(wanted.judge, dataset.split("test").plain_columns, f"{name}, the test rows")
+    if problems := problems + positive_problems(wanted.judge, task):
+        raise DataError(problems)
     with stages("tokenise", sum(len(dataset.split(split)) for split in dataset.names)):
         kind, told = MODALITIES.get(wanted.modality.name), {**wanted.modality.options, **dataset.settled}
         modality = base.prepared(kind, told, lambda: raws(dataset, "train"))
         task.joins(modality.part_names)
+        check_previous(wanted.judge.previous, task, modality.columns or (dataset.input_column,))
         preprocessing, cache = functools.cache(modality_digest), wanted.machine.cache
 
         def store(read_by: Modality) -> EncodedStore:

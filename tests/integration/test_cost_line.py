@@ -116,8 +116,8 @@ from regraft.verbs import AnswerOptions
 predictor, answered, stages = make_predictor(), Answered(), Stages(ignore)
 with stages("answer"):
     shares = predictor.probabilities(make_rows(60), answered=answered)
-labelled = answering.Labelled("rows", np.arange(60) % 3, [shares], Ledger(), [answered])
-report = answering.evaluation(predictor, labelled, build(AnswerOptions, {{"judge": {{"resamples": 100}}}}), stages)
+labelled = answering.Labelled("rows", predictor.task, np.arange(60) % 3, [shares], None, Ledger(), [answered])
+report = answering.evaluation([predictor], labelled, build(AnswerOptions, {{"judge": {{"resamples": 100}}}}), stages)
 print(json.dumps(report.to_json()))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -287,10 +287,53 @@ def test_fits_that_differ_in_their_seed_are_one_contender(
     assert shown["metrics"]["accuracy"]["value"] == pytest.approx(np.mean(alone))
     assert (shown["verdict"], shown["verdict_detail"]["seeds"]) == ("better", [1, 3])
     assert rg.Report.from_json(shown).to_json() == shown
+    cost = shown["ladder"][1]["cost"]
+    assert (cost["size_bytes"], cost["latency_ms"] > 0) == (artifact.size_bytes, True)
+    assert not {"slices", "weak_slices"} & set(shown)
+    assert any(note.startswith("slices are those of one fit") for note in shown["notes"])
     only = rg.compare(artifact, *again, str(fresh_file), judge=JUDGE).to_json()
     assert [step["name"] for step in only["ladder"]] == ["majority", "spam-model (3 seeds)"]
     pair = rg.compare(artifact, again[0], str(fresh_file), judge=JUDGE)
     assert pair.seeds == {}, "whoever names two wants to know which is better"
+
+
+def test_slices_stand_beside_groups_a_metric_and_predictions_made_elsewhere(
+    artifact: Artifact, fresh_file: Path, given: list[dict[str, Any]]
+):
+    rows = [{**row, "sender": f"s{number // 4}", "land": "ab"[number % 2]} for number, row in enumerate(read_rows(fresh_file))]
+    judge = {**JUDGE, "group": "sender", "metric": "log-loss", "fairness": "land"}
+    ours = rg.evaluate(artifact, rows, judge=judge).to_json()
+    found = {(one["column"], one["value"]): one["metrics"]["log_loss"] for one in ours["slices"]}
+    losses = [-np.log(row[f"probability.{one['label']}"]) for row, one in zip(given, rows, strict=True)]
+    assert found["land", "a"]["value"] == pytest.approx(np.mean(losses[::2]), abs=1e-5)
+    assert "slices, weak slices and fairness take each row by itself, also where rows belong together" in ours["notes"]
+    assert {"calibration", "fairness"} <= set(ours)
+
+    judge = {**JUDGE, "fairness": "land", "previous": str(artifact.path)}
+    theirs = rg.evaluate(table(given, *PROBABLE), rows, target="label", judge=judge).to_json()
+    assert [step["name"] for step in theirs["ladder"]] == ["majority", "previous", "predictions 1"]
+    assert (theirs["verdict"], theirs["ladder"][2]["cost"]["size_bytes"]) == ("no evidence", None)
+    assert theirs["ladder"][1]["cost"]["size_bytes"] == artifact.size_bytes
+    assert {"land", "sender"} & {one["column"] for one in theirs["slices"]} == {"land"}
+    assert {group["group"]: group["n"] for group in theirs["fairness"]["groups"]} == {"a": 50, "b": 50}
+    with pytest.raises(DataError, match=r"there is no column 'lnd' to group rows by(.|\n)*did you mean 'land'"):
+        rg.evaluate(table(given, *PROBABLE), rows, target="label", judge={"slices": ["lnd"]})
+
+
+def test_what_stood_before_is_no_excuse_for_rows_that_it_learnt_from(
+    artifact: Artifact, fit_small: Callable[..., Artifact], mail_file: Path, fresh_file: Path, tmp_path: Path
+):
+    judge = {**JUDGE, "previous": str(artifact.path)}
+    later = fit_small(tmp_path / "later", data=[*read_rows(fresh_file), *read_rows(mail_file)], text="body", judge=judge)
+    steps = {step["name"]: step for step in later.report.to_json()["ladder"]}
+    tested = later.report.judgement.n
+    assert f"of these {tested} rows, so that it looks better than it is" in steps["previous"]["note"]
+    alone = fit_small(tmp_path / "alone", data=read_rows(fresh_file), text="body", judge=JUDGE)
+    with pytest.raises(DataError, match="rows that the artifact learnt from"):
+        rg.evaluate(alone, str(mail_file), judge=judge)
+    rest = rg.evaluate(alone, str(mail_file), judge={**judge, "overlap": "leave-out"})
+    assert rest.judgement.n == artifact.report.about["rows"]["test"]
+    assert {"calibration", "abstain"} <= set(rest.to_json()), "how far the judged one can be trusted is told all the same"
 
 
 def test_the_command_takes_several_artifacts_and_tables(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 import numpy as np
+import pyarrow as pa
 
 from regraft.data.fingerprint import sum_digests, value_digest
 from regraft.data.store import RowStore, joined_digest
@@ -94,6 +95,35 @@ class Split:
             return [self._targets[code] for code in self._store.codes_N[inside]]
         return self._store.take(column, inside)
 
+    @property
+    def plain_columns(self) -> dict[str, str]:
+        """Names of the columns of single values as the data have them -> the column of this split that they stand in.
+
+        Those that are read together stand in one; lists, mappings and bytes (pictures, sounds) are left out.
+        """
+        alone = {field.name: field.name for field in self._store.schema if is_plain(field.type)}
+        joined = [self._store.schema.field(name) for name in (self._store.input_column, self._store.target_column)]
+        inner = {
+            field.name: column.name
+            for column in joined
+            if pa.types.is_struct(column.type)
+            for field in column.type
+            if is_plain(field.type)
+        }
+        return {**inner, **alone}
+
+    def plain_chunks(self, name: str, chunk_rows: int = 4096) -> Iterator[list[Any]]:
+        """Yield the values of one of the `plain_columns` as the data have them; nothing else is read.
+
+        Args:
+            name: Its name.
+            chunk_rows: How many at a time.
+        """
+        column = self.plain_columns[name]
+        field = name if pa.types.is_struct(self._store.schema.field(column).type) else ""
+        for start in range(0, len(self), chunk_rows):
+            yield self._store.take(column, self._rows_N[start : start + chunk_rows], field)
+
     def targets(self) -> list[Any]:
         """Return the target of every row, in the type it means."""
         return self.take(self._store.target_column, slice(None))
@@ -119,6 +149,11 @@ class Split:
             ordered.update(joined)
             total += sum_digests(np.frombuffer(joined, dtype=np.uint8).reshape(-1, 32))
         return {"rows": len(self), "rows_digest": f"{total % 2**256:064x}", "order_digest": ordered.hexdigest()}
+
+
+def is_plain(kind: pa.DataType) -> bool:
+    """Return whether a column of a type holds single values that are not bytes."""
+    return not (pa.types.is_nested(kind) or pa.types.is_binary(kind))
 
 
 class Column(Sequence[Any]):

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from regraft.data.atomic import machine_errors
 from regraft.data.fingerprint import DIGEST_BYTES, value_digest
@@ -64,12 +65,18 @@ class RowStore:
         """Return where a row stands ("mails.csv, row 17")."""
         return row_place(self._sources[bisect_right(self._source_starts, row) - 1], self.number(row))
 
-    def take(self, column: str, rows: Array) -> list[Any]:
+    @property
+    def schema(self) -> pa.Schema:
+        """Names and types of the columns."""
+        return self._table.schema
+
+    def take(self, column: str, rows: Array, field: str = "") -> list[Any]:
         """Return the values of a column in some rows.
 
         Args:
             column: Name of the column.
             rows: Positions in this store.
+            field: One of the columns that it is made of, whose values are wanted; nothing of the others is read.
         """
         index = self._table.schema.get_field_index(column)
         if not len(rows):
@@ -80,7 +87,8 @@ class RowStore:
         for part in np.split(np.arange(len(rows)), breaks):
             batch = batch_of[part[0]]
             local = rows[part] - self._starts[batch]
-            values += self._batches[batch].column(index).take(pa.array(local)).to_pylist()
+            whole = self._batches[batch].column(index)
+            values += (pc.struct_field(whole, field) if field else whole).take(pa.array(local)).to_pylist()
         return values
 
     def hub(self, rows: Array) -> Any:

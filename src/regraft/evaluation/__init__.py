@@ -61,6 +61,7 @@ RUNGS: "Registry[type[Rung]]" = Registry(
     "rungs",
     {
         "majority": "regraft.evaluation.rungs:Majority",
+        "zero-shot": "regraft.evaluation.rungs_zero_shot:ZeroShot",
         "nearest-centroid": "regraft.evaluation.rungs:NearestCentroid",
         "linear-probe": "regraft.evaluation.rungs:LinearProbe",
         "mean": "regraft.evaluation.rungs_of_numbers:Mean",

@@ -22,6 +22,7 @@ from regraft.evaluation.intervals import measure_by_rows
 from regraft.evaluation.judge import Judgement, notes_of
 from regraft.evaluation.measure import Measure, Tally, count_classes
 from regraft.evaluation.options import JudgeOptions
+from regraft.evaluation.paired import Quantity, mean_of_rows
 from regraft.evaluation.reliability import Honesty
 from regraft.evaluation.rung import Rung
 from regraft.options import JSON
@@ -110,10 +111,6 @@ class AnswerKind(ABC):
         """Return the answer of each row as a JSON value, in the form of `truths`; None where a row by itself has none."""
         return [None] * len(outputs_NC)
 
-    def confidence(self, outputs_NC: FloatArray) -> FloatArray | None:
-        """Return the probability that the answer of each row is right (N,), where answers have one."""
-        return None
-
     def wrong(self, targets_N: Array, outputs_NC: FloatArray) -> Array:
         """Return which rows are not answered as they should be (N,)."""
         found_N: Array = self.costs(targets_N, outputs_NC) > 0
@@ -176,6 +173,30 @@ class AnswerKind(ABC):
     def decided(self, outputs_NC: FloatArray) -> Array:
         """Return the column that each row is given (N,), where an answer is one of them."""
         return np.asarray(outputs_NC.argmax(axis=1))
+
+    def scored(self, targets_N: Array, outputs_NC: FloatArray) -> tuple[Quantity, FloatArray]:
+        """Return what groups of rows are compared by, and what each row adds to its sums (N, K).
+
+        As it stands here, the mean of the `costs`.
+        """
+        return Quantity("cost", False, mean_of_rows), self.costs(targets_N, outputs_NC)[:, None]
+
+    def confidence(self, outputs_NC: FloatArray) -> FloatArray | None:
+        """Return how sure each answer is of itself (N,), from 0 to 1; None where answers do not say."""
+        return None
+
+    def members(self, targets_N: Array) -> dict[str, Array]:
+        """Return the rows (N,), true or false, that have each class or label, by its name; empty where there are none."""
+        return {}
+
+    def decided_for(self, outputs_NC: FloatArray, column: int) -> Array | None:
+        """Return whether each row is given a class or label (N,); None where answers are neither.
+
+        Args:
+            outputs_NC: As `checked` returned it.
+            column: Which class or label.
+        """
+        return None
 
     def group_names(self, targets_N: Array) -> list[str]:
         """Return what to call the group of each row."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,16 +21,35 @@ from regraft.evaluation.clusters import group_notes, relevant, units
 from regraft.evaluation.compare import corrected, least_discordant
 from regraft.evaluation.judge import Judgement
 from regraft.evaluation.ladder import Contender, Ladder, LadderRows, Step, build_ladder, climb_kind
+from regraft.evaluation.metadata import Metadata
 from regraft.evaluation.options import JudgeOptions
 from regraft.evaluation.paired import compared_by
 from regraft.evaluation.report import TargetReport
 from regraft.evaluation.rung import Rows
 from regraft.evaluation.seeds import Seeded, climb_seeds
+from regraft.evaluation.slicing import Slicing, slicing_of
 from regraft.tasks.task import Part, Task
 from regraft.types import Array, FloatArray, Metric
 
 Trusted = Callable[[Part], Mapping[str, Any]]
 """Says how far the answers to a target can be trusted (`regraft.evaluation.trusted`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedRows:
+    """The rows that a model is judged on.
+
+    Args:
+        targets: What is true, of all targets.
+        outputs_NC: What the judged model gives for them.
+        groups_N: Which rows belong together, if anything says so.
+        known: What groups of rows are made of (`regraft.evaluation.slicing`); none are looked at if not given.
+    """
+
+    targets: Array
+    outputs_NC: FloatArray
+    groups_N: Array | None = None
+    known: Metadata | None = None
 
 
 def _unknown(part: Part) -> Mapping[str, Any]:
@@ -81,7 +101,7 @@ def ladder_of(
     part: Part,
     before: Mapping[str, Rows],
     train_targets: Array,
-    fitted: Contender,
+    contenders: Sequence[Contender],
     options: JudgeOptions,
     seed: int,
     groups_N: Array | None = None,
@@ -92,7 +112,7 @@ def ladder_of(
         part: The target.
         before: Split -> features of the base and targets.
         train_targets: Targets of all training rows.
-        fitted: The fitted model with what it gives for the test rows.
+        contenders: What stood before, if it is held against, and last the fitted model, with what they give for the test rows.
         options: Which baselines, resamples and confidence.
         seed: Seeds samples and resamples.
         groups_N: Which test rows belong together.
@@ -102,7 +122,7 @@ def ladder_of(
     for split, held in before.items():
         rows = part.rows(held.targets_N)
         features_ND = held.features_ND if len(rows) == len(held) else held.features_ND[rows]
-        own[split] = Rows(features_ND, part.own(held.targets_N, rows), held.widths)
+        own[split] = Rows(features_ND, part.own(held.targets_N, rows), held.widths, held.words)
     ladder_rows = LadderRows(
         train=own["train"],
         valid=own["valid"],
@@ -112,8 +132,9 @@ def ladder_of(
         train_targets=part.own(train_targets),
         groups_N=own_groups(part, before["test"].targets_N, groups_N),
     )
-    contender = own_contender(part, fitted, part.rows(before["test"].targets_N))
-    return build_ladder(ladder_rows, contender, task.metrics, options=own_options(part, options), seed=seed)
+    judged = part.rows(before["test"].targets_N)
+    *stood, fitted = (own_contender(part, contender, judged) for contender in contenders)
+    return build_ladder(ladder_rows, fitted, task.metrics, options=own_options(part, options), seed=seed, before=stood)
 
 
 def judgement_of(
@@ -179,34 +200,31 @@ def climbed(
 
 
 def reported(
-    task: Task,
-    targets: Array,
-    outputs_NC: FloatArray,
-    one: Callable[[Part], TargetReport],
-    options: JudgeOptions,
-    seed: int,
-    groups_N: Array | None = None,
+    task: Task, rows: JudgedRows, one: Callable[[Part], TargetReport], options: JudgeOptions, seed: int
 ) -> dict[str, Any]:
     """Return the fields of a report: of one target what is found of it; of several what is found of each, and of all.
 
     Args:
         task: What is predicted.
-        targets: Of the judged rows.
-        outputs_NC: What the judged model gives for them.
+        rows: The judged rows.
         one: Judges one target.
         options: Resamples and confidence.
         seed: Seeds the resamples.
-        groups_N: Which rows belong together.
     """
+
+    def whole_of(part: Part) -> TargetReport:
+        return _with_groups(one(part), part, rows, options, seed)
+
     if not task.several:
         (part,) = task.parts
-        found = one(part)
-        names = ("judgement", "ladder", "ablation", "seeds", "trust")
+        found = whole_of(part)
+        names = ("judgement", "ladder", "ablation", "seeds", "trust", "slicing")
         return {name: getattr(found, name) for name in names}
-    by_target = _family({part.name: one(part) for part in task.parts if len(part.rows(targets))}, options.confidence)
+    judged = {part.name: whole_of(part) for part in task.parts if len(part.rows(rows.targets))}
+    by_target = _family(judged, options.confidence)
     kind = kind_for(task)
-    targets_N, judged_NC = kind.checked(targets, outputs_NC)
-    whole = kind.judge(task.metrics, targets_N, judged_NC, options=options, seed=seed, groups_N=relevant(groups_N))
+    targets_N, judged_NC = kind.checked(rows.targets, rows.outputs_NC)
+    whole = kind.judge(task.metrics, targets_N, judged_NC, options=options, seed=seed, groups_N=relevant(rows.groups_N))
     metrics: dict[str, Metric] = dict(whole.metrics)
     for name, report in by_target.items():
         metrics |= {f"{name}.{metric}": number for metric, number in report.judgement.metrics.items()}
@@ -214,6 +232,17 @@ def reported(
     notes += [f"{part.name}: no row has this target, it is not judged" for part in task.parts if part.name not in by_target]
     judgement = dataclasses.replace(whole, metrics=metrics, notes=tuple(notes))
     return {"judgement": judgement, "targets": by_target}
+
+
+def _with_groups(found: TargetReport, part: Part, rows: JudgedRows, options: JudgeOptions, seed: int) -> TargetReport:
+    """Return what was found of one target with what is found of groups of its rows."""
+    if rows.known is None:
+        return found
+    slicing, told = slicing_of(part, rows.targets, rows.outputs_NC, rows.known, own_options(part, options), seed)
+    if own_groups(part, rows.targets, rows.groups_N) is not None and slicing != Slicing():
+        told.append("slices, weak slices and fairness take each row by itself, also where rows belong together")
+    judgement = dataclasses.replace(found.judgement, notes=(*found.judgement.notes, *told))
+    return dataclasses.replace(found, judgement=judgement, slicing=slicing)
 
 
 def _family(by_target: dict[str, TargetReport], confidence: float) -> dict[str, TargetReport]:
@@ -249,4 +278,4 @@ def constant_contender(task: Task, targets: Array) -> Contender:
     """Return the best answers that are the same for all of these rows."""
     kind = kind_for(task)
     same_NC = np.tile(kind.constant(targets), (len(targets), 1))
-    return Contender(name=kind.constant_name, probabilities_NC=same_NC, constant=True)
+    return Contender(name=kind.constant_name, probabilities_NC=same_NC, constant=True, size_bytes=same_NC[:1].nbytes)

@@ -50,6 +50,19 @@ class Classes(AnswerKind):
         """Return -log of the probability given to the true class (N,)."""
         return LogLoss().losses(targets_N, outputs_NC)
 
+    def scored(self, targets_N: Array, outputs_NC: FloatArray) -> tuple[Quantity, FloatArray]:
+        """Return which rows are right; see `AnswerKind.scored`."""
+        return Quantity("accuracy", True, mean_of_rows), (self.decide(outputs_NC) == targets_N).astype(np.float64)[:, None]
+
+    def members(self, targets_N: Array) -> dict[str, Array]:
+        """Return the rows of each class that has any."""
+        return {str(self.columns[place]): targets_N == place for place in np.unique(targets_N).tolist()}
+
+    def decided_for(self, outputs_NC: FloatArray, column: int) -> Array:
+        """Return whether each row is given a class (N,)."""
+        given_N: Array = self.decide(outputs_NC) == column
+        return given_N
+
     def checked(self, targets_N: Array, outputs_NC: FloatArray, who: str = "the model") -> tuple[Array, FloatArray]:
         """Return targets as int64 and probabilities as float64; see `AnswerKind.checked`."""
         return checked(targets_N, outputs_NC, who)
@@ -209,6 +222,11 @@ class Ranks(Classes):
     def decide(self, outputs_NC: FloatArray) -> Array:
         """Return the median rank of each row (N,)."""
         return decide_rank(outputs_NC)
+
+    def scored(self, targets_N: Array, outputs_NC: FloatArray) -> tuple[Quantity, FloatArray]:
+        """Return by how many ranks each row is off; see `AnswerKind.scored`."""
+        off_N = np.abs(self.decide(outputs_NC) - targets_N).astype(np.float64)
+        return Quantity("rank-mae", False, mean_of_rows), off_N[:, None]
 
     def compare(
         self,

@@ -42,6 +42,10 @@ class Numbers(AnswerKind):
         costs_N: FloatArray = np.abs(outputs_NC[:, 0] - targets_N)
         return costs_N
 
+    def scored(self, targets_N: Array, outputs_NC: FloatArray) -> tuple[Quantity, FloatArray]:
+        """Return how far off each row is; see `AnswerKind.scored`."""
+        return Quantity(self.compared_by, False, mean_of_rows), self.costs(targets_N, outputs_NC)[:, None]
+
     def checked(self, targets_N: Array, outputs_NC: FloatArray, who: str = "the model") -> tuple[Array, FloatArray]:
         """Return targets and outputs as float64; see `AnswerKind.checked`."""
         targets_N, outputs_NC = np.asarray(targets_N), np.asarray(outputs_NC)

@@ -86,6 +86,10 @@ class Pairs(AnswerKind):
         missed_N: FloatArray = 1.0 - RecallAt10().losses(targets_N, outputs_NC)
         return missed_N
 
+    def scored(self, targets_N: Array, outputs_NC: FloatArray) -> tuple[Quantity, FloatArray]:
+        """Return which share of both questions finds each row among the first ten of all; see `AnswerKind.scored`."""
+        return Quantity(self.compared_by, True, mean_of_rows), 1.0 - self.costs(targets_N, outputs_NC)[:, None]
+
     def goodness(self, targets_N: Array, outputs_NC: FloatArray) -> float:
         """Return the recall at 10, asked both ways."""
         return RecallAt10().value(targets_N, outputs_NC)

@@ -37,6 +37,26 @@ class LabelSets(AnswerKind):
         """Return the mean over labels of -log of the probability given to what is true (N,)."""
         return BinaryLogLoss().losses(targets_N, outputs_NC)
 
+    def scored(self, targets_N: Array, outputs_NC: FloatArray) -> tuple[Quantity, FloatArray]:
+        """Return what each row adds to the pooled F1; see `AnswerKind.scored`."""
+        given_NL = decide_sets(outputs_NC)
+        right_N, all_N = (given_NL & targets_N).sum(axis=1), given_NL.sum(axis=1) + targets_N.sum(axis=1)
+        return Quantity("micro-f1", True, _f1_of_sums), np.stack([2 * right_N, all_N], axis=1).astype(np.float64)
+
+    def confidence(self, outputs_NC: FloatArray) -> FloatArray:
+        """Return the mean over labels of the probability of what each row is given (N,)."""
+        sure_N: FloatArray = np.maximum(outputs_NC, 1.0 - outputs_NC).mean(axis=1)
+        return sure_N
+
+    def members(self, targets_N: Array) -> dict[str, Array]:
+        """Return the rows that have each label that any row has; a row may be in several."""
+        return {str(label): targets_N[:, place] > 0 for place, label in enumerate(self.columns) if targets_N[:, place].any()}
+
+    def decided_for(self, outputs_NC: FloatArray, column: int) -> Array:
+        """Return whether each row is given a label (N,)."""
+        given_N: Array = decide_sets(outputs_NC)[:, column] > 0
+        return given_N
+
     def checked(self, targets_N: Array, outputs_NC: FloatArray, who: str = "the model") -> tuple[Array, FloatArray]:
         """Return targets as int64 and probabilities as float64; see `AnswerKind.checked`."""
         targets_NL, outputs_NL = np.asarray(targets_N), np.asarray(outputs_NC)

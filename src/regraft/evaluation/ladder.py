@@ -34,10 +34,12 @@ class Step:
     Args:
         name: Registered name of the baseline, or what the model is called.
         metrics: Registered name of the metric -> the number with its interval.
-        seconds: What learning and answering took, the features not counted; 0 where it was not measured.
+        seconds: What learning took, the features not counted; 0 where it was not measured.
         note: How it was learnt.
         against_previous: This rung against the one below it; nothing for the lowest. Of several rungs the p-values and verdicts
             are corrected (Holm), but for the comparison that is the verdict of the whole ladder.
+        size_bytes: What it takes to answer: its numbers, and where it reads features those of the network that gives them.
+        latency_ms: What one row takes to answer, in the batches in which the judged rows were; the features included.
     """
 
     name: str
@@ -45,6 +47,8 @@ class Step:
     seconds: float = 0.0
     note: str = ""
     against_previous: Comparison | None = None
+    size_bytes: int | None = None
+    latency_ms: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the rung as one JSON object."""
@@ -52,6 +56,7 @@ class Step:
             "name": self.name,
             "metrics": metrics_json(self.metrics),
             "seconds": self.seconds,
+            "cost": {"seconds": self.seconds, "size_bytes": self.size_bytes, "latency_ms": self.latency_ms},
             "note": self.note,
             "against_previous": self.against_previous.to_json() if self.against_previous else None,
         }
@@ -59,12 +64,15 @@ class Step:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Step:
         """Return the rung that `to_json` wrote."""
+        cost = values.get("cost", {})
         return cls(
             name=values["name"],
             metrics=metrics_from_json(values["metrics"]),
             seconds=values["seconds"],
             note=values["note"],
             against_previous=Comparison.from_json(values["against_previous"]) if values["against_previous"] else None,
+            size_bytes=cost.get("size_bytes"),
+            latency_ms=cost.get("latency_ms"),
         )
 
 
@@ -95,6 +103,8 @@ class Contender:
         constant: Whether it gives every row the same, and is called as its kind of answers calls that.
         seeds: Where it is several fits that differ only in their seed: the seeds, that of `probabilities_NC` first.
         more: What the fits of the other seeds give.
+        size_bytes: What it takes to answer, as `Step` has it; None where it is not known.
+        latency_ms: What one row takes, as `Step` has it; None where it was not measured.
     """
 
     name: str
@@ -104,6 +114,8 @@ class Contender:
     constant: bool = False
     seeds: tuple[int, ...] = ()
     more: tuple[FloatArray, ...] = ()
+    size_bytes: int | None = None
+    latency_ms: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +149,13 @@ class LadderRows:
 
 
 def build_ladder(
-    rows: LadderRows, fitted: Contender, metrics: Sequence[str], *, options: JudgeOptions | None = None, seed: int = 0
+    rows: LadderRows,
+    fitted: Contender,
+    metrics: Sequence[str],
+    *,
+    options: JudgeOptions | None = None,
+    seed: int = 0,
+    before: Sequence[Contender] = (),
 ) -> Ladder:
     """Fit the baselines on frozen features and hold the fitted model against them.
 
@@ -147,6 +165,7 @@ def build_ladder(
         metrics: Registered names of the metrics, the most important first.
         options: Which rungs, how many training rows, resamples and confidence.
         seed: Seeds samples and resamples.
+        before: Models between the baselines and the fitted one: what stood before it.
 
     Raises:
         DataError: Arrays do not fit each other, or the training rows hold one class only.
@@ -158,16 +177,41 @@ def build_ladder(
     learnt, sampled = _learning_rows(rows, options, seed)
     contenders = []
     for name, rung_class in rungs.items():
-        began = time.perf_counter()
-        rung = rung_class(seed)
-        rung.fit(learnt)
-        probabilities_NC = rung.probabilities(rows.test.features_ND)
-        note = "; ".join(part for part in (rung.note, sampled if rung.uses_features else "") if part)
-        seconds = time.perf_counter() - began
-        contenders.append(Contender(name=name, probabilities_NC=probabilities_NC, seconds=seconds, note=note))
-    every = [*contenders, fitted]
+        if rung_class.lacking(learnt):
+            continue
+        contenders.append(_answered(name, rung_class(seed), learnt, rows.test, sampled))
+    every = [*(_with_features(one, fitted, rungs[one.name]) for one in contenders), *before, fitted]
     kind, groups_N = rows.kind, rows.groups_N
     return climb_kind(every, rows.test.targets_N, kind, metrics, options=options, seed=seed, groups_N=groups_N)
+
+
+def _answered(name: str, rung: Rung, learnt: RungRows, test: Rows, sampled: str) -> Contender:
+    """Let a rung learn and answer the test rows."""
+    began = time.perf_counter()
+    rung.fit(learnt)
+    fitted = time.perf_counter()
+    probabilities_NC = rung.probabilities(test.features_ND)
+    latency_ms = 1000 * (time.perf_counter() - fitted) / max(1, len(test))
+    return Contender(
+        name=name,
+        probabilities_NC=probabilities_NC,
+        seconds=fitted - began,
+        note="; ".join(part for part in (rung.note, sampled if rung.uses_features and rung.learns_from_sample else "") if part),
+        size_bytes=rung.size_bytes,
+        latency_ms=latency_ms,
+    )
+
+
+def _with_features(rung: Contender, fitted: Contender, kind: type[Rung]) -> Contender:
+    """Return a rung with the cost of the features that it reads: that of the fitted network, whose backbone gives them."""
+    if not kind.uses_features:
+        return rung
+    size, latency = fitted.size_bytes, fitted.latency_ms
+    return replace(
+        rung,
+        size_bytes=None if size is None or rung.size_bytes is None else size + rung.size_bytes,
+        latency_ms=None if latency is None or rung.latency_ms is None else latency + rung.latency_ms,
+    )
 
 
 def climb(
@@ -238,6 +282,8 @@ def climb_kind(
                 seconds=contender.seconds,
                 note=contender.note,
                 against_previous=against,
+                size_bytes=contender.size_bytes,
+                latency_ms=contender.latency_ms,
             )
         )
     below = range(len(steps) - 1)

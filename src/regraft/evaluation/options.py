@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from regraft.calibration.options import CalibrateOptions
-from regraft.options import Field, options
+from regraft.options import Field, PathText, options
 
 
 @options
@@ -38,6 +38,21 @@ class JudgeOptions:
 
     rungs: tuple[str, ...] | None = None
     """Registered names of the baselines below the fitted model, weakest first; every one that fits the task if not given."""
+
+    slices: tuple[str, ...] | None = None
+    """Columns whose values are judged apart; every column of few values, and of dates, if not given."""
+
+    weak_slices: bool = True
+    """Whether groups of rows that are answered much worse than the rest are searched for."""
+
+    fairness: str | None = None
+    """Column of groups of people that are held against each other: how often each is given the positive answer."""
+
+    positive: str | None = None
+    """Label that is the positive answer for `fairness`; the one on which groups differ most if not given."""
+
+    previous: PathText | None = None
+    """Artifact that stood before, as a rung of the ladder: it answers the same rows."""
 
 
 @options

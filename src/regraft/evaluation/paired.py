@@ -175,6 +175,18 @@ def goodness_by(kind: AnswerKind, targets_N: Array, outputs_NC: FloatArray, opti
     return -math.inf if math.isnan(value) else value if measure.higher_is_better else -value
 
 
+def scored_by(kind: AnswerKind, targets_N: Array, outputs_NC: FloatArray, options: JudgeOptions) -> tuple[Quantity, FloatArray]:
+    """Return what groups of rows are compared by, and what each row adds to its sums (N, K).
+
+    It is `options.metric` where that is a mean over rows, else what `AnswerKind.scored` says.
+    """
+    name, measure = compared_by(kind, options)
+    found_N = None if measure is None else measure.of_rows(targets_N, outputs_NC)
+    if measure is None or found_N is None:
+        return kind.scored(targets_N, outputs_NC)
+    return Quantity(name, bool(measure.higher_is_better), mean_of_rows), found_N[:, None]
+
+
 def reconciled(low: float, high: float, value: float, *, found: bool) -> tuple[float, float]:
     """Return the ends of an interval that hold the value, and hold 0 inside exactly if the test found nothing.
 
@@ -350,4 +362,5 @@ __all__ = [
     "goodness_by",
     "mean_of_rows",
     "reconciled",
+    "scored_by",
 ]

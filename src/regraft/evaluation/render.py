@@ -16,11 +16,14 @@ from rich.text import Text
 
 from regraft.evaluation import METRICS
 from regraft.evaluation.compare import Comparison
+from regraft.evaluation.fairness import Fairness
 from regraft.evaluation.judge import ClassRow, Confusion, Judgement, metric_name
 from regraft.evaluation.ladder import Ladder, Step
 from regraft.evaluation.measure import shown
 from regraft.evaluation.report import Report, TargetReport
+from regraft.evaluation.slicing import Slicing
 from regraft.evaluation.trust_lines import trust_lines
+from regraft.evaluation.weak_slices import WeakSlice
 from regraft.training.cost import sentences
 from regraft.types import Label, Metric
 
@@ -62,7 +65,49 @@ def _of_target(report: Report | TargetReport) -> list[RenderableType]:
         drawn += [verdict_panel(report.ladder.verdict), ladder_table(report.ladder)]
     drawn += [ablation_table(report.ablation)] if report.ablation else []
     lines = [Text(line, style="dim") for line in trust_lines(report.trust)]
-    return [*drawn, *tables(report.judgement), *lines]
+    return [*drawn, *tables(report.judgement), *groups(report.slicing), *lines]
+
+
+def groups(slicing: Slicing) -> list[RenderableType]:
+    """Return weak slices and fairness, nothing for what was not looked for; all slices stand in the JSON only."""
+    drawn: list[RenderableType] = []
+    if slicing.weak_slices:
+        drawn.append(weak_slices_table(slicing.weak_slices))
+    elif slicing.weak_slices is not None:
+        drawn.append(Text("weak slices: none was found", style="dim"))
+    return [*drawn, fairness_table(slicing.fairness)] if slicing.fairness else drawn
+
+
+def weak_slices_table(found: Sequence[WeakSlice]) -> Table:
+    """Return one line a weak slice: which rows, how well they are answered, how many there are."""
+    name = found[0].metric
+    share = METRICS.get(name).bounds == (0.0, 1.0)
+    table = _table("weak slices", f"{name} %" if share else name, "p", "rows")
+    table.columns[-1].justify = "right"
+    for one in found:
+        told = _percent(one.found) if share else _numbers(name, one.found)
+        table.add_row(Text(_short(one.rule, 44)), Text(told), Text(_p(one.p_holm)), f"{one.n:,}")
+    overall = f"{100 * found[0].overall:.1f} %" if share else _number(name, found[0].overall)
+    legend = f"of all rows {overall}; found on one half of the rows, tested on the other, p corrected"
+    table.caption = Text(legend, style="dim")
+    return table
+
+
+def fairness_table(fairness: Fairness) -> Table:
+    """Return one line a group: how often it is given the positive answer, in all and where it is true; and the differences."""
+    table = _table(_short(fairness.column, 20), "given %", "where true %", "right %", "rows")
+    table.columns[-1].justify = "right"
+    for group in fairness.groups:
+        rates = (group.positive_rate, group.true_positive_rate, group.accuracy)
+        name = _short(group.group, 20) + (" (too few)" if group.too_small else "")
+        table.add_row(Text(name), *(Text(_percent(rate)) for rate in rates), f"{group.n:,}")
+    lines = [f"fairness over {_clean(fairness.column)}: how often '{_short(fairness.positive, 30)}' is given"]
+    for one in fairness.differences:
+        ends = f"{100 * one.value:.1f} [{100 * one.low:.1f}, {100 * one.high:.1f}] points"
+        of = "" if fairness.declared else f" of '{_short(one.label, 20)}'"
+        lines.append(f"{one.name.replace('_', ' ')}{of}: {ends}, {' against '.join(_short(name, 20) for name in one.between)}")
+    table.caption = Text("\n".join(lines), style="dim")
+    return table
 
 
 def ladders(report: Report) -> list[RenderableType]:

@@ -9,7 +9,8 @@ As JSON (strict: None where a number is undefined, with a note saying why):
     per_class         [{label, precision, recall, f1, support}], the three with {value, low, high, n}; empty for numbers
     confusion         {labels, counts}, counts[truth][predicted]; over 200 classes {labels, cells: [[truth, predicted, rows]]};
                       None where answers are not one class of several
-    ladder            [{name, metrics, seconds, note, against_previous}], weakest first; empty if nothing was compared
+    ladder            [{name, metrics, seconds, cost, note, against_previous}], weakest first; empty if nothing was compared;
+                      cost: {seconds of learning, size_bytes and latency_ms of answering}, None where it is not known
     verdict           "better", "no evidence" or "worse": the last rung against the strongest below it; else None
     verdict_detail    {a, b, verdict, difference {value, low, high, n}, test, p_value, only_a_right, only_b_right,
                       smallest_detectable_difference, rows_needed}; None if nothing was compared. Where answers are not simply
@@ -35,12 +36,18 @@ As JSON (strict: None where a number is undefined, with a note saying why):
                       risk_high, n}], promises [{precision, threshold, coverage, coverage_seen, precision_seen}], confidence,
                       validation_rows}; threshold is None where nothing can be promised; only where an answer is one label
     targets           only where there are several: target -> {n, metrics, per_class, confusion, ladder, verdict,
-                      verdict_detail, ablation, calibration, conformal, abstain, notes}, as above, on the rows that have it;
-                      then "metrics" holds those of all of them as TARGET.METRIC, and relative_loss, "ladder" is empty,
-                      "verdict" the weakest of theirs
+                      verdict_detail, ablation, calibration, conformal, abstain, slices, weak_slices, fairness, notes}, as
+                      above and below, on the rows that have it; then "metrics" holds those of all of them as TARGET.METRIC,
+                      and relative_loss, "ladder" is empty, "verdict" the weakest of theirs
     seeds             only where a contender is several fits that differ in their seed: contender -> {metric, seeds, values,
                       mean {value, low, high, n}, spread, variance {seeds, rows, both} of one fit's figure, shares of it};
                       metrics and ladder then hold means over seeds, and "verdict_detail" has "seeds": how many a and b have
+    slices            only where there are any: groups of rows by columns, length, script, class, time, confidence
+                      (`regraft.evaluation.slices`); in "targets" where there are several, as are the next two; none of the
+                      three where the judged model is several fits
+    weak_slices       only where they were looked for: groups that are much worse, found and tested
+                      (`regraft.evaluation.weak_slices`)
+    fairness          only where `judge.fairness` names groups of people (`regraft.evaluation.fairness`)
     ledger            reason -> {count, examples}
     fingerprint       of the data, as the data room gives it
     seconds           in all
@@ -65,6 +72,7 @@ from regraft.evaluation.judge import ClassRow, Confusion, Judgement, judge, metr
 from regraft.evaluation.ladder import Ladder, Step
 from regraft.evaluation.options import JudgeOptions
 from regraft.evaluation.seeds import SeedStudy
+from regraft.evaluation.slicing import Slicing
 from regraft.options import JSON
 from regraft.types import Ledger
 
@@ -84,6 +92,7 @@ class TargetReport:
         ablation: Of rows with several parts, what the model is without each of them.
         seeds: Contender -> what its seeds and what the rows do, where it has several.
         trust: What is said under the keys of `TRUST`, JSON values.
+        slicing: What was found of groups of rows.
     """
 
     judgement: Judgement
@@ -91,6 +100,7 @@ class TargetReport:
     ablation: Sequence[Step] = ()
     seeds: Mapping[str, SeedStudy] = field(default_factory=dict)
     trust: Mapping[str, JSON] = field(default_factory=dict)
+    slicing: Slicing = field(default_factory=Slicing)
 
     @property
     def verdict(self) -> str | None:
@@ -111,6 +121,7 @@ class TargetReport:
             **({"ablation": [step.to_json() for step in self.ablation]} if self.ablation else {}),
             **({"seeds": {name: one.to_json() for name, one in self.seeds.items()}} if self.seeds else {}),
             **dict(self.trust),
+            **self.slicing.to_json(),
             "notes": judged["notes"],
         }
 
@@ -124,6 +135,7 @@ class TargetReport:
             ablation=_ablation(values),
             seeds=_seeds(values),
             trust=_trust(values),
+            slicing=Slicing.from_json(values),
         )
 
 
@@ -147,6 +159,7 @@ class Report:
         seeds: Contender -> what its seeds and what the rows do, where it has several.
         trust: What is said under the keys of `TRUST`, JSON values.
         answers: The judged rows one by one, where they are still at hand; no part of the JSON form.
+        slicing: What was found of groups of rows, where there is one target.
     """
 
     kind: str
@@ -164,6 +177,7 @@ class Report:
     seeds: Mapping[str, SeedStudy] = field(default_factory=dict)
     trust: Mapping[str, JSON] = field(default_factory=dict)
     answers: Answers | None = field(default=None, compare=False, repr=False)
+    slicing: Slicing = field(default_factory=Slicing)
 
     @property
     def verdict(self) -> str | None:
@@ -186,6 +200,7 @@ class Report:
             "verdict": self.verdict,
             "verdict_detail": self.ladder.verdict.to_json() if self.ladder else None,
             **({"ablation": [step.to_json() for step in self.ablation]} if self.ablation else {}),
+            **self.slicing.to_json(),
             **({"targets": {name: one.to_json() for name, one in self.targets.items()}} if self.targets else {}),
             **({"seeds": {name: one.to_json() for name, one in self.seeds.items()}} if self.seeds else {}),
             **dict(self.trust),
@@ -233,6 +248,7 @@ class Report:
             notes=tuple(values["notes"]),
             about=values["about"],
             ablation=_ablation(values),
+            slicing=Slicing.from_json(values),
             targets={
                 name: TargetReport.from_json(one, values["confidence"]) for name, one in values.get("targets", {}).items()
             },

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -27,11 +28,13 @@ class Rows:
         features_ND: Pooled features of the frozen backbone, before any fitting.
         targets_N: What `Task.targets` returned: class index, 0 or 1 for each label (N, C), or number.
         widths: How many of the features each part of a row has; empty where rows have no parts.
+        words: Name of a label -> the features (D,) of that name read as a row; None where rows are no texts.
     """
 
     features_ND: FloatArray
     targets_N: Array
     widths: tuple[int, ...] = ()
+    words: Mapping[str, FloatArray] | None = None
 
     def __len__(self) -> int:
         return len(self.targets_N)
@@ -93,11 +96,26 @@ class Rung(ABC):
     """Registered names of the kinds of answers (`ANSWERS`) that it gives."""
     uses_features: ClassVar[bool] = True
     """Whether the features matter; if not, none need be given."""
+    learns_from_sample: ClassVar[bool] = True
+    """Whether more training rows would make it another one, so that it is told where it learns from a sample."""
+
+    reads_names: ClassVar[bool] = False
+    """Whether it takes the features of the names of labels (`Rows.words`)."""
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
         self.note = ""
         """What a reader must know about how it was learnt."""
+
+    @classmethod
+    def lacking(cls, rows: RungRows) -> str:
+        """Return what these rows lack that it takes, or an empty string; a rung that cannot be is left out."""
+        return ""
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the numbers that it answers with."""
+        return _size(self, depth=3)
 
     @abstractmethod
     def fit(self, rows: RungRows) -> None:
@@ -106,6 +124,15 @@ class Rung(ABC):
     @abstractmethod
     def probabilities(self, features_ND: FloatArray) -> FloatArray:
         """Return what `Task.probabilities` does: the probability of every class (N, C), or numbers; float64."""
+
+
+def _size(thing: object, depth: int) -> int:
+    """Return the bytes of the arrays in the attributes of a thing, and of what stands in them."""
+    if isinstance(thing, np.ndarray):
+        return int(thing.nbytes)
+    if isinstance(thing, list | tuple):
+        return sum(_size(item, depth) for item in thing)
+    return sum(_size(value, depth - 1) for value in getattr(thing, "__dict__", {}).values()) if depth else 0
 
 
 def no_rows(width: int) -> Rows:

@@ -89,12 +89,12 @@ class NearestCentroid(Rung):
         judged, self.note = (rows.valid, "") if len(rows.valid) else (train, "temperature chosen on the training rows")
         distances_NC = self._distances(judged.features_ND)
         loss = LogLoss()
-        losses = [loss.value(judged.targets_N, _softmax(-distances_NC / t)) for t in self.TEMPERATURES]
+        losses = [loss.value(judged.targets_N, softmax(-distances_NC / t)) for t in self.TEMPERATURES]
         self._temperature = self.TEMPERATURES[int(np.argmin(losses))]
 
     def probabilities(self, features_ND: FloatArray) -> FloatArray:
         """Return a softmax over the negative distances (N, C)."""
-        return _softmax(-self._distances(features_ND) / self._temperature)
+        return softmax(-self._distances(features_ND) / self._temperature)
 
     def _unit(self, features_ND: FloatArray) -> FloatArray:
         scaled_ND = self._scaled(features_ND)
@@ -196,7 +196,8 @@ def chunks(features_ND: FloatArray) -> Iterator[FloatArray]:
         yield features_ND[start : start + CHUNK_ROWS].astype(np.float64)
 
 
-def _softmax(logits_NC: Array) -> FloatArray:
+def softmax(logits_NC: Array) -> FloatArray:
+    """Return numbers that are positive and add up to 1 in each row."""
     raised_NC = np.exp(logits_NC - logits_NC.max(axis=1, keepdims=True))
     normed_NC: FloatArray = raised_NC / raised_NC.sum(axis=1, keepdims=True)
     return normed_NC

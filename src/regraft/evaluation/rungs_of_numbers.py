@@ -86,6 +86,7 @@ class RidgeProbe(Rung):
             self._solve(rows.train)
             self._choose(best)
             self.note += ", chosen on a fifth of the training rows"
+        del self._axes_DD, self._values_D, self._product_D  # no answer needs them
 
     def probabilities(self, features_ND: FloatArray) -> FloatArray:
         """Return the regression's numbers (N, 1)."""

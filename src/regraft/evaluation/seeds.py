@@ -113,6 +113,8 @@ class Seeded:
         outputs: For each fit what it gives for the judged rows (N, C).
         seconds: What answering took, the mean over fits.
         note: What else is to be said of it.
+        size_bytes: What one fit takes to answer; None where it is not known.
+        latency_ms: What one row takes one fit, the mean over fits; None where it was not measured.
     """
 
     name: str
@@ -120,6 +122,8 @@ class Seeded:
     outputs: tuple[FloatArray, ...]
     seconds: float = 0.0
     note: str = ""
+    size_bytes: int | None = None
+    latency_ms: float | None = None
 
     @classmethod
     def of(cls, contender: Contender) -> Seeded:
@@ -130,6 +134,8 @@ class Seeded:
             outputs=(contender.probabilities_NC, *contender.more),
             seconds=contender.seconds,
             note=contender.note,
+            size_bytes=contender.size_bytes,
+            latency_ms=contender.latency_ms,
         )
 
 
@@ -276,7 +282,15 @@ def climb_seeds(
         if steps:
             against = _compared(kind, (scores[-2], scores[-1]), quantity, (steps[-1].name, contender.name), options, groups_N)
         steps.append(
-            Step(name=contender.name, metrics=means, seconds=contender.seconds, note=contender.note, against_previous=against)
+            Step(
+                name=contender.name,
+                metrics=means,
+                seconds=contender.seconds,
+                note=contender.note,
+                against_previous=against,
+                size_bytes=contender.size_bytes,
+                latency_ms=contender.latency_ms,
+            )
         )
     sign = 1 if quantity[1] else -1
     strongest = max(range(len(steps) - 1), key=lambda place: (sign * float(scores[place].mean()), place))

@@ -82,6 +82,10 @@ class Dialogue(Text):
         """
         return super().encode([joined(raw) for raw in raws], spans=spans)
 
+    def running_text(self, raw: Any) -> str:
+        """Return what is said, without who says it."""
+        return "\n".join(message[_CONTENT] for message in _messages(raw))
+
     def as_json(self, raw: Any) -> JSON:
         """Return a dialogue as a list of its messages, with what is read of them."""
         return [{_ROLE: message[_ROLE], _CONTENT: message[_CONTENT]} for message in _messages(raw)]

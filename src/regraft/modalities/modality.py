@@ -241,6 +241,10 @@ class Modality(ABC):
         survey = cls.survey(options)
         return None if survey is None else Gather(columns, survey)
 
+    def running_text(self, raw: Any) -> str:
+        """Return the running text of a raw value that has no `problem`; as it stands here, that there is none."""
+        return ""
+
     @classmethod
     def unreadable(cls, raw: Any) -> str:
         """Return why a raw value can never be read, or an empty string; asked of every row before anything else is done."""

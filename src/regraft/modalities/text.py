@@ -149,6 +149,10 @@ class Text(Modality):
         """Return why a raw value cannot be encoded, or an empty string."""
         return unreadable(raw)
 
+    def running_text(self, raw: Any) -> str:
+        """Return the text itself."""
+        return str(raw)
+
     @classmethod
     def unreadable(cls, raw: Any) -> str:
         """Return why a value can never be read as text, or an empty string."""

@@ -95,6 +95,10 @@ class TextPair(Text):
         """Return why a raw value cannot be encoded, naming the column, or an empty string."""
         return _problem(raw, self.columns)
 
+    def running_text(self, raw: Any) -> str:
+        """Return both texts, one after the other."""
+        return "\n".join(str(raw[column]) for column in self.columns)
+
     def encode(self, raws: Sequence[Any], *, spans: bool = True) -> list[Encoded]:
         """Encode pairs that have no `problem`, in order.
 

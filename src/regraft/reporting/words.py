@@ -220,6 +220,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "The search found no group of rows on which the model is evidently weaker than on all.",
         "未发现模型明显更弱的行组。",
     ),
+    "too-few": ("too few rows", "行数太少"),
     "fairness-note": ("Differences between groups in points, with their intervals.", "组间差值（百分点）及区间。"),
     "worst-note": (
         "The {shown} most wrong of {wrong} wrong rows ({judged} judged), the worst first.",

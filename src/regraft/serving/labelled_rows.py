@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from pyarrow import RecordBatch
 
 from regraft.artifact.learnt_rows import are_learnt, learnt_rows
 from regraft.data.clean import lacking_reason
@@ -24,6 +25,9 @@ _CHUNK_ROWS = 1024
 _SHOWN = 20
 _PLACES = 3
 
+Taking = Callable[[RecordBatch, Sequence[int], int, Mapping[tuple[str, ...], Sequence[Any]]], None]
+"""Takes in a chunk, the places in it of the rows that are judged, the number of its first row, and their raw values."""
+
 
 class LabelledRows:
     """Read rows once, for all who are asked about them.
@@ -34,15 +38,22 @@ class LabelledRows:
         predictors: Who is asked.
         task: What is predicted.
         judge: Which column groups rows and which names them, and what is done with rows that were learnt from.
+        take: Takes in the judged rows of each chunk.
 
     Raises:
         DataError: A column that is named is not there.
     """
 
     def __init__(
-        self, rows: RowSource, truths: Truths, predictors: Sequence[Predictor], task: Task, judge: JudgeOptions
+        self,
+        rows: RowSource,
+        truths: Truths,
+        predictors: Sequence[Predictor],
+        task: Task,
+        judge: JudgeOptions,
+        take: Taking | None = None,
     ) -> None:
-        self.rows, self.truths, self.task, self.judge = rows, truths, task, judge
+        self.rows, self.truths, self.task, self.judge, self._take = rows, truths, task, judge, take
         self.inputs = {predictor.columns: predictor for predictor in predictors}
         self.ledger, self.notes = Ledger(), list[str]()
         self.read = self.used = self.overlapping = 0
@@ -79,9 +90,12 @@ class LabelledRows:
             self.read += chunk.rows.num_rows
             self.used += len(good)
             if good and not self._refused:
+                kept = {columns: [found[row] for row in good] for columns, found in raws.items()}
+                if self._take is not None:
+                    self._take(chunk.rows, good, chunk.first_row, kept)
                 yield (
                     self.task.targets([truth[row] for row in good]),
-                    {columns: [found[row] for row in good] for columns, found in raws.items()},
+                    kept,
                     [_place(self.rows.name, chunk, row) for row in good],
                 )
 

@@ -328,7 +328,7 @@ class Predictor:
             if result is None:
                 result = np.empty((len(order), *values.shape[1:]), dtype=np.float32)
             result[index] = values
-        answered.lengths.append(lengths)
+        answered.lengths.append(np.array([row.length for row in encoded]))
         dropped = [row.dropped for row in encoded]
         answered.dropped += sum(dropped)
         answered.truncated_rows += sum(map(bool, dropped))

@@ -3,6 +3,7 @@
 import builtins
 import sys
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,9 +19,12 @@ from regraft.evaluation.ladder import Contender, LadderRows, Step, build_ladder,
 from regraft.evaluation.options import JudgeOptions
 from regraft.evaluation.rung import Rows, Rung, RungRows, no_rows
 from regraft.evaluation.rungs import LinearProbe, Majority, NearestCentroid
+from regraft.evaluation.rungs_of_numbers import RidgeProbe
+from regraft.evaluation.rungs_zero_shot import ZeroShot, are_words, as_text
 from regraft.evaluation.sample import stratified
 
 QUICK = JudgeOptions(resamples=200)
+NAMES = ["good news", "bad_news", "advert"]
 
 
 def draw(n, classes=3, width=6, seed=0, shift=1.5):
@@ -266,12 +270,12 @@ def test_a_rung_is_added_with_one_line(monkeypatch):
 
 
 def test_every_rung_is_the_same_again_and_gives_probabilities():
-    rows = ladder_rows()
+    rows = ladder_rows(train=with_words(draw(300, seed=1)), labels=NAMES)
     for name in fitting_names(RUNGS, "classes"):
         given = []
         for _ in range(2):
             rung = RUNGS.get(name)(seed=7)
-            rung.fit(rung_rows(rows.train, rows.valid))
+            rung.fit(replace(rung_rows(rows.train, rows.valid), kind=rows.kind))
             given.append(rung.probabilities(rows.test.features_ND))
         np.testing.assert_array_equal(*given)
         assert given[0].dtype == np.float64
@@ -336,3 +340,124 @@ def test_probabilities_of_the_wrong_model_are_named():
 def test_a_ladder_of_one_is_no_ladder():
     with pytest.raises(ValueError, match="at least two rungs"):
         climb([Contender(name="a", probabilities_NC=np.eye(2))], np.array([0, 1]), ["a", "b"], ["accuracy"])
+
+
+def with_words(train, names=NAMES, seed=9):
+    """Return training rows that know the features of the labels' names."""
+    vectors = np.random.default_rng(seed).normal(size=(len(names), train.features_ND.shape[1])).astype(np.float32)
+    return replace(train, words=dict(zip(names, vectors, strict=True)))
+
+
+def test_zero_shot_is_the_nearest_name_by_cosine():
+    rows = ladder_rows(train=with_words(draw(300, seed=1)), labels=NAMES)
+    rung = ZeroShot()
+    rung.fit(replace(rung_rows(rows.train, rows.valid), kind=rows.kind))
+    names = np.stack([rows.train.words[name] for name in NAMES]).astype(np.float64)
+
+    def cosines(features):
+        return (features @ names.T) / np.linalg.norm(features, axis=1)[:, None] / np.linalg.norm(names, axis=1)
+
+    def loss(temperature):
+        given = softmax(cosines(rows.valid.features_ND.astype(np.float64)) / temperature, axis=1)
+        return -np.log(np.maximum(given[np.arange(90), rows.valid.targets_N], 1e-16)).mean()
+
+    best = min(ZeroShot.TEMPERATURES, key=loss)
+    expected = softmax(cosines(rows.test.features_ND.astype(np.float64)) / best, axis=1)
+    np.testing.assert_allclose(rung.probabilities(rows.test.features_ND), expected, rtol=1e-9)
+    assert rung.note == (
+        "the nearest of the names 'good news', 'bad news', 'advert', read as texts by the base; "
+        "the validation rows chose the temperature only"
+    )
+
+
+def test_zero_shot_learns_nothing_but_the_temperature():
+    """Other training rows, the same decisions."""
+    one, other = (with_words(draw(200, seed=seed)) for seed in (1, 2))
+    test, given = draw(50, seed=3), []
+    for train in (one, other):
+        rung = ZeroShot()
+        rung.fit(replace(rung_rows(train, no_rows(6)), kind=ladder_rows(labels=NAMES).kind))
+        given.append(rung.probabilities(test.features_ND).argmax(axis=1))
+        assert rung.note.endswith("the training rows chose the temperature only")
+    np.testing.assert_array_equal(*given)
+
+
+def test_zero_shot_stands_on_the_ladder_only_where_names_were_read():
+    with_names = build_ladder(
+        ladder_rows(train=with_words(draw(300, seed=1)), labels=NAMES), fitted(draw(100, seed=3)), ["accuracy"], options=QUICK
+    )
+    assert [step.name for step in with_names.steps] == ["majority", "zero-shot", "nearest-centroid", "linear-probe", "fitted"]
+    for labels, train in ((NAMES, draw(300, seed=1)), (["a", "b", "c"], with_words(draw(300, seed=1)))):
+        without = build_ladder(ladder_rows(train=train, labels=labels), fitted(draw(100, seed=3)), ["accuracy"], options=QUICK)
+        assert "zero-shot" not in [step.name for step in without.steps]
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (["ham", "spam"], True),
+        (["customer_service", "sales-call"], True),
+        (["好", "坏"], True),
+        (["class1", "class2"], False),
+        (["label_0", "label_1"], False),
+        (["A", "B"], False),
+        ([0, 1], False),
+        ([True, False], False),
+        (["ham", "2"], False),
+        (["spam"], False),
+    ],
+)
+def test_which_labels_are_words(labels, words):
+    assert are_words(labels) is words
+
+
+def test_names_are_read_as_texts():
+    assert as_text(" customer_service--calls ") == "customer service calls"
+
+
+def test_every_rung_says_what_it_costs():
+    """Features cost what the network that gives them costs, and each rung adds its own."""
+    rows = ladder_rows(train=with_words(draw(300, seed=1)), labels=NAMES)
+    model = replace(fitted(rows.test), size_bytes=1_000_000, latency_ms=5.0)
+    steps = {step.name: step for step in build_ladder(rows, model, ["accuracy"], options=QUICK).steps}
+    assert steps["majority"].size_bytes == 3 * 8, "a share a class"
+    assert steps["majority"].latency_ms < 1.0
+    assert steps["zero-shot"].size_bytes == 1_000_000 + 3 * 6 * 8, "a name a class"
+    assert steps["nearest-centroid"].size_bytes == 1_000_000 + 3 * 6 * 8 + 2 * 6 * 8 + 3, "centroids, scales, empty classes"
+    assert steps["linear-probe"].size_bytes > 1_000_000 + 3 * 7 * 8
+    assert all(steps[name].latency_ms > 5.0 for name in ("zero-shot", "nearest-centroid", "linear-probe"))
+    assert (steps["fitted"].size_bytes, steps["fitted"].latency_ms) == (1_000_000, 5.0)
+    told = steps["linear-probe"].to_json()["cost"]
+    assert told == {
+        "seconds": steps["linear-probe"].seconds,
+        "size_bytes": steps["linear-probe"].size_bytes,
+        "latency_ms": steps["linear-probe"].latency_ms,
+    }
+    unknown = {step.name: step for step in build_ladder(rows, fitted(rows.test), ["accuracy"], options=QUICK).steps}
+    assert unknown["linear-probe"].size_bytes is None
+    assert unknown["majority"].size_bytes == 24
+
+
+def test_a_ridge_keeps_only_what_it_answers_with():
+    rows = Rows(draw(200).features_ND, np.random.default_rng(0).normal(size=200))
+    rung = RidgeProbe()
+    rung.fit(RungRows(train=rows, valid=rows, class_counts_C=np.empty(0)))
+    assert rung.size_bytes <= (3 * 6 + 200) * 8, "weights, scales and the errors of the validation rows"
+
+
+def test_reports_of_before_there_were_costs_are_read():
+    step = build_ladder(ladder_rows(), fitted(draw(100, seed=3)), ["accuracy"], options=QUICK).steps[0]
+    told = step.to_json()
+    del told["cost"]
+    assert Step.from_json(told) == replace(step, size_bytes=None, latency_ms=None)
+
+
+def test_what_stood_before_is_the_rung_below_the_fitted():
+    rows = ladder_rows()
+    previous = Contender(
+        name="previous", probabilities_NC=fitted(rows.test, sure=0.6).probabilities_NC, note="the artifact 'v1'"
+    )
+    ladder = build_ladder(rows, fitted(rows.test), ["accuracy"], options=QUICK, before=[previous])
+    assert [step.name for step in ladder.steps][-2:] == ["previous", "fitted"]
+    assert ladder.steps[-1].against_previous.a == "previous"
+    assert (ladder.verdict.a, ladder.verdict.verdict) == ("previous", "no evidence")

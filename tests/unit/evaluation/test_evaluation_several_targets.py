@@ -11,7 +11,7 @@ from sklearn import metrics as reference
 
 from regraft.errors import OptionsError
 from regraft.evaluation.answer_kind import kind_for
-from regraft.evaluation.by_target import climbed, constant_contender, own_options, reported
+from regraft.evaluation.by_target import JudgedRows, climbed, constant_contender, own_options, reported
 from regraft.evaluation.judge import metric_name, metrics_from_json, metrics_json
 from regraft.evaluation.ladder import Contender
 from regraft.evaluation.options import JudgeOptions
@@ -112,7 +112,8 @@ def better_and_worse() -> tuple[MultiTarget, np.ndarray, np.ndarray]:
 
 def report_of(task: MultiTarget, targets: np.ndarray, outputs: np.ndarray) -> Report:
     both = [constant_contender(task, targets), Contender(name="model", probabilities_NC=outputs)]
-    found = reported(task, targets, outputs, lambda part: climbed(part, both, targets, OPTIONS, 0), OPTIONS, 0)
+    rows = JudgedRows(targets=targets, outputs_NC=outputs)
+    found = reported(task, rows, lambda part: climbed(part, both, targets, OPTIONS, 0), OPTIONS, 0)
     return Report(kind="evaluate", **found)
 
 

@@ -66,7 +66,7 @@ def judged(labels: tuple[Any, ...] = ("ham", "spam", "eggs")) -> dict[str, Any]:
                 "linear-probe",
                 0.91,
                 comparison("better", p_value=1e-9),
-                cost={"seconds": 3.5, "bytes": 1_234_567, "latency_ms": 0.7},
+                cost={"seconds": 3.5, "size_bytes": 1_234_567, "latency_ms": 0.7},
             ),
             rung("fitted", 0.942, comparison(p_holm=0.0126)),
         ],
@@ -130,7 +130,10 @@ def judged(labels: tuple[Any, ...] = ("ham", "spam", "eggs")) -> dict[str, Any]:
                 }
                 for name, rate in (("a", 0.4), ("b", 0.5))
             ],
-            "differences": [{"name": "equal_opportunity", "value": 0.1, "low": 0.02, "high": 0.18, "between": ["b", "a"]}],
+            "differences": [
+                {"name": "equal_opportunity_difference", "label": "spam", "between": ["b", "a"]}
+                | {"value": 0.1, "low": 0.02, "high": 0.18}
+            ],
             "positive": "spam",
         },
     }

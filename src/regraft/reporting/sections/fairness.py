@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from regraft.reporting.section import Found, Page, Section, key, table, text
 
@@ -42,12 +42,18 @@ def _rate(found: Found, path: str) -> str:
     return plain if "data-path" in plain else found.interval(path, "share")
 
 
-def _differences(found: Found, page: Page, differences: list[dict[str, object]]) -> str:
+def _name(one: dict[str, Any]) -> str:
+    """Return what differs, and of which label."""
+    name, label = str(one.get("name")).replace("_", " "), one.get("label")
+    return f"{name} ({label})" if label else name
+
+
+def _differences(found: Found, page: Page, differences: list[dict[str, Any]]) -> str:
     rows = [
         [
-            text(str(one.get("name")).replace("_", " ")),
+            text(_name(one)),
             found.interval(f"fairness/differences/{place}", "points"),
-            text(one["between"]) if one.get("between") else "",
+            text(" − ".join(map(str, one.get("between") or ()))),
         ]
         for place, one in enumerate(differences)
     ]

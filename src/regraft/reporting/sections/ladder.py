@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from regraft.reporting.forms import bounds_of, form_of
 from regraft.reporting.section import NONE, Found, Page, Section, details, key, span_of, table, text, whisker
 
-_COSTS = {"bytes": "megabytes"}
-_TIME = "seconds"  # stands in a column of its own
+_COSTS = {"size_bytes": ("megabytes", ""), "latency_ms": ("digit", " ms")}
+"""What a rung takes to answer -> how the number is written, and what follows it; the seconds of learning have their column."""
 _MARKS = {"better": "▲", "no evidence": "≈", "worse": "▼"}
 
 
@@ -40,7 +40,7 @@ def steps_table(found: Found, page: Page, steps: Sequence[Mapping[str, Any]], pa
     headline = next(iter(steps[-1]["metrics"]))
     form, bounds = form_of(headline), bounds_of(headline)
     span = span_of([step["metrics"].get(headline) for step in steps], bounds)
-    with_cost = any(step.get("cost") for step in steps)
+    with_cost = any((step.get("cost") or {}).get(name) is not None for step in steps for name in _COSTS)
     rows = []
     for place, step in enumerate(steps):
         metric, at = step["metrics"].get(headline) or {}, f"{path}/{place}"
@@ -110,11 +110,7 @@ def _others(found: Found, page: Page, steps: Sequence[Mapping[str, Any]]) -> str
 
 
 def _cost(found: Found, step: Mapping[str, Any], at: str) -> str:
-    """Return what a rung cost, by name, as far as it is told in numbers."""
+    """Return what a rung takes to answer, as far as it is known."""
     told = step.get("cost") or {}
-    parts = []
-    for name, value in told.items():
-        if isinstance(value, int | float) and name != _TIME:
-            form = next((form for end, form in _COSTS.items() if end in name), "digit")
-            parts.append(f"{text(name)} {found.number_at(f'{at}/cost/{key(name)}', form)}")
-    return "<br>".join(parts) or NONE
+    there = [(name, *how) for name, how in _COSTS.items() if told.get(name) is not None]
+    return "<br>".join(f"{found.number_at(f'{at}/cost/{name}', form)}{unit}" for name, form, unit in there) or NONE
