@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from line_rows import mails
+from safetensors.numpy import load_file
 
 import regraft as rg
 from regraft import lifecycle
@@ -85,3 +86,19 @@ def test_what_cannot_be_is_refused_before_anything_is_learnt(base, fit_small, tm
             fit_small(tmp_path / "out", base=hub, tuning=tuning, train=RATES, listen=events.append)
         assert not [event for event in events if hasattr(event, "total_steps")]
     assert not (tmp_path / "out").exists()
+
+
+def test_rates_of_parts_and_layers_drawn_anew_reach_the_weights(base, fit_small, tmp_path):
+    artifact = fit_small(
+        tmp_path / "fitted",
+        base={"name": "hub", "source": str(base), "pooling": "mean"},
+        tuning={"name": "full", "rates": {"embeddings": 1e-9, "layers": 1e-9}, "reinit": 1},
+        train={**RATES, "weight_decay": 0.0},
+        modality={"name": "text", "max_length": 40},
+    )
+    before, after = (load_file(folder / "model.safetensors") for folder in (base, artifact.path / "backbone"))
+    far = {name: float(np.abs(after[name] - values).max()) for name, values in before.items() if name in after}
+    anew = {name for name in far if name.startswith("encoder.layer.2.") and name.endswith("dense.weight")}
+    assert anew
+    assert all(far[name] > 0.01 for name in anew), "the top layer is another"
+    assert all(gap < 1e-6 for name, gap in far.items() if not name.startswith(("encoder.layer.2.", "pooler."))), "others stay"
