@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from regraft.errors import DataError, MissingExtraError, Problem, UsageError, did_you_mean
-from regraft.judged import KnownRows, check_judging, plain_columns
 from regraft.options import JSON
 from regraft.previous import NAME as PREVIOUS
 from regraft.previous import note_of
@@ -167,6 +166,7 @@ def labelled(
             none.
     """
     from regraft.evaluation.by_target import check_metric
+    from regraft.judged import KnownRows, check_judging, plain_columns
     from regraft.serving.labelled_rows import LabelledRows
     from regraft.serving.predictor import Predictor
 

@@ -224,7 +224,10 @@ def test_gradnorm_weighs_the_losses_and_the_report_says_how(data: Path, folder: 
         ({"target": ["kind", "kind=regression"]}, "the target 'kind' is named twice"),
         ({"target": ["price", "kind=regression"]}, "the target has values that are no finite numbers"),
         ({"target": ["kind", "empty=regression"]}, "no training row has the target 'empty'"),
-        ({"target": ["kind", "price=regression"], "train": {"metric": "kind.rmse"}}, "'rmse' \\(metrics\\) is for"),
+        (
+            {"target": ["kind", "price=regression"], "train": {"validation": {"metric": "kind.rmse"}}},
+            "'rmse' \\(metrics\\) is for",
+        ),
     ],
 )
 def test_what_cannot_be_fitted_is_said_before_anything_is_trained(options: dict[str, Any], said: str, tmp_path: Path):
