@@ -11,10 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from regraft.errors import DataError, MissingExtraError, Problem, did_you_mean
-from regraft.judged import KnownRows, check_judging, plain_columns
 from regraft.options import JSON
-from regraft.previous import NAME as PREVIOUS
-from regraft.previous import note_of
 from regraft.registry import Registry
 from regraft.serving.agreement import column_orders
 from regraft.training.cost import Answered, cost_of
@@ -30,6 +27,7 @@ if TYPE_CHECKING:
     from regraft.evaluation.ladder import Contender
     from regraft.evaluation.metadata import Metadata
     from regraft.evaluation.report import Report
+    from regraft.judged import KnownRows
     from regraft.models import BaseCard
     from regraft.serving.predictor import Predictor
     from regraft.serving.truths import Truths
@@ -111,6 +109,8 @@ def labelled(predictors: Sequence[Predictor], data: Any, wanted: AnswerOptions, 
     Raises:
         DataError: A column is missing, a label is unknown, too many rows cannot be used, or there are none.
     """
+    from regraft.judged import KnownRows, check_judging, plain_columns
+
     rows = source(data, wanted, stages)
     truths = _truths(predictors, rows, stages)
     _check_columns(predictors, rows)
@@ -235,10 +235,11 @@ def evaluation(predictors: Sequence[Predictor], answered: Labelled, wanted: Answ
     against the one that stood before where there is a second.
     """
     from regraft.evaluation.by_target import constant_contender
+    from regraft.previous import NAME, note_of
 
     first, *others = predictors
     contenders = [constant_contender(first.task, answered.targets)]
-    contenders += [replace(_contender(one, answered, 1), name=PREVIOUS, note=note_of(one)) for one in others]
+    contenders += [replace(_contender(one, answered, 1), name=NAME, note=note_of(one)) for one in others]
     alone = replace(answered, answered=answered.answered[:1])
     return _report("evaluate", [*contenders, _contender(first, answered, 0)], [first], alone, wanted, stages)
 

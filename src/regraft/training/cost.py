@@ -63,7 +63,7 @@ class Answered(Work):
         encode_seconds: Those of them in which raw values became arrays.
         dropped: Positions that were cut off.
         truncated_rows: Rows of which something was cut off.
-        lengths: Real positions of the rows (N,), window by window.
+        lengths: Real positions of the rows (N,), window by window, in the order of the rows.
     """
 
     encode_seconds: float = 0.0
