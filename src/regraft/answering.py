@@ -14,8 +14,6 @@ import numpy as np
 
 from regraft.errors import DataError, MissingExtraError, Problem, UsageError, did_you_mean
 from regraft.options import JSON
-from regraft.previous import NAME as PREVIOUS
-from regraft.previous import note_of
 from regraft.registry import Registry
 from regraft.serving.agreement import column_orders
 from regraft.tasks.sureness import PLAIN
@@ -293,6 +291,7 @@ def evaluation(entrants: Sequence[Entrant], answered: Labelled, wanted: AnswerOp
     the one that stood before where there is a second.
     """
     from regraft.evaluation.by_target import constant_contender
+    from regraft.previous import note_of
 
     judged, *others = entrants
     contenders = [constant_contender(answered.task, answered.targets)]

@@ -12,6 +12,10 @@ log-loss. What the model itself says (its confidence) and what is true (the clas
 shown in any case. Where a row is in several such groups, the strongest rule has it, and another one must be weak without it
 too.
 
+How much it takes (`bench/weak_slices.py`, 100 sets each): a slice of 3 % of the rows, right 20 points less often, is found
+and named in 99 of 100 sets of 6,000 rows where the rest is right in 90 %, and in 97 of 100 sets of 8,000 rows where it is 80 %;
+in 86 and 61 sets of 4,000. Where nothing is wrong, something was reported in 10 of 800 sets.
+
 As JSON, "weak_slices" of a report, one entry a rule, the most certain first; empty where none was found, and left out where
 none was looked for:
 
