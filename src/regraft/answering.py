@@ -291,11 +291,11 @@ def evaluation(entrants: Sequence[Entrant], answered: Labelled, wanted: AnswerOp
     the one that stood before where there is a second.
     """
     from regraft.evaluation.by_target import constant_contender
-    from regraft.previous import note_of
+    from regraft.previous import NAME, note_of
 
     judged, *others = entrants
     contenders = [constant_contender(answered.task, answered.targets)]
-    contenders += [replace(_contender(one, answered, 1), name=PREVIOUS, note=note_of(one)) for one in others]
+    contenders += [replace(_contender(one, answered, 1), name=NAME, note=note_of(one)) for one in others]
     alone = replace(answered, answered=answered.answered[:1])
     return _report("evaluate", [*contenders, _contender(judged, answered, 0)], [judged], alone, wanted, stages)
 

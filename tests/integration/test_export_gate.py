@@ -25,6 +25,7 @@ from line_rows import mails, write_csv
 
 import regraft as rg
 from regraft import exporting, lifecycle
+from regraft.artifact.manifest import FORMAT
 from regraft.artifact.store import Artifact, check_out, read_artifact
 from regraft.cli.app import _run
 from regraft.errors import DataError, GateError, UsageError
@@ -368,7 +369,7 @@ def test_inspect_shows_the_lineage_of_a_fit(bert: Artifact, call: Call):
     _, stdout, _ = call("inspect", bert.path)
     assert f"lineage  transformer -> fit ({bert.digest[:12]}, this one)" in stdout
     assert "made  " in stdout
-    assert "format 2" in stdout
+    assert f"format {FORMAT}" in stdout
 
 
 # ---- an artifact of an older format ---------------------------------------------------------------------------------
@@ -381,7 +382,7 @@ def test_an_artifact_of_an_older_format_is_asked_judged_and_exported(fresh_file:
     made = rg.export(old, format="twin", out=home / "twin", rows=fresh_file, machine=QUIET)
     assert made.manifest.lineage[0].digest == read_artifact(old).digest
     assert made.manifest.lineage[0].regraft == "0.1.0"
-    assert read_artifact(home / "twin").manifest.format == 2
+    assert read_artifact(home / "twin").manifest.format == FORMAT
     report = rg.evaluate(old, fresh_file, judge={"resamples": 200}, machine=QUIET)
     assert report.judgement.n == 100
     assert rg.compare(old, made, fresh_file, judge={"resamples": 200}, machine=QUIET).verdict == "no evidence"

@@ -127,7 +127,8 @@ def test_it_is_listed_where_the_base_has_linear_layers(tuned):
 
 def test_a_base_without_linear_layers_is_refused(fit_small, tmp_path):
     with pytest.raises(
-        rg.RegraftError, match=r"no linear layers(.|\n)*choose another tuning \(full, head, top-k, by-part, bitfit, prompt\)"
+        rg.RegraftError,
+        match=r"no linear layers(.|\n)*choose another tuning \(full, head, top-k, gradual, by-part, bitfit, prompt\)",
     ):
         fit_small(tmp_path / "out", base={"name": "gru", "width": 16}, tuning="lora")
     assert not (tmp_path / "out").exists()

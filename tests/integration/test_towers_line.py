@@ -97,7 +97,12 @@ def test_things_that_were_never_seen_are_found_both_ways(fitted):
 
 def test_the_artifact_is_judged_again_against_chance(fitted, capsys):
     artifact, data = fitted
-    assert _run(["evaluate", str(artifact.path), str(data), "--set", "judge.resamples=100", "--json"]) == 0
+    assert (
+        _run(
+            ["evaluate", str(artifact.path), str(data), "--set", "judge.resamples=100", "--set", "judge.overlap=keep", "--json"]
+        )
+        == 0
+    )
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert report["n"] == 250
     assert report["ladder"][0]["name"] == "chance"

@@ -102,7 +102,7 @@ class Comparison:
             groups=values.get("groups", 0),
             p_holm=values.get("p_holm"),
             family=values.get("family", 1),
-            seeds=(values["seeds"][0], values["seeds"][1]) if "seeds" in values else None,
+            seeds=None if (seeds := values.get("seeds")) is None else (seeds[0], seeds[1]),
         )
 
     @property

@@ -202,7 +202,7 @@ def test_a_base_without_linear_layers_is_refused_with_the_tunings_it_has(kind):
     for text in (
         "no linear layers",
         "a base that provides pooled, sequence",
-        "choose another tuning (full, head, top-k, by-part, bitfit, prompt)",
+        "choose another tuning (full, head, top-k, gradual, by-part, bitfit, prompt)",
     ):
         assert text in said
     assert made.net.state_dict().keys() == state.keys()
