@@ -40,6 +40,9 @@ def fit(
     """Fit a base to DATA (a file, a folder or a sample's name), judge it, save it as an artifact.
 
     With --config, DATA may stand in the recipe. With --resume nothing else is needed.
+
+    Ctrl-C or SIGTERM ends it with exit code 3 after the present update and one checkpoint (of MiniLM 0.2 GB, about two seconds
+    beside the update); a second one ends it at once. The message says how to go on.
     """
     show_replacing(values.get("out") or resume)
     began = time.monotonic()

@@ -64,7 +64,10 @@ class TrainOptions:
 
 @options
 class CheckpointOptions:
-    """When the state of training is kept, so that an interrupted fit goes on to the same bytes (`regraft fit --resume OUT`)."""
+    """When the state of training is kept, so that an interrupted fit goes on to the same bytes (`regraft fit --resume OUT`).
+
+    Ctrl-C and SIGTERM end a fit after the present update, once a checkpoint is on the disk; a second one ends it at once.
+    """
 
     every: Count | None = None
     """Updates between checkpoints; if not given, as often as takes at most 2 % of the time, and not before 20 seconds have
@@ -106,11 +109,11 @@ class ComputeOptions(MachineOptions):
     compile: bool = False
     """Compile the layers with torch.compile before training; pays only in long runs, needs a C++ compiler on a processor."""
 
-    recompute: Literal["auto", "on", "off"] = "auto"
+    recompute: Literal["auto", "always", "never"] = "auto"
     """Keep only what enters each layer, and compute the rest again on the way back: less memory, about a third more time, the
     same bits. Auto does it where one row a forward pass, or a batch that cannot be split, does not fit otherwise."""
 
-    offload: Literal["auto", "on", "off"] = "auto"
+    offload: Literal["auto", "always", "never"] = "auto"
     """Let the state of the optimiser lie in files beside the artifact that are mapped into memory: the same bits, as fast as
     the disk where memory is short. Auto does it as the last resort; weights on a GPU cannot."""
 

@@ -99,20 +99,20 @@ def savings_of(options: ComputeOptions, net: Headed, folder: Path) -> tuple[Head
     from regraft.training.offload import Offload
 
     problems = []
-    recompute = None if options.recompute == "off" else Recompute(options.recompute == "on")
+    recompute = None if options.recompute == "never" else Recompute(options.recompute == "always")
     if recompute is not None and recomputable(net, recompute) is net:
         recompute = None
-        if options.recompute == "on":
+        if options.recompute == "always":
             what, fix = "nothing can be computed again: what is trained has no layers", "leave it out"
-            problems.append(Problem(what=what, where="machine.recompute", got="on", fix=fix))
+            problems.append(Problem(what=what, where="machine.recompute", got="always", fix=fix))
     offload = None
-    if options.offload != "off" and net.device.type == "cpu":
+    if options.offload != "never" and net.device.type == "cpu":
         offload = Offload(folder)
-        offload.on = options.offload == "on"
-    elif options.offload == "on":
+        offload.on = options.offload == "always"
+    elif options.offload == "always":
         what = "the state of an optimiser can lie in files only where weights are on the processor"
         problems.append(
-            Problem(what=what, where="machine.offload", got=f"on, with weights on '{net.device.type}'", fix="leave it out")
+            Problem(what=what, where="machine.offload", got=f"always, with weights on '{net.device.type}'", fix="leave it out")
         )
     if problems:
         raise OptionsError(problems)

@@ -306,13 +306,13 @@ def test_options_become_switches(tmp_path):
     def made(**values):
         return savings_of(build(ComputeOptions, values), net, tmp_path)[1]
 
-    assert [made(recompute=wish).recompute for wish in ("auto", "on", "off")] == [Recompute(), Recompute(on=True), None]
-    assert [made(offload=wish).offloads for wish in ("auto", "on")] == [False, True]
-    assert made(offload="off").offload is None
+    assert [made(recompute=wish).recompute for wish in ("auto", "always", "never")] == [Recompute(), Recompute(on=True), None]
+    assert [made(offload=wish).offloads for wish in ("auto", "always")] == [False, True]
+    assert made(offload="never").offload is None
     assert made(guard=False).guard is None
     assert made().guard is not None
     with pytest.raises(OptionsError, match=r"what is trained has no layers(.|\n)*machine.recompute"):
-        savings_of(build(ComputeOptions, {"recompute": "on"}), tiny_net(), tmp_path)
+        savings_of(build(ComputeOptions, {"recompute": "always"}), tiny_net(), tmp_path)
     assert savings_of(build(ComputeOptions, {}), tiny_net(), tmp_path)[1].recompute is None
 
 
