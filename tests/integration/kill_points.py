@@ -72,6 +72,11 @@ def settings() -> dict[str, dict[str, Any]]:
             "train": {"micro_batch_size": 16 // accumulation, "regularize": AVERAGED if ema else []},
             "machine": {"shapes": "packed" if packing else "padded", **({} if cache else {"cache": {"enabled": False}})},
         }
+    found["text, one phase after the other, accumulation 4, packed, cache on, EMA on"] = {
+        "base": TEXT,
+        "tuning": {"name": "gradual", "head_epochs": 2, "layers": [1]},
+        "train": {"micro_batch_size": 4, "regularize": AVERAGED},
+    }
     for accumulation, augmented, ema in itertools.product((1, 4), (True, False), (False, True)):
         name = (
             f"pictures, accumulation {accumulation}, augmentation {'on' if augmented else 'off'}, EMA {'on' if ema else 'off'}"
