@@ -85,7 +85,7 @@ def fitted(folder: Path, name: str, target: str, **options: Any) -> Any:
             "head_learning_rate": 3e-3,
             "weight_decay": 0.0,
             "dropout": 0.0,
-            "validate_every": 10**6,
+            "validation": {"every": 10**6},
             **options.pop("train", {}),
         },
         judge=judge,

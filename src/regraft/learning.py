@@ -300,6 +300,8 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages, course: Cou
         left_out = 0
         if ended is not None and keeper:
             put_weights(learning, learner.trainable, ended)
+            steps = objective.steps_per_epoch(options.batch_size)
+            objective.begin(learning, learner.trainable, ended.step, steps)
             objective.put_back(ended.facts["objective"], part(ended.tensors, OBJECTIVE))
             left_out = int(ended.facts.get("left_out", 0))
             meter.recall(event for event in read(keeper.log.path) if event.step >= course.turn.first)

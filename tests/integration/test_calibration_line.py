@@ -25,7 +25,7 @@ from regraft.serving.serve import BackgroundServer
 
 ASKED: dict[str, Any] = {"coverage": 0.9, "min_confidence": 0.8}
 BASE = {"name": "transformer", "width": 16, "heads": 2, "layers": 1, "positions": 64, "vocabulary_size": 300}
-TRAIN = {**SMALL["train"], "epochs": 12, "validate_every": 10**6}
+TRAIN = {**SMALL["train"], "epochs": 12, "validation": {"every": 10**6}}
 
 
 def noisy(rows: int, seed: int) -> list[dict[str, str]]:

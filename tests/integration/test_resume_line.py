@@ -122,6 +122,20 @@ def test_what_was_learnt_is_written_later_without_learning_it_again(
     assert not folder_of(out).exists()
 
 
+def test_what_was_learnt_with_a_regulariser_is_written_later_too(fit_small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Weights that were averaged are the result, and what the average says of itself stands in the report."""
+    options = {"train": {**SMALL["train"], "regularize": ["ema"]}}
+    whole = fit_small(tmp_path / "whole", **options)
+    full(monkeypatch, 1)
+    out = tmp_path / "spam-model"
+    with pytest.raises(MachineError):
+        fit_small(out, machine={"checkpoint": {"every": 3, "wait_s": 0.0}}, **options)
+    found = regraft.fit(resume=out)
+    assert found.weights_digest == whole.weights_digest
+    told = [[note for note in one.report.notes if note.startswith("ema: ")] for one in (whole, found)]
+    assert told[0] == told[1] != []
+
+
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_learnt(fit_small, tmp_path: Path, monkeypatch):
     events = []
     monkeypatch.setattr(shutil, "disk_usage", lambda _: collections.namedtuple("Use", "total used free")(0, 0, 1_000_000))

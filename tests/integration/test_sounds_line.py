@@ -47,7 +47,7 @@ def test_fit_evaluate_predict(artifact: rg.Artifact, table: Path, tmp_path: Path
     assert artifact.report.to_json()["metrics"]["accuracy"]["value"] == 1.0
     assert artifact.manifest.inputs[0].modality == "audio"
     assert len(list(artifact.path.rglob("preprocessor_config.json"))) == 1
-    report = rg.evaluate(artifact, table, judge={"resamples": 100})
+    report = rg.evaluate(artifact, table, judge={"resamples": 100, "overlap": "keep"})
     assert (report.judgement.n, report.judgement.metrics["accuracy"].value) == (60, 1.0)
     rng = np.random.default_rng(9)
     low, high, path = rg.load(artifact).predict([(tone("low", rng), 8000), wav_bytes(tone("high", rng), 8000), "0.wav"])

@@ -70,7 +70,7 @@ def test_from_a_fit_that_was_interrupted(fit_small, tmp_path: Path):
     assert folder_of(left).exists(), "it is not touched"
     kept, about = RunFolder(left).look(), json.loads((folder_of(left) / "run.json").read_text())
     fresh, found = weights(fit_small(tmp_path / "fresh", train=STILL).path), weights(out)
-    rows = about["arithmetic"]["rows"]
+    rows = about["arithmetic"]["0"]["rows"]
     assert rows
     for name, value in part(kept.tensors, WEIGHTS).items():
         if name in rows:

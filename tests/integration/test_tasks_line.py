@@ -186,9 +186,9 @@ def test_reduced_precision_is_held_to_distances_from_the_truth(priced: Artifact,
 def test_metrics_and_baselines_of_other_tasks_are_refused_before_anything_is_read(folder: Path):
     wanted = {"target": "price", "out": folder / "none", "task": "regression", "base": SMALL["base"]}
     with pytest.raises(OptionsError, match=r"'accuracy' \(metrics\) is for classes or ranks, not for numbers"):
-        rg.fit("no-such-file.csv", train={"metric": "accuracy"}, **wanted)
+        rg.fit("spam", train={"validation": {"metric": "accuracy"}}, **wanted)
     with pytest.raises(OptionsError, match=r"'majority' \(rungs\) is for classes or ranks, not for numbers"):
-        rg.fit("no-such-file.csv", judge={"rungs": ["majority"]}, **wanted)
+        rg.fit("spam", judge={"rungs": ["majority"]}, **wanted)
 
 
 def test_a_column_of_amounts_without_a_task_names_the_one_that_it_is_for(folder: Path):

@@ -41,7 +41,7 @@ class _Then:
 
 
 class Gradual(Tuning):
-    """Train the head on the frozen base, then let the base learn from there (LP-FT).
+    """Let the head learn on the frozen base first, then the base from there (LP-FT).
 
     Kumar et al. 2022, arXiv:2202.10054: a head that is still random pulls the features of the base out of place where training
     rows lie, and nowhere else. Layers in between are unfrozen from the top as in Howard and Ruder 2018, arXiv:1801.06146,
