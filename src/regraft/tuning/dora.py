@@ -14,7 +14,7 @@ class DoraOptions(LowRankOptions):
 class Dora(AdapterTuning):
     """Let low-rank adapters of the directions of weights learn, a length for each output, and the head; the base is frozen.
 
-    Liu et al. 2024, arXiv:2402.09353. About twice the time of LoRA, because the norm of every adapted weight is computed in
+    Liu et al. 2024, arXiv:2402.09353. Slower than LoRA, because the norm of every adapted weight is computed in
     every update; merged it costs nothing. The artifact keeps the adapters as a PEFT folder (`adapter/`).
 
     Args:
