@@ -1,0 +1,242 @@
+"""What a fit does where nothing is said: ways to tune and their epochs, rates, batches and warm-ups, over rows and seeds.
+
+    python bench/defaults.py [--seeds 5] [--only RECIPE ...]   goes on where it stopped; makes bench/defaults.out
+    python bench/defaults.py --stable 20                       fits by the defaults alone on 500 rows; makes bench/stable.out
+
+E-mails (ham or spam) and clothing reviews (the rating, 1 to 5), the first 32 tokens of each, by MiniLM. A seed draws rows,
+split, head, order and dropout; every recipe sees the same rows under the same seed. A tenth of the training rows is split off
+to choose the best epoch, as a fit does by itself; 500 other rows are the test. Seconds are those of the processor while weights
+learn; what a frozen base gives, one pass over the rows, is shared by the recipes and not counted. The rule of choice is
+`chosen`: of the recipes that are not worse than the best by more than a standard error of the difference, paired by seed and
+data, the one that takes least time. What was chosen stands in `src/regraft/defaults.py`, and a test holds it against the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import platform
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tunings
+
+HERE = Path(__file__).resolve().parent
+RAW, STABLE = HERE / "defaults.jsonl", HERE / "stable.jsonl"
+TOKENS, TEST = 32, 500
+DATA_OF_ROWS = {100: ("emails", "clothing"), 500: ("emails", "clothing"), 2000: ("clothing",)}  # the sample has 2,000 e-mails
+
+
+def recipe(tuning: str, epochs: int, /, *, head: int | None = None, **train: Any) -> dict[str, Any]:
+    """Return the options of a fit.
+
+    Args:
+        tuning: Name of the way to tune.
+        epochs: How often every row is seen; of the last phase.
+        head: Epochs in which the head learns alone before.
+        **train: More of `train`.
+    """
+    picked = {"name": tuning} if head is None else {"name": tuning, "head_epochs": head}
+    return {"tuning": picked, "train": {"epochs": epochs, **train}}
+
+
+RECIPES: dict[int, dict[str, dict[str, Any]]] = {
+    100: {
+        "head 30": recipe("head", 30),
+        "full 20": recipe("full", 20),
+        "gradual 20": recipe("gradual", 20, head=30),
+        "gradual 5": recipe("gradual", 5, head=30),
+    },
+    500: {
+        "head 30": recipe("head", 30),
+        "full 3": recipe("full", 3),
+        "full 10": recipe("full", 10),
+        "gradual 5": recipe("gradual", 5, head=30),
+        "gradual 5, rate 3e-5": recipe("gradual", 5, head=30, learning_rate=3e-5),
+        "gradual 5, batch 32": recipe("gradual", 5, head=30, batch_size=32),
+        "gradual 5, no warm-up": recipe("gradual", 5, head=30, warmup_share=0.0),
+    },
+    2000: {
+        "head 30": recipe("head", 30),
+        "full 3": recipe("full", 3),
+        "gradual 3": recipe("gradual", 3, head=30),
+    },
+}
+
+
+def fitted(data: str, rows: int, options: Mapping[str, Any], seed: int, features: Path) -> dict[str, Any]:
+    """Fit once and return what came of it.
+
+    Args:
+        data: Name of the data set.
+        rows: Training rows, of which a tenth is split off for validation.
+        options: More of `FitOptions`.
+        seed: Draws all that is drawn.
+        features: Folder of what is frozen, which recipes share.
+    """
+    import regraft
+
+    every = tunings.DATA[data](max(DATA_OF_ROWS) if data == "clothing" else 1000, seed)
+    splits = {"train": every["train"][:rows], "test": every["test"][:TEST]}
+    marks: list[tuple[str, float]] = []
+
+    def listen(event: Any) -> None:
+        if type(event).__name__ == "StageEvent":
+            marks.append((event.stage, time.process_time()))
+
+    artifact = regraft.fit(
+        splits,
+        target="label",
+        out=str(features / "fit"),
+        modality={"max_length": TOKENS},
+        judge={"rungs": ["majority"], "resamples": 100},
+        machine={"threads": 1, "cache": {"folder": str(features)}},
+        seed=seed,
+        listen=listen,
+        **options,
+    )
+    seconds = sum(later - at for (stage, at), (_, later) in itertools.pairwise(marks) if stage == "train")
+    return {
+        "accuracy": artifact.report.judgement.metrics["accuracy"].value,
+        "log_loss": artifact.report.judgement.metrics["log-loss"].value,
+        "majority": artifact.report.ladder.steps[0].metrics["accuracy"].value,
+        "seconds": round(seconds, 1),
+    }
+
+
+def grid(seeds: int, only: Sequence[str]) -> Iterator[tuple[int, str, str, int]]:
+    """Yield rows, data, recipe and seed of every fit of the study."""
+    for seed, (rows, datas) in itertools.product(range(seeds), DATA_OF_ROWS.items()):
+        for data, name in itertools.product(datas, RECIPES[rows]):
+            if not only or name in only:
+                yield rows, data, name, seed
+
+
+def study(seeds: int, only: Sequence[str]) -> list[dict[str, Any]]:
+    """Fit whatever is not there yet, and return all results."""
+    results = read(RAW)
+    there = {(one["rows"], one["data"], one["recipe"], one["seed"]) for one in results}
+    with tempfile.TemporaryDirectory() as folder:
+        for rows, data, name, seed in grid(seeds, only):
+            if (rows, data, name, seed) in there:
+                continue
+            found = fitted(data, rows, RECIPES[rows][name], seed, Path(folder))
+            results.append({"rows": rows, "data": data, "recipe": name, "seed": seed, **found})
+            write(RAW, results[-1])
+    return results
+
+
+def stable(seeds: int) -> list[dict[str, Any]]:
+    """Fit by the defaults alone on 500 rows, and return all results."""
+    results = read(STABLE)
+    there = {(one["data"], one["seed"]) for one in results}
+    with tempfile.TemporaryDirectory() as folder:
+        for seed, data in itertools.product(range(seeds), DATA_OF_ROWS[500]):
+            if (data, seed) not in there:
+                results.append({"data": data, "seed": seed, **fitted(data, 500, {}, seed, Path(folder))})
+                write(STABLE, results[-1])
+    return results
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the results of a file, if it is there."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def write(path: Path, result: Mapping[str, Any]) -> None:
+    """Add a result to a file, and say it."""
+    with path.open("a") as file:
+        file.write(json.dumps(result) + "\n")
+    print(json.dumps(result), flush=True)
+
+
+def chosen(results: Sequence[Mapping[str, Any]], rows: int) -> str:
+    """Return the recipe for a number of rows; only seeds that every recipe has been fitted with count.
+
+    Example:
+        >>> made = [{"rows": 100, "data": "a", "recipe": "slow", "seed": 0, "accuracy": 0.9, "seconds": 5.0}]
+        >>> chosen([*made, {**made[0], "recipe": "quick", "seconds": 1.0}], 100)
+        'quick'
+    """
+    by_recipe: dict[str, dict[tuple[str, int], Mapping[str, Any]]] = defaultdict(dict)
+    for one in results:
+        if one["rows"] == rows:
+            by_recipe[one["recipe"]][one["data"], one["seed"]] = one
+    shared = sorted(set.intersection(*(set(found) for found in by_recipe.values())))
+    accuracy = {name: np.array([found[key]["accuracy"] for key in shared]) for name, found in by_recipe.items()}
+    best = max(accuracy, key=lambda name: float(accuracy[name].mean()))
+
+    def as_good(name: str) -> bool:
+        behind = accuracy[best] - accuracy[name]
+        error = behind.std(ddof=1) / np.sqrt(len(behind)) if len(behind) > 1 else 0.0
+        return bool(behind.mean() <= error)
+
+    able = [name for name in by_recipe if as_good(name)]
+    return min(able, key=lambda name: sum(by_recipe[name][key]["seconds"] for key in shared))
+
+
+def spread(of: Sequence[Mapping[str, Any]], name: str, digits: int = 4) -> list[float]:
+    """Return mean and standard deviation of a figure."""
+    values = [one[name] for one in of]
+    return [round(float(np.mean(values)), digits), round(float(np.std(values, ddof=1)) if len(values) > 1 else 0.0, digits)]
+
+
+def line(about: Mapping[str, Any], of: Sequence[Mapping[str, Any]]) -> str:
+    """Return a line of the table."""
+    failed = sum(one["accuracy"] <= one["majority"] for one in of)
+    figures = {name: spread(of, name) for name in ("accuracy", "log_loss")}
+    worst = min(one["accuracy"] for one in of)
+    return json.dumps(
+        {**about, "seeds": len(of), **figures, "worst": worst, "failed": failed, "seconds": spread(of, "seconds", 1)}
+    )
+
+
+def told(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the table of the study."""
+    for rows, datas in DATA_OF_ROWS.items():
+        for data, name in itertools.product(datas, RECIPES[rows]):
+            of = [one for one in results if (one["rows"], one["data"], one["recipe"]) == (rows, data, name)]
+            if of:
+                yield line({"rows": rows, "data": data, "recipe": name}, of)
+        if any(one["rows"] == rows for one in results):
+            yield json.dumps({"rows": rows, "chosen": chosen(results, rows)})
+
+
+def main() -> None:
+    """Fit whatever is not there yet, and write the table."""
+    import torch
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--stable", type=int, default=0)
+    asked = parser.parse_args()
+    if asked.stable:
+        results = stable(asked.stable)
+        command, out = f"python bench/defaults.py --stable {asked.stable}", HERE / "stable.out"
+        lines = [
+            line({"rows": 500, "data": data}, [one for one in results if one["data"] == data]) for data in DATA_OF_ROWS[500]
+        ]
+    else:
+        lines = list(told(study(asked.seeds, asked.only)))
+        command, out = f"python bench/defaults.py --seeds {asked.seeds}", HERE / "defaults.out"
+    head = [
+        command,
+        f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, one thread, torch {torch.__version__}",
+        "accuracy, log_loss, processor seconds of training: [mean, standard deviation over seeds]",
+        "failed: no better than the commonest label",
+    ]
+    out.write_text("\n".join([*head, *lines]) + "\n")
+    print("\n".join([*head, *lines]))
+
+
+if __name__ == "__main__":
+    main()
