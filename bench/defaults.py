@@ -3,7 +3,8 @@
     python bench/defaults.py [--seeds 5] [--only RECIPE ...]   goes on where it stopped; makes bench/defaults.out
     python bench/defaults.py --stable 20                       fits by the defaults alone on 500 rows; makes bench/stable.out
 
-E-mails (ham or spam) and clothing reviews (the rating, 1 to 5), the first 32 tokens of each, by MiniLM. A seed draws rows,
+MiniLM (22.7 million weights) reads the first 32 tokens of e-mails (ham or spam) and of clothing reviews (the rating, 1 to 5);
+EfficientNet-Lite0 (4.7 million) looks at Fashion-MNIST and at emoji (their category), at 64 x 64 pixels. A seed draws rows,
 split, head, order and dropout; every recipe sees the same rows under the same seed. A tenth of the training rows is split off
 to choose the best epoch, as a fit does by itself; 500 other rows are the test. Seconds are those of the processor while weights
 learn; what a frozen base gives, one pass over the rows, is shared by the recipes and not counted. The rule of choice is
@@ -31,8 +32,19 @@ import tunings
 
 HERE = Path(__file__).resolve().parent
 RAW, STABLE = HERE / "defaults.jsonl", HERE / "stable.jsonl"
-TOKENS, TEST = 32, 500
-DATA_OF_ROWS = {100: ("emails", "clothing"), 500: ("emails", "clothing"), 2000: ("clothing",)}  # the sample has 2,000 e-mails
+TEST, STABLE_ROWS = 500, 500
+TEXTS: dict[str, Any] = {"base": "minilm", "modality": {"max_length": 32}}
+PICTURES: dict[str, Any] = {"base": "efficientnet-lite0", "modality": {"size": 64}}
+DATA: dict[str, dict[str, Any]] = {"emails": TEXTS, "clothing": TEXTS, "fashion": PICTURES, "emoji": PICTURES}
+MOST = {
+    "emails": 1000,
+    "clothing": 2000,
+    "fashion": 2000,
+    "emoji": 1300,
+}  # training rows that there are, beside those for tests
+
+
+PLACES = {"fashion": ("fashion-mnist", "image", "label"), "emoji": ("emoji-categories", "picture", "category")}
 
 
 def recipe(tuning: str, epochs: int, /, *, head: int | None = None, **train: Any) -> dict[str, Any]:
@@ -72,6 +84,24 @@ RECIPES: dict[int, dict[str, dict[str, Any]]] = {
 }
 
 
+def rows_of(data: str, seed: int) -> dict[str, list[dict[str, Any]]]:
+    """Return rows to learn from and rows for the test, in an order of the seed."""
+    if data in tunings.DATA:
+        drawn = tunings.DATA[data](MOST[data], seed)
+        return {"train": drawn["train"], "test": drawn["test"][:TEST]}
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from regraft.data import SAMPLES
+
+    name, picture, label = PLACES[data]
+    files = sorted(SAMPLES.get(name).folder().glob("*.parquet"))
+    table = pa.concat_tables([pq.read_table(file, columns=[picture, label]) for file in files])
+    order = np.random.default_rng(seed).permutation(table.num_rows)[: MOST[data] + TEST]
+    found = [{"image": row[picture], "label": str(row[label])} for row in table.take(order).to_pylist()]
+    return {"train": found[: MOST[data]], "test": found[MOST[data] :]}
+
+
 def fitted(data: str, rows: int, options: Mapping[str, Any], seed: int, features: Path) -> dict[str, Any]:
     """Fit once and return what came of it.
 
@@ -84,8 +114,8 @@ def fitted(data: str, rows: int, options: Mapping[str, Any], seed: int, features
     """
     import regraft
 
-    every = tunings.DATA[data](max(DATA_OF_ROWS) if data == "clothing" else 1000, seed)
-    splits = {"train": every["train"][:rows], "test": every["test"][:TEST]}
+    every = rows_of(data, seed)
+    splits = {"train": every["train"][:rows], "test": every["test"]}
     marks: list[tuple[str, float]] = []
 
     def listen(event: Any) -> None:
@@ -96,11 +126,11 @@ def fitted(data: str, rows: int, options: Mapping[str, Any], seed: int, features
         splits,
         target="label",
         out=str(features / "fit"),
-        modality={"max_length": TOKENS},
         judge={"rungs": ["majority"], "resamples": 100},
         machine={"threads": 1, "cache": {"folder": str(features)}},
         seed=seed,
         listen=listen,
+        **DATA[data],
         **options,
     )
     seconds = sum(later - at for (stage, at), (_, later) in itertools.pairwise(marks) if stage == "train")
@@ -114,9 +144,9 @@ def fitted(data: str, rows: int, options: Mapping[str, Any], seed: int, features
 
 def grid(seeds: int, only: Sequence[str]) -> Iterator[tuple[int, str, str, int]]:
     """Yield rows, data, recipe and seed of every fit of the study."""
-    for seed, (rows, datas) in itertools.product(range(seeds), DATA_OF_ROWS.items()):
-        for data, name in itertools.product(datas, RECIPES[rows]):
-            if not only or name in only:
+    for seed, data, (rows, recipes) in itertools.product(range(seeds), DATA, RECIPES.items()):
+        for name in recipes:
+            if rows <= MOST[data] and (not only or name in only):
                 yield rows, data, name, seed
 
 
@@ -139,9 +169,9 @@ def stable(seeds: int) -> list[dict[str, Any]]:
     results = read(STABLE)
     there = {(one["data"], one["seed"]) for one in results}
     with tempfile.TemporaryDirectory() as folder:
-        for seed, data in itertools.product(range(seeds), DATA_OF_ROWS[500]):
+        for seed, data in itertools.product(range(seeds), DATA):
             if (data, seed) not in there:
-                results.append({"data": data, "seed": seed, **fitted(data, 500, {}, seed, Path(folder))})
+                results.append({"data": data, "seed": seed, **fitted(data, STABLE_ROWS, {}, seed, Path(folder))})
                 write(STABLE, results[-1])
     return results
 
@@ -158,17 +188,17 @@ def write(path: Path, result: Mapping[str, Any]) -> None:
     print(json.dumps(result), flush=True)
 
 
-def chosen(results: Sequence[Mapping[str, Any]], rows: int) -> str:
-    """Return the recipe for a number of rows; only seeds that every recipe has been fitted with count.
+def chosen(results: Sequence[Mapping[str, Any]], base: str, rows: int) -> str:
+    """Return the recipe for a base and a number of rows; only seeds that every recipe has been fitted with count.
 
     Example:
-        >>> made = [{"rows": 100, "data": "a", "recipe": "slow", "seed": 0, "accuracy": 0.9, "seconds": 5.0}]
-        >>> chosen([*made, {**made[0], "recipe": "quick", "seconds": 1.0}], 100)
+        >>> made = [{"rows": 100, "data": "emails", "recipe": "slow", "seed": 0, "accuracy": 0.9, "seconds": 5.0}]
+        >>> chosen([*made, {**made[0], "recipe": "quick", "seconds": 1.0}], "minilm", 100)
         'quick'
     """
     by_recipe: dict[str, dict[tuple[str, int], Mapping[str, Any]]] = defaultdict(dict)
     for one in results:
-        if one["rows"] == rows:
+        if one["rows"] == rows and DATA[one["data"]]["base"] == base:
             by_recipe[one["recipe"]][one["data"], one["seed"]] = one
     shared = sorted(set.intersection(*(set(found) for found in by_recipe.values())))
     accuracy = {name: np.array([found[key]["accuracy"] for key in shared]) for name, found in by_recipe.items()}
@@ -201,13 +231,14 @@ def line(about: Mapping[str, Any], of: Sequence[Mapping[str, Any]]) -> str:
 
 def told(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield the table of the study."""
-    for rows, datas in DATA_OF_ROWS.items():
-        for data, name in itertools.product(datas, RECIPES[rows]):
-            of = [one for one in results if (one["rows"], one["data"], one["recipe"]) == (rows, data, name)]
-            if of:
-                yield line({"rows": rows, "data": data, "recipe": name}, of)
-        if any(one["rows"] == rows for one in results):
-            yield json.dumps({"rows": rows, "chosen": chosen(results, rows)})
+    bases = dict.fromkeys(DATA[data]["base"] for data in DATA)
+    for base, (rows, recipes) in itertools.product(bases, RECIPES.items()):
+        there = [one for one in results if one["rows"] == rows and DATA[one["data"]]["base"] == base]
+        for data, name in itertools.product(DATA, recipes):
+            if of := [one for one in there if (one["data"], one["recipe"]) == (data, name)]:
+                yield line({"base": base, "rows": rows, "data": data, "recipe": name}, of)
+        if there:
+            yield json.dumps({"base": base, "rows": rows, "chosen": chosen(results, base, rows)})
 
 
 def main() -> None:
@@ -222,9 +253,7 @@ def main() -> None:
     if asked.stable:
         results = stable(asked.stable)
         command, out = f"python bench/defaults.py --stable {asked.stable}", HERE / "stable.out"
-        lines = [
-            line({"rows": 500, "data": data}, [one for one in results if one["data"] == data]) for data in DATA_OF_ROWS[500]
-        ]
+        lines = [line({"rows": STABLE_ROWS, "data": data}, [one for one in results if one["data"] == data]) for data in DATA]
     else:
         lines = list(told(study(asked.seeds, asked.only)))
         command, out = f"python bench/defaults.py --seeds {asked.seeds}", HERE / "defaults.out"
