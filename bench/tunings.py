@@ -5,8 +5,8 @@
 E-mails: fitted on easy ham and spam, judged on easy ham and spam that were held out, and on hard ham (newsletters and the
 like, 83 of them) that no fit has seen: Kumar et al. 2022 (arXiv:2202.10054) hold that a head trained first keeps more of what
 the base knows there. Clothing reviews: the rating, 1 to 5, from the text. The first 32 tokens of each are read, as in the demo.
-A seed draws rows, head, order and dropout; every way of tuning sees the same rows under the same seed. Rates are the defaults of
-each way; epochs are those in `WAYS`, each with the weights of its best validation. Seconds are those of the processor, one
+A seed draws rows, head, order and dropout; every way of tuning sees the same rows under the same seed. Rates are the defaults
+of each way; epochs are those in `WAYS`, each with the weights of its best validation. Seconds are those of the processor, one
 thread, of what is frozen and of training.
 """
 
