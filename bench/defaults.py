@@ -4,12 +4,13 @@
     python bench/defaults.py --stable 20                       fits by the defaults alone on 500 rows; makes bench/stable.out
 
 MiniLM (22.7 million weights) reads the first 32 tokens of e-mails (ham or spam) and of clothing reviews (the rating, 1 to 5);
-EfficientNet-Lite0 (4.7 million) looks at Fashion-MNIST and at emoji (their category), at 64 x 64 pixels. A seed draws rows,
-split, head, order and dropout; every recipe sees the same rows under the same seed. A tenth of the training rows is split off
-to choose the best epoch, as a fit does by itself; 500 other rows are the test. Seconds are those of the processor while weights
-learn; what a frozen base gives, one pass over the rows, is shared by the recipes and not counted. The rule of choice is
-`chosen`: of the recipes that are not worse than the best by more than a standard error of the difference, paired by seed and
-data, the one that takes least time. What was chosen stands in `src/regraft/defaults.py`, and a test holds it against the table.
+EfficientNet-Lite0 (4.7 million) looks at emoji (their category) at 64 x 64 pixels; from scratch an LSTM reads the same e-mails
+and a small convolution network looks at Fashion-MNIST at 28 x 28. A seed draws rows, split, head, order and dropout; every
+recipe sees the same rows under the same seed. A tenth of the training rows is split off to choose the best epoch, as a fit does
+by itself; 500 other rows are the test. Seconds are those of the processor while weights learn; what a frozen base gives, one
+pass over the rows, is shared by the recipes and not counted. The rule of choice is `chosen`: of the recipes that are not worse
+than the best by more than a standard error of the difference, paired by seed and data, the one that takes least time. What was
+chosen stands in `src/regraft/defaults.py`, and a test holds it against the table.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import json
 import platform
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,17 +33,22 @@ import tunings
 
 HERE = Path(__file__).resolve().parent
 RAW, STABLE = HERE / "defaults.jsonl", HERE / "stable.jsonl"
-TEST, STABLE_ROWS = 500, 500
+TEST, STABLE_ROWS, SEEDS = 500, 500, 5
 TEXTS: dict[str, Any] = {"base": "minilm", "modality": {"max_length": 32}}
 PICTURES: dict[str, Any] = {"base": "efficientnet-lite0", "modality": {"size": 64}}
-DATA: dict[str, dict[str, Any]] = {"emails": TEXTS, "clothing": TEXTS, "fashion": PICTURES, "emoji": PICTURES}
-MOST = {
-    "emails": 1000,
-    "clothing": 2000,
-    "fashion": 2000,
-    "emoji": 1300,
-}  # training rows that there are, beside those for tests
-
+LSTM: dict[str, Any] = {"base": "lstm", "modality": {"max_length": 32}}
+CONV: dict[str, Any] = {"base": "conv", "modality": {"size": 28}}
+DATA: dict[str, dict[str, Any]] = {
+    "emails": TEXTS,
+    "clothing": TEXTS,
+    "emoji": PICTURES,
+    "emails from scratch": LSTM,
+    "fashion from scratch": CONV,
+}
+SCRATCH = "from scratch"
+KINDS = {"minilm": ("emails", "clothing"), "efficientnet-lite0": ("emoji",), SCRATCH: tuple(DATA)[3:]}
+# Training rows that there are, beside those for tests.
+MOST = {"emails": 1000, "clothing": 2000, "fashion": 2000, "emoji": 1300}
 
 PLACES = {"fashion": ("fashion-mnist", "image", "label"), "emoji": ("emoji-categories", "picture", "category")}
 
@@ -60,28 +66,28 @@ def recipe(tuning: str, epochs: int, /, *, head: int | None = None, **train: Any
     return {"tuning": picked, "train": {"epochs": epochs, **train}}
 
 
-RECIPES: dict[int, dict[str, dict[str, Any]]] = {
-    100: {
-        "head 30": recipe("head", 30),
-        "full 20": recipe("full", 20),
-        "gradual 20": recipe("gradual", 20, head=30),
-        "gradual 5": recipe("gradual", 5, head=30),
-    },
+HEAD, GRADUAL = recipe("head", 30), {epochs: recipe("gradual", epochs, head=30) for epochs in (3, 5, 20)}
+FULL = {epochs: recipe("full", epochs) for epochs in (3, 10, 20, 30, 100)}
+PRETRAINED: dict[int, dict[str, dict[str, Any]]] = {
+    100: {"head 30": HEAD, "full 20": FULL[20], "gradual 20": GRADUAL[20], "gradual 5": GRADUAL[5]},
     500: {
-        "head 30": recipe("head", 30),
-        "full 3": recipe("full", 3),
-        "full 10": recipe("full", 10),
-        "gradual 5": recipe("gradual", 5, head=30),
+        "head 30": HEAD,
+        "full 3": FULL[3],
+        "full 10": FULL[10],
+        "gradual 5": GRADUAL[5],
         "gradual 5, rate 3e-5": recipe("gradual", 5, head=30, learning_rate=3e-5),
         "gradual 5, batch 32": recipe("gradual", 5, head=30, batch_size=32),
         "gradual 5, no warm-up": recipe("gradual", 5, head=30, warmup_share=0.0),
     },
-    2000: {
-        "head 30": recipe("head", 30),
-        "full 3": recipe("full", 3),
-        "gradual 3": recipe("gradual", 3, head=30),
-    },
+    2000: {"head 30": HEAD, "full 3": FULL[3], "gradual 3": GRADUAL[3]},
 }
+UNTRAINED = {rows: {f"full {epochs}": FULL[epochs] for epochs in (3, 10, 30, 100)} for rows in PRETRAINED}
+RECIPES = {kind: UNTRAINED if kind == SCRATCH else PRETRAINED for kind in KINDS}
+
+
+def source(data: str) -> str:
+    """Return the name of the rows of a data set."""
+    return data.removesuffix(f" {SCRATCH}")
 
 
 def rows_of(data: str, seed: int) -> dict[str, list[dict[str, Any]]]:
@@ -114,7 +120,7 @@ def fitted(data: str, rows: int, options: Mapping[str, Any], seed: int, features
     """
     import regraft
 
-    every = rows_of(data, seed)
+    every = rows_of(source(data), seed)
     splits = {"train": every["train"][:rows], "test": every["test"]}
     marks: list[tuple[str, float]] = []
 
@@ -144,10 +150,11 @@ def fitted(data: str, rows: int, options: Mapping[str, Any], seed: int, features
 
 def grid(seeds: int, only: Sequence[str]) -> Iterator[tuple[int, str, str, int]]:
     """Yield rows, data, recipe and seed of every fit of the study."""
-    for seed, data, (rows, recipes) in itertools.product(range(seeds), DATA, RECIPES.items()):
-        for name in recipes:
-            if rows <= MOST[data] and (not only or name in only):
-                yield rows, data, name, seed
+    for seed, (kind, datas) in itertools.product(range(seeds), KINDS.items()):
+        for data, (rows, recipes) in itertools.product(datas, RECIPES[kind].items()):
+            for name in recipes:
+                if rows <= MOST[source(data)] and (not only or name in only):
+                    yield rows, data, name, seed
 
 
 def study(seeds: int, only: Sequence[str]) -> list[dict[str, Any]]:
@@ -158,15 +165,18 @@ def study(seeds: int, only: Sequence[str]) -> list[dict[str, Any]]:
         for rows, data, name, seed in grid(seeds, only):
             if (rows, data, name, seed) in there:
                 continue
-            found = fitted(data, rows, RECIPES[rows][name], seed, Path(folder))
+            found = fitted(data, rows, RECIPES[kind_of(data)][rows][name], seed, Path(folder))
             results.append({"rows": rows, "data": data, "recipe": name, "seed": seed, **found})
             write(RAW, results[-1])
     return results
 
 
 def stable(seeds: int) -> list[dict[str, Any]]:
-    """Fit by the defaults alone on 500 rows, and return all results."""
-    results = read(STABLE)
+    """Fit by the defaults alone on 500 rows, and return all results; fits of the study with the same options count."""
+    done = read(RAW)
+    usual = {kind: chosen(done, kind, STABLE_ROWS) for kind in KINDS}
+    same = [one for one in done if one["rows"] == STABLE_ROWS and one["recipe"] == usual[kind_of(one["data"])]]
+    results = [*({name: one[name] for name in one if name not in {"rows", "recipe"}} for one in same), *read(STABLE)]
     there = {(one["data"], one["seed"]) for one in results}
     with tempfile.TemporaryDirectory() as folder:
         for seed, data in itertools.product(range(seeds), DATA):
@@ -188,8 +198,20 @@ def write(path: Path, result: Mapping[str, Any]) -> None:
     print(json.dumps(result), flush=True)
 
 
-def chosen(results: Sequence[Mapping[str, Any]], base: str, rows: int) -> str:
-    """Return the recipe for a base and a number of rows; only seeds that every recipe has been fitted with count.
+def kind_of(data: str) -> str:
+    """Return which kind of base a data set was fitted with."""
+    return next(kind for kind, datas in KINDS.items() if data in datas)
+
+
+def sizes(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
+    """Return the kinds of base and numbers of rows of which all recipes have been fitted with five seeds."""
+    counts = Counter((kind_of(one["data"]), one["rows"], one["recipe"]) for one in results)
+    every = itertools.product(KINDS, PRETRAINED)
+    return [(kind, rows) for kind, rows in every if all(counts[kind, rows, name] >= SEEDS for name in RECIPES[kind][rows])]
+
+
+def chosen(results: Sequence[Mapping[str, Any]], kind: str, rows: int) -> str:
+    """Return the recipe for a kind of base and a number of rows; only seeds that every recipe has been fitted with count.
 
     Example:
         >>> made = [{"rows": 100, "data": "emails", "recipe": "slow", "seed": 0, "accuracy": 0.9, "seconds": 5.0}]
@@ -198,7 +220,7 @@ def chosen(results: Sequence[Mapping[str, Any]], base: str, rows: int) -> str:
     """
     by_recipe: dict[str, dict[tuple[str, int], Mapping[str, Any]]] = defaultdict(dict)
     for one in results:
-        if one["rows"] == rows and DATA[one["data"]]["base"] == base:
+        if one["rows"] == rows and kind_of(one["data"]) == kind:
             by_recipe[one["recipe"]][one["data"], one["seed"]] = one
     shared = sorted(set.intersection(*(set(found) for found in by_recipe.values())))
     accuracy = {name: np.array([found[key]["accuracy"] for key in shared]) for name, found in by_recipe.items()}
@@ -231,14 +253,13 @@ def line(about: Mapping[str, Any], of: Sequence[Mapping[str, Any]]) -> str:
 
 def told(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield the table of the study."""
-    bases = dict.fromkeys(DATA[data]["base"] for data in DATA)
-    for base, (rows, recipes) in itertools.product(bases, RECIPES.items()):
-        there = [one for one in results if one["rows"] == rows and DATA[one["data"]]["base"] == base]
-        for data, name in itertools.product(DATA, recipes):
+    for kind, rows in itertools.product(KINDS, PRETRAINED):
+        there = [one for one in results if one["rows"] == rows and kind_of(one["data"]) == kind]
+        for data, name in itertools.product(KINDS[kind], RECIPES[kind][rows]):
             if of := [one for one in there if (one["data"], one["recipe"]) == (data, name)]:
-                yield line({"base": base, "rows": rows, "data": data, "recipe": name}, of)
+                yield line({"base": kind, "rows": rows, "data": data, "recipe": name}, of)
         if there:
-            yield json.dumps({"base": base, "rows": rows, "chosen": chosen(results, base, rows)})
+            yield json.dumps({"base": kind, "rows": rows, "chosen": chosen(results, kind, rows)})
 
 
 def main() -> None:
@@ -246,7 +267,7 @@ def main() -> None:
     import torch
 
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--stable", type=int, default=0)
     asked = parser.parse_args()

@@ -19,6 +19,7 @@ import numpy as np
 
 from regraft.calibrating import check
 from regraft.data.rows import check_there
+from regraft.defaults import check as check_tuning
 from regraft.errors import DataError, MissingExtraError, OptionsError, Problem
 from regraft.evaluation import METRICS
 from regraft.evaluation.rung import Rows
@@ -65,6 +66,7 @@ def open_base(wanted: FitOptions, stages: Stages) -> tuple[Base, FitOptions]:
         UnknownNameError: The validation metric is not registered.
     """
     _check_judging(wanted)
+    check_tuning(wanted.tuning)
     cls, options = wanted.base.resolve(BASES)
     base = cls(wanted.base.name, options)
     with stages(f"base {base.card().name}"):

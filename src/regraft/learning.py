@@ -75,7 +75,7 @@ def courses(plan: Plan, run: Run | None = None) -> list[Course]:
     for number, phase in enumerate(cls(options).phases()):
         own = asked if phase.epochs is None else dataclasses.replace(asked, epochs=phase.epochs, max_steps=None)
         found.append(Course(tuning=phase.tuning, options=own, turn=Turn(number, first), name=phase.name, run=run))
-        first += own.epochs * -(-len(plan.rows["train"]) // own.batch_size)
+        first += own.rounds * -(-len(plan.rows["train"]) // own.batch_size)
     return found
 
 
@@ -105,7 +105,7 @@ def learn(net: Headed, plan: Plan, stages: Stages, run: Run | None = None) -> tu
     passes: list[Passes] = []
     for course in todo[going_on:]:
         if course.name:
-            stages.note(f"phase {course.turn.number + 1} of {len(todo)}: {course.name}, {course.options.epochs} epochs")
+            stages.note(f"phase {course.turn.number + 1} of {len(todo)}: {course.name}, {course.options.rounds} epochs")
         with learner(net, plan, stages, course.tuning) as part:
             before = before or features_before(net, part, plan, stages)
             passes.append(train(net, part, plan, stages, course))
@@ -395,7 +395,7 @@ def _arithmetic(
         return lambda tried: objective.loss(tried, batch)[0].total
 
     names = learner.trainable & {name for name, _ in net.named_parameters()}
-    seen = options.epochs * objective.rows_per_epoch()
+    seen = options.rounds * objective.rows_per_epoch()
     mean = max(1.0, float(np.mean(learner.rows["train"].lengths)))
     rows = min(micro_size, max(_FEWEST_TRIED, round(TRIED_POSITIONS / mean)))
     batch = some(rows)

@@ -98,7 +98,7 @@ def fit(
     stages, place = Stages(following), check_out(wanted.out)
     parent = None if start_from is None else starting.opened(start_from, place)
     run = resuming.run_of(place, wanted, data, recipe, start_from, resumed=resume is not None)
-    base, wanted = fitting.open_base(fitting.settled(data, wanted, stages), stages)
+    base, wanted = fitting.open_base(starting.as_it_goes_on(fitting.settled(data, wanted, stages), parent), stages)
     with following, run.folder, with_threads(wanted.machine.threads), fitting.read(data, wanted, stages) as dataset:
         plan = fitting.plan(data, dataset, base, wanted, stages)
         net = fitting.network(plan, stages)

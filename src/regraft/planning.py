@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from regraft.data.dataset import Dataset, Seen, load_dataset
 from regraft.data.roles import Recogniser
 from regraft.data.targets import as_number
+from regraft.defaults import settled
 from regraft.errors import DataError, Problem, did_you_mean
 from regraft.evaluation.fairness import positive_problems
 from regraft.evaluation.metadata import column_problems
@@ -165,6 +166,7 @@ def plan(data: Any, dataset: Dataset, base: Base, wanted: FitOptions, stages: St
         if encoded.dropped:
             where = f"{split}: {encoded.truncated_rows:,} of {len(encoded):,} rows"
             ledger.add(f"truncated {modality.unit}", encoded.dropped, where)
+    wanted = settled(wanted, base, len(rows["train"]), task, stages.note)
     targets = {split: task.targets(dataset.targets(split) if split in dataset.names else []) for split in SPLITS}
     return Plan(
         wanted=wanted,

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regraft.artifact.manifest import LineageEntry
 from regraft.errors import ArtifactError, Problem, UsageError
-from regraft.options import JSON, to_json
+from regraft.options import JSON, Pick, to_json
 from regraft.planning import Plan
 from regraft.training.stages import Stages
+from regraft.verbs import FitOptions
 
 if TYPE_CHECKING:
     import torch
@@ -62,6 +63,18 @@ class Parent:
     def digest(self) -> str:
         """Digest of the artifact, or of the checkpoint."""
         return self.lineage[-1].digest
+
+
+def as_it_goes_on(wanted: FitOptions, parent: Parent | None) -> FitOptions:
+    """Return the options of a fit that may start from a parent: its head has learnt, so that all weights learn at once.
+
+    Args:
+        wanted: What was asked for.
+        parent: What it starts from; nothing changes without.
+    """
+    if parent is None or wanted.tuning.name:
+        return wanted
+    return replace(wanted, tuning=Pick("full", wanted.tuning.options))
 
 
 def opened(place: str | Path, out: Path) -> Parent:

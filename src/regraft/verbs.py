@@ -44,8 +44,10 @@ class FitOptions:
     modality: Annotated[Pick, Among("regraft.modalities:MODALITIES", later=True)] = Pick("")
     """How raw values become arrays (`--set modality.max_length=256`); what the base reads if no name is given."""
 
-    tuning: Annotated[Pick, Among("regraft.tuning:TUNINGS"), Field(json_schema_extra={"flag": "--tuning"})] = Pick("full")
-    """Which weights learn."""
+    tuning: Annotated[Pick, Among("regraft.tuning:TUNINGS", later=True), Field(json_schema_extra={"flag": "--tuning"})] = Pick(
+        ""
+    )
+    """Which weights learn; if not given, those that suit the base and the number of rows (`regraft.defaults`)."""
 
     objective: Annotated[Pick, Among("regraft.objectives:OBJECTIVES")] = Pick("supervised")
     """How the loss is made."""

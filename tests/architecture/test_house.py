@@ -48,6 +48,7 @@ ROOMS = [
     "recipe",
     "parts",
     "previous",
+    "defaults",
     "planning",
     "judged",
     "resuming",

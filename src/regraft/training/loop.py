@@ -127,7 +127,7 @@ class _Run:
         schedule_class, schedule_options = options.schedule.resolve(SCHEDULES)
         self.schedule = schedule_class(schedule_options)
         self.steps_per_epoch = objective.steps_per_epoch(options.batch_size)
-        planned = options.epochs * self.steps_per_epoch
+        planned = options.rounds * self.steps_per_epoch
         self.total_steps = min(planned, options.max_steps or planned)
         self.cut_short = self.total_steps < planned
         self.step = 0
@@ -185,7 +185,7 @@ class _Run:
         size = self.options.batch_size
         micro_size = min(self.options.micro_batch_size or size, size)
         begun, done = divmod(self.step, max(self.steps_per_epoch, 1))
-        for epoch in range(begun, self.options.epochs):
+        for epoch in range(begun, self.options.rounds):
             first = done if epoch == begun else 0
             for micro_batches in self.objective.batches(epoch, size, micro_size, row_generator(self.seed, epoch), first):
                 # Here, and not behind the update: now the objective has ended it too.

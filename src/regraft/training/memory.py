@@ -153,7 +153,7 @@ def fitted(demand: Demand, note: Callable[[str], None]) -> TrainOptions:
         MachineError: Not even one row a forward pass fits, or the batch cannot be split.
     """
     options = demand.options
-    if not options.epochs:
+    if not options.rounds:
         return options
     wanted: Estimate | None = None
     refusals: list[Problem] = []
@@ -295,7 +295,7 @@ class Forecast:
 
     def _largest(self, rows: int, *, padded: bool) -> Batch:
         demand, options = self.demand, self.demand.options
-        epochs = options.epochs
+        epochs = options.rounds
         if options.max_steps is not None:
             epochs = min(epochs, -(-options.max_steps // demand.objective.steps_per_epoch(options.batch_size)))
         rngs = (row_generator(demand.seed, epoch) for epoch in range(epochs))

@@ -53,8 +53,9 @@ class BadStepOptions:
 class TrainOptions:
     """How a network is trained. Steps are optimiser updates."""
 
-    epochs: Annotated[int, Field(ge=0, json_schema_extra={"flag": "--epochs"})] = 3
-    """How often every training row is seen."""
+    epochs: Annotated[int | None, Field(ge=0, json_schema_extra={"flag": "--epochs"})] = None
+    """How often every training row is seen; if not given, as often as suits the base and the number of rows
+    (`regraft.defaults`)."""
 
     max_steps: Count | None = None
     """Stop after so many updates, even if epochs are left."""
@@ -97,6 +98,11 @@ class TrainOptions:
 
     bad_steps: BadStepOptions = Field(default_factory=BadStepOptions)
     """What happens at an update that is not finite."""
+
+    @property
+    def rounds(self) -> int:
+        """How often every training row is seen; three times where nobody has decided it."""
+        return 3 if self.epochs is None else self.epochs
 
 
 @options

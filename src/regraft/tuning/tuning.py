@@ -65,6 +65,9 @@ class Tuning(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     """What a backbone must provide for it (`Backbone.provides`)."""
 
+    usual_epochs: ClassVar[int | None] = None
+    """Epochs where nobody says how many; by the base and the number of rows if None."""
+
     neutral: ClassVar[bool] = True
     """Whether the network answers as before until something has learnt."""
 

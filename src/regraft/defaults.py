@@ -1,0 +1,127 @@
+"""What a fit does where nothing was said: which weights learn, and how often they see the rows.
+
+The one place where this is decided. `RULES` is what `bench/defaults.py` chose: of the recipes that it fitted over data sets,
+rows and seeds those that are not worse than the best by more than a standard error, and of these the quickest. Its table is
+`bench/defaults.out`; a test holds the two against each other. Whatever was said wins, each thing by itself. What was decided
+stands in the options of the artifact, so that it can be made again whatever the rules become.
+
+    settled(wanted, base, rows=450, task=task)     the same options with a tuning and epochs
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from regraft.errors import OptionsError, Problem, did_you_mean
+from regraft.options import Pick
+from regraft.tuning import TUNINGS
+from regraft.tuning.options import TuningOptions
+from regraft.verbs import FitOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from regraft.models.base import Base
+    from regraft.tasks.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What is taken for a number of training rows.
+
+    Args:
+        rows: The most rows that it is for; all beyond the rules before it if None.
+        tuning: Which weights learn.
+        epochs: How often every row is seen, in the last phase where there are several.
+    """
+
+    rows: int | None
+    tuning: Pick
+    epochs: int
+
+
+_GRADUAL, _FULL = Pick("gradual", {"head_epochs": 30}), Pick("full")
+
+RULES: dict[bool, tuple[Rule, ...]] = {
+    True: (
+        Rule(rows=300, tuning=_GRADUAL, epochs=20),
+        Rule(rows=1000, tuning=_GRADUAL, epochs=5),
+        Rule(rows=None, tuning=_FULL, epochs=3),
+    ),
+    False: (Rule(rows=None, tuning=_FULL, epochs=3),),
+}
+"""Whether the base is pretrained -> rules, by rising number of rows. Between two of the sizes that were studied (100, 500 and
+2,000 rows) a rule ends about in the middle, in factors."""
+
+
+def rule_for(rows: int, *, pretrained: bool) -> Rule:
+    """Return the rule for a number of training rows.
+
+    Args:
+        rows: Training rows, without those for validation and test.
+        pretrained: Whether the base has learnt something before.
+
+    Example:
+        >>> rule_for(100_000, pretrained=True).epochs
+        3
+    """
+    return next(rule for rule in RULES[pretrained] if rule.rows is None or rows <= rule.rows)
+
+
+def check(tuning: Pick) -> None:
+    """Refuse options of a tuning that nobody has named, unless every tuning has them.
+
+    Args:
+        tuning: What was asked for.
+
+    Raises:
+        OptionsError: There are such options; one problem each, with the tunings that have them.
+    """
+    problems = []
+    for name in () if tuning.name else tuning.options:
+        if name in _fields(TuningOptions):
+            continue
+        able = [other for other in TUNINGS.names() if name in _fields(TUNINGS.get(other).Options)]
+        what = f"the option '{name}' was given without the name of a tuning that has it"
+        expected = did_you_mean(name, sorted(_fields(TuningOptions)))
+        fix = f"name the tuning: --tuning {able[0]}" if able else expected
+        got, have = f"tuning.{name}, and no tuning", f"one of {', '.join(able)}" if able else "an option of a tuning"
+        problems.append(Problem(what=what, where=f"tuning.{name}", got=got, expected=have, fix=fix))
+    if problems:
+        raise OptionsError(problems)
+
+
+def _fields(options: type[Any]) -> set[str]:
+    return {item.name for item in dataclasses.fields(options)}
+
+
+def settled(wanted: FitOptions, base: Base, rows: int, task: Task, note: Callable[[str], None]) -> FitOptions:
+    """Return the options with all that was left to the rules.
+
+    Phases are for a base that has features to learn a head on, and for one target: where rows are held against each other,
+    there are several targets, or a regulariser holds the weights back, all weights learn at once.
+
+    Args:
+        wanted: What was asked for.
+        base: The model to start from.
+        rows: Training rows.
+        task: What is predicted.
+        note: Told what was decided.
+    """
+    rule = rule_for(rows, pretrained=base.pretrained)
+    tuning, train, said = wanted.tuning, wanted.train, []
+    if not tuning.name:
+        at_once = task.paired or task.several or train.regularize
+        usual = _FULL if at_once else rule.tuning
+        tuning = Pick(usual.name, {**usual.options, **tuning.options})
+        said.append(f"tuning {tuning.name}")
+    if train.epochs is None:
+        epochs = TUNINGS.get(tuning.name).usual_epochs or rule.epochs
+        train = dataclasses.replace(train, epochs=epochs)
+        said.append(f"{epochs} epochs")
+    if said:
+        kind = "a pretrained base" if base.pretrained else "an untrained base"
+        note(f"{', '.join(said)}: what was found best for {kind} and about {rows:,} rows, as nothing else was said")
+    return dataclasses.replace(wanted, tuning=tuning, train=train)
