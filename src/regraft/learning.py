@@ -99,7 +99,7 @@ def learn(net: Headed, plan: Plan, stages: Stages, run: Run | None = None) -> tu
 
     todo = courses(plan, run)
     for course in todo:
-        _check(net, course.tuning.trainable(net) - net.fixed, plan)
+        _check(net, course.tuning, plan)
     going_on = run.examine(plan, stages) if run else 0
     before: dict[str, Rows] = {}
     passes: list[Passes] = []
@@ -126,12 +126,13 @@ def learner(net: Headed, plan: Plan, stages: Stages, tuning: Tuning | None = Non
     """
     from regraft.training.frozen_parts import learner as made
 
-    trainable = (tuning or courses(plan)[0].tuning).trainable(net) - net.fixed
+    tuning = tuning or courses(plan)[0].tuning
+    trainable = tuning.trainable(net) - net.fixed
     used = {split: plan.rows[split] for split in SPLITS[:2]}
     with contextlib.ExitStack() as stack:
         with stages("compute what is frozen", sum(map(len, used.values()))):
             setting = _setting(plan, stages)
-            if _objective(plan).varies and setting.cache.enabled:
+            if _objective(plan, tuning).varies and setting.cache.enabled:
                 stages.note(
                     "what is frozen is computed in every epoch: a regulariser changes rows each time that they are seen"
                 )
@@ -140,17 +141,17 @@ def learner(net: Headed, plan: Plan, stages: Stages, tuning: Tuning | None = Non
         yield found
 
 
-def _check(net: Headed, trainable: set[str], plan: Plan) -> None:
+def _check(net: Headed, tuning: Tuning, plan: Plan) -> None:
     """Refuse what cannot be learnt here, or not so, before anything is computed.
 
     Raises:
         OptionsError: All that is wrong with objective, regularisers, optimiser and schedule, at once.
     """
-    train = plan.wanted.train
+    train, trainable = plan.wanted.train, tuning.trainable(net) - net.fixed
     optimizer, chosen = train.optimizer.resolve(OPTIMIZERS)
     problems: list[Problem] = []
     checks: tuple[Callable[[], None], ...] = (
-        functools.partial(_objective(plan).check, net, trainable, plan.task),
+        functools.partial(_objective(plan, tuning).check, net, trainable, plan.task),
         functools.partial(optimizer(chosen).check, net, trainable),
     )
     for check in checks:
@@ -168,10 +169,10 @@ def _check(net: Headed, trainable: set[str], plan: Plan) -> None:
         raise OptionsError(problems)
 
 
-def _objective(plan: Plan) -> Objective:
-    """Return how the loss is made, not attached to rows yet."""
+def _objective(plan: Plan, tuning: Tuning) -> Objective:
+    """Return how the loss is made and what follows the training, not attached to rows yet."""
     cls, options = plan.wanted.objective.resolve(OBJECTIVES)
-    return regularized(cls(options), plan.wanted.train.regularize)
+    return regularized(cls(options), plan.wanted.train.regularize, tuning.follows())
 
 
 def _setting(plan: Plan, stages: Stages) -> Setting:
@@ -282,7 +283,7 @@ def train(net: Headed, learner: Learner, plan: Plan, stages: Stages, course: Cou
 
     wanted, meter, course = plan.wanted, Meter(stages.listen), course or courses(plan)[0]
     run = course.run
-    objective = _objective(plan).attach(learner.rows["train"], plan.targets["train"], plan.task)
+    objective = _objective(plan, course.tuning).attach(learner.rows["train"], plan.targets["train"], plan.task)
     course.tuning.begin(net, wanted.seed)
     with contextlib.ExitStack() as stack, stages("train"):
         compact = Compacted(learner.net)

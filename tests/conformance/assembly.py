@@ -17,6 +17,7 @@ from regraft.models.net import Headed
 from regraft.models.transform import added_names
 from regraft.objectives import OBJECTIVES
 from regraft.options import build, json_schema, to_json
+from regraft.regularizers.regularized import regularized
 from regraft.tasks import TASKS
 from regraft.training.loop import train
 from regraft.training.options import TrainOptions
@@ -139,7 +140,9 @@ def fit(
     tuned = prepared(made, tuning, seed)
     rates = {"learning_rate": 2e-2, "head_learning_rate": 2e-2}
     built = build(TrainOptions, {"epochs": 1000, "max_steps": steps, "batch_size": 32, **rates, **options})
-    return list(train(made.net, made.objective(objective), tuned, built, seed=seed))
+    followed = regularized(made.objective(objective), (), tuned.follows())
+    followed.attach(made.rows, made.task.targets(made.values), made.task)
+    return list(train(made.net, followed, tuned, built, seed=seed))
 
 
 def prepared(made: Assembly, name: str, seed: int = 0) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from safetensors.numpy import load_file
 
 import regraft as rg
 from regraft import lifecycle
-from regraft.errors import UsageError
+from regraft.errors import InterruptedRunError, OptionsError, UsageError
 from regraft.models import TRANSFORMS
 from regraft.serving.predictor import Predictor
+from regraft.training.events import StepEvent
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "models"))
 from tiny_families import write_folder
@@ -27,11 +29,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "rslora": {"rank": 4},
     "dora": {"rank": 4, "layers": 2, "rates": {"head": 0.5}},
     "pissa": {"rank": 4},
+    "adalora": {"rank": 4, "layers": 2, "warmup": 0.0},
     "ia3": {},
     "prompt": {"tokens": 3},
     "full": {"reinit": 1},
 }
-QUICK = ("dora", "prompt")
+QUICK = ("dora", "prompt", "adalora")
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +76,49 @@ def test_it_is_fitted_kept_answered_with_and_merged_or_refused(name, base, fit_s
     assert rg.inspect(artifact)["digest"] == artifact.digest
 
 
+@pytest.mark.slow
+def test_an_interruption_changes_nothing_in_what_follows_the_training(base, fit_small, tmp_path):
+    def fitted(out, listen):
+        return fit_small(
+            out,
+            base={"name": "hub", "source": str(base), "pooling": "mean"},
+            tuning={"name": "adalora", "rank": 6, "warmup": 0.0},
+            train={**RATES, "epochs": 2},
+            modality={"name": "text", "max_length": 40},
+            listen=listen,
+        )
+
+    def stop(event):
+        if isinstance(event, StepEvent) and event.step == 5:
+            signal.raise_signal(signal.SIGTERM)
+
+    whole = fitted(tmp_path / "whole", lambda _: None)
+    with pytest.raises(InterruptedRunError, match="after step 5"):
+        fitted(tmp_path / "stopped", stop)
+    again = rg.fit(resume=tmp_path / "stopped")
+    assert again.weights_digest == whole.weights_digest
+    told = [note for note in again.report.notes if note.startswith("adalora: ")]
+    assert told[0].startswith("adalora: 72 of 108 directions are left, ")
+    assert told[0] in whole.report.notes
+
+
+@pytest.mark.slow
+def test_peft_answers_as_the_artifact_with_ranks_of_its_own(base, fit_small, mail_file, tmp_path):
+    pytest.importorskip("peft")
+    fitted = fit_small(
+        tmp_path / "fitted",
+        base={"name": "hub", "source": str(base), "pooling": "hub-head"},
+        tuning={"name": "adalora", "rank": 4},
+        train=RATES,
+        modality={"name": "text", "max_length": 40},
+    )
+    exported = lifecycle.export(
+        fitted, format="peft", out=str(tmp_path / "peft"), rows=str(mail_file), sample=60, machine={"threads": 1}
+    )
+    answers = [Predictor.load(one.path, threads=1).outputs(TEXTS) for one in (fitted, exported)]
+    np.testing.assert_allclose(*answers, rtol=0, atol=1e-5)
+
+
 def test_what_cannot_be_is_refused_before_anything_is_learnt(base, fit_small, tmp_path):
     hub = {"name": "hub", "source": str(base), "pooling": "mean"}
     for tuning, text in (
@@ -80,11 +126,24 @@ def test_what_cannot_be_is_refused_before_anything_is_learnt(base, fit_small, tm
         ({"name": "head", "rates": {"layers": 0.1}}, "no part 'layers' that learns"),
         ({"name": "prompt", "tokens": 4000}, "no room for a prompt and the longest text"),
         ({"name": "pissa", "rank": 4000}, "no part of so large a rank"),
+        ({"name": "adalora", "rank": 4, "target_rank": 4}, "no direction to give up"),
+        ({"name": "adalora", "warmup": 0.7, "settling": 0.7}, "no updates are left in which directions could be given up"),
     ):
         events: list[Any] = []
         with pytest.raises(rg.RegraftError, match=text):
             fit_small(tmp_path / "out", base=hub, tuning=tuning, train=RATES, listen=events.append)
         assert not [event for event in events if hasattr(event, "total_steps")]
+    assert not (tmp_path / "out").exists()
+
+
+def test_averages_of_weights_have_no_budget(base, fit_small, tmp_path):
+    with pytest.raises(OptionsError, match=r"adalora sets weights to zero(.|\n)*averages which ema keeps(.|\n)*leave ema out"):
+        fit_small(
+            tmp_path / "out",
+            base={"name": "hub", "source": str(base), "pooling": "mean"},
+            tuning={"name": "adalora", "rank": 4},
+            train={**RATES, "regularize": ["ema"]},
+        )
     assert not (tmp_path / "out").exists()
 
 

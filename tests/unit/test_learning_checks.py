@@ -12,6 +12,9 @@ from regraft.learning import _check
 from regraft.options import Pick, build
 from regraft.tasks.classification import Classification, ClassificationOptions
 from regraft.training.options import TrainOptions
+from regraft.tuning.parts import Decided
+
+HEAD = Decided({"head.weight"})
 
 
 class Words(nn.Module):
@@ -30,13 +33,13 @@ def plan_of(valid=(), **train):
 
 def net_of():
     net = nn.Module()
-    net.backbone, net.head = Words(), nn.Linear(2, 2)
+    net.backbone, net.head, net.fixed = Words(), nn.Linear(2, 2), frozenset()
     return net
 
 
 def test_all_that_cannot_be_done_is_said_at_once():
     with pytest.raises(OptionsError) as refused:
-        _check(net_of(), {"head.weight"}, plan_of(regularize=["mixup"], optimizer="muon", schedule="plateau"))
+        _check(net_of(), HEAD, plan_of(regularize=["mixup"], optimizer="muon", schedule="plateau"))
     said = str(refused.value)
     assert "mixup averages numbers" in said
     assert "Muon moves matrices inside the layers of the backbone, of which none learns here" in said
@@ -45,5 +48,5 @@ def test_all_that_cannot_be_done_is_said_at_once():
 
 
 def test_what_can_be_done_is_not_refused():
-    _check(net_of(), {"head.weight"}, plan_of(regularize=["ema"], schedule="plateau", valid=[1]))
-    _check(net_of(), {"head.weight"}, plan_of())
+    _check(net_of(), HEAD, plan_of(regularize=["ema"], schedule="plateau", valid=[1]))
+    _check(net_of(), HEAD, plan_of())

@@ -54,6 +54,7 @@ TRANSFORMS: "Registry[type[Transform]]" = Registry(
         "lora": "regraft.models.lora:Lora",
         "dora": "regraft.models.dora:Dora",
         "pissa": "regraft.models.pissa:Pissa",
+        "adalora": "regraft.models.adalora:AdaLora",
         "ia3": "regraft.models.ia3:Ia3",
         "prompt": "regraft.models.prompt:Prompt",
     },

@@ -33,7 +33,7 @@ from regraft.options import JSON, build
 _TASK = "SEQ_CLS"
 _KNOWN = (
     "peft_type inference_mode r lora_alpha lora_dropout use_rslora use_dora fan_in_fan_out bias target_modules"
-    " feedforward_modules task_type base_model_name_or_path revision modules_to_save"
+    " feedforward_modules init_r target_r total_step task_type base_model_name_or_path revision modules_to_save"
 )
 _BODY = "backbone.body."
 

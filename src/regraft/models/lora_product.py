@@ -16,18 +16,21 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 _KNOWN = (nn.Linear, Conv1D)
+Pair = tuple[torch.Tensor, torch.Tensor]
+"""A (R, I) and B (O, R)."""
 
 
-def fits(cls: type[nn.Module], layer: Any, x: torch.Tensor) -> bool:
+def fits(cls: type[nn.Module], layer: Any, x: torch.Tensor, pair: Pair) -> bool:
     """Return whether a layer computes with its adapter as one operation now: the adapter learns, and nothing else of it.
 
     Args:
         cls: The class that the layer was of; a subclass may compute otherwise.
-        layer: With `lora_A`, `lora_B`, `lora_dropout`.
+        layer: With `lora_dropout`.
         x: What it is given.
+        pair: The adapter.
     """
     weight, bias, dropout = layer.weight, layer.bias, layer.lora_dropout
-    learns = torch.is_grad_enabled() and layer.lora_A.weight.requires_grad and layer.lora_B.weight.requires_grad
+    learns = torch.is_grad_enabled() and all(weight.requires_grad for weight in pair)
     frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
     plain = cls in _KNOWN and x.dtype == weight.dtype and not (dropout.training and dropout.p)
     apart = torch.is_autocast_enabled(x.device.type) or torch.compiler.is_compiling()
@@ -64,17 +67,18 @@ class Adapted(torch.autograd.Function):
         return of_x_NI, None, of_a_RI, of_b_OR, None
 
 
-def adapted(layer: Any, x: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
+def adapted(layer: Any, x: torch.Tensor, weight_OI: torch.Tensor, pair: Pair) -> torch.Tensor:
     """Return what a layer with an adapter computes (..., O), as one operation.
 
     Args:
         layer: A layer for which `fits` says yes.
         x: (..., I).
         weight_OI: Its weights, outputs first.
+        pair: The adapter.
     """
     flat_NI = x.reshape(-1, x.shape[-1])
     base = (weight_OI.detach(), layer.bias)
-    out: torch.Tensor = Adapted.apply(flat_NI, base, layer.lora_A.weight, layer.lora_B.weight, layer.lora_scale)  # type: ignore[no-untyped-call]
+    out: torch.Tensor = Adapted.apply(flat_NI, base, *pair, layer.lora_scale)  # type: ignore[no-untyped-call]
     return out.view(*x.shape[:-1], out.shape[-1])
 
 

@@ -108,11 +108,18 @@ class Objective(ABC):
         """
 
     def updated(self, step: int) -> None:  # noqa: B027 - most do not follow the weights
-        """Follow the weights; called after each update.
+        """Follow the weights; called after each update, and may set some.
+
+        Their gradients still stand on them as the optimiser saw them: of the mean loss of the batch, pulled at, and clipped.
 
         Args:
             step: Updates done.
         """
+
+    @property
+    def may_be_kept(self) -> bool:
+        """Whether the weights as they are now may be the result: not while something that `updated` does is half done."""
+        return True
 
     @property
     def judges_others(self) -> bool:

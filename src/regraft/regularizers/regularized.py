@@ -91,7 +91,13 @@ class Regularized(Objective):
         if mixing and repeating:
             why = "holds several passes over the same rows against each other"
             said.append(f"{mixing[0]} mixes rows anew at every pass, and {repeating[0]} {why}")
-        return [Problem(what=what, where="train.regularize", fix="keep one of them") for what in said]
+        found = [Problem(what=what, where="train.regularize", fix="keep one of them") for what in said]
+        setting = [name for name, part in self._parts.items() if part.sets]
+        if judging and setting:
+            what = f"{setting[0]} sets weights to zero that are not zero in the averages which {judging[0]} keeps"
+            fix = f"leave {judging[0]} out, or choose another tuning than {setting[0]}"
+            found.append(Problem(what=what, where="train.regularize", fix=fix))
+        return found
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -136,6 +142,11 @@ class Regularized(Objective):
         self._inner.updated(step)
         for part in self._parts.values():
             part.updated(step)
+
+    @property
+    def may_be_kept(self) -> bool:
+        """Whether all are done with what they do to the weights."""
+        return self._inner.may_be_kept and all(part.may_be_kept for part in self._parts.values())
 
     @property
     def judges_others(self) -> bool:

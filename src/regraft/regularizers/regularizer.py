@@ -61,6 +61,8 @@ class Regularizer(ABC):
     """Whether it mixes rows and makes their loss itself, by the objective and without `inner`: it then stands innermost."""
     repeats: ClassVar[bool] = False
     """Whether it holds several passes over the same rows against each other."""
+    sets: ClassVar[bool] = False
+    """Whether `updated` sets weights to what they shall be, which an average of weights would not be."""
     varies: ClassVar[bool] = False
     """Whether it needs the rows as they are encoded, so that nothing below what learns may be computed once and kept."""
 
@@ -121,11 +123,18 @@ class Regularizer(ABC):
         """
 
     def updated(self, step: int) -> None:  # noqa: B027 - most do not follow the weights
-        """Follow the weights; called after each update.
+        """Follow the weights; called after each update, and may set some.
+
+        Their gradients still stand on them as the optimiser saw them: of the mean loss of the batch, pulled at, and clipped.
 
         Args:
             step: Updates done.
         """
+
+    @property
+    def may_be_kept(self) -> bool:
+        """Whether the weights as they are now may be the result: not while something that `updated` does is half done."""
+        return True
 
     def judged(self) -> AbstractContextManager[None]:
         """Return a block in which the weights that are to be judged and kept stand in the network."""

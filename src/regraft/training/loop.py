@@ -245,9 +245,9 @@ class _Run:
             self.step += 1
             return NoteEvent(**self.now(), text=told, level="warning")
         self.spare.step()
-        self.gradients.drop()
         self.step += 1
         self.objective.updated(self.step)
+        self.gradients.drop()
         self.guard.done(norm, self.step, self.learnt)
         return StepEvent(
             **self.now(),
@@ -289,12 +289,12 @@ class _Run:
             raise OptionsError(Problem(what=problem, where="metric", fix=did_you_mean(validation.metric, list(metrics))))
         value = metrics[validation.metric] * (1.0 if validation.higher_is_better else -1.0)
         self.schedule.judged(value)
-        better = value > (-math.inf if self.best is None else self.best)  # never true for NaN
+        better = self.objective.may_be_kept and value > (-math.inf if self.best is None else self.best)  # never for NaN
         if better:
             self.best, self.best_step = value, self.step
             self.kept = snapshot(self.net, self.trainable)
         if better and (self.reached is None or value - self.reached > self.options.validation.min_change):
             self.reached, self.stale = value, 0
-        else:
+        elif self.objective.may_be_kept:
             self.stale += 1
         return ValidEvent(**self.now(), metrics=dict(metrics), best=better)

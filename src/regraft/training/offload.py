@@ -77,6 +77,8 @@ class Offload:
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """Do one update. Weights whose state begins take it one after the other, so that no more than one lies in memory.
 
+        Gradients stand afterwards as after the optimiser's own step.
+
         Raises:
             OSError: There is no room on the disk.
         """
@@ -95,6 +97,8 @@ class Offload:
                 weight.grad = None if id(weight) in taken else gradient
         if len(new) < len(learnt):
             optimizer.step()
+        for weight, gradient in learnt:
+            weight.grad = gradient
 
     def like(self, tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Return a tensor of zeros in a file, as long, wide and laid out as another; of less than a page, in memory.

@@ -110,7 +110,8 @@ def scale_gradients(optimizer: torch.optim.Optimizer, gradients: list[torch.Tens
     """Have the next step of an optimiser see its gradients multiplied by a factor.
 
     Torch's fused optimisers divide by a scale inside their kernel, for their gradient scaler: that spares a pass over all
-    gradients. Any other optimiser gets them multiplied here. To be called before every step.
+    gradients, and writes the quotients back. Any other optimiser gets them multiplied here. So after the step every gradient is
+    the one that the optimiser saw. To be called before every step.
 
     Args:
         optimizer: Of any kind.

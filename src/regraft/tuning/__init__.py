@@ -16,6 +16,7 @@ TUNINGS: Registry[type[Tuning]] = Registry(
         "rslora": "regraft.tuning.rslora:RsLora",
         "dora": "regraft.tuning.dora:Dora",
         "pissa": "regraft.tuning.pissa:Pissa",
+        "adalora": "regraft.tuning.adalora:AdaLora",
         "ia3": "regraft.tuning.ia3:Ia3",
         "prompt": "regraft.tuning.prompt:Prompt",
     },

@@ -136,9 +136,14 @@ def _chosen(said: Any, where: str) -> Tuning:
 
     pick = build(_Chosen, {"tuning": said}, owner=where).tuning
     cls, chosen = pick.resolve(TUNINGS)
-    if cls.prepare is not Tuning.prepare:
-        able = " or ".join(name for name in TUNINGS if TUNINGS.get(name).prepare is Tuning.prepare)
-        what = f"'{pick.name}' changes the network, which it cannot do for one part alone"
+    if not _alone_able(cls):
+        able = " or ".join(name for name in TUNINGS if _alone_able(TUNINGS.get(name)))
+        does = "follows the training" if cls.prepare is Tuning.prepare else "changes the network"
+        what = f"'{pick.name}' {does}, which it cannot do for one part alone"
         raise OptionsError(Problem(what=what, where=where, got=pick.name, expected=able, fix="choose one of these"))
     made: Tuning = cls(chosen)
     return made
+
+
+def _alone_able(cls: type[Tuning]) -> bool:
+    return cls.prepare is Tuning.prepare and cls.follows is Tuning.follows

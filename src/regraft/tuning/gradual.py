@@ -15,6 +15,7 @@ from regraft.tuning.tuning import Phase, Tuning
 
 if TYPE_CHECKING:
     from regraft.models.net import Headed
+    from regraft.regularizers.regularizer import Regularizer
     from regraft.types import Batch
 
 
@@ -106,6 +107,10 @@ class Gradual(Tuning):
             found[name] = found.get(name, 1.0) * share
         return found
 
+    def follows(self) -> tuple[tuple[str, Regularizer], ...]:
+        """Return what follows the training of the last phase."""
+        return self._last.follows()
+
     def begin(self, net: Headed, seed: int) -> None:
         """Draw the layers anew that shall be, before the last phase."""
         super().begin(net, seed)
@@ -147,6 +152,10 @@ class _Step(Tuning):
     def shares(self, net: Headed) -> dict[str, float]:
         """Return by what peak rates are multiplied, in every phase alike."""
         return self._whole.shares(net)
+
+    def follows(self) -> tuple[tuple[str, Regularizer], ...]:
+        """Return what follows the training, in the last phase."""
+        return self._own.follows() if self._is_last else ()
 
     def begin(self, net: Headed, seed: int) -> None:
         """Draw layers anew, before the last phase."""

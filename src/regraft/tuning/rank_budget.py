@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+_KINDS = ("values", "inner", "outer")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
@@ -57,10 +59,10 @@ class Budget:
         return int((self.first - self.last) * left**3 + self.last)
 
     def chooses(self, step: int, total: int) -> bool:
-        """Return whether triplets are chosen after an update."""
+        """Return whether triplets are chosen after an update: whenever that is due, and always once the last budget holds."""
         if step <= self.warmup:
             return False
-        return step > total - self.settling or step % self.every == 0
+        return step >= total - self.settling or step % self.every == 0
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,17 @@ class RankAllocator:
     """
 
     def __init__(self, adapters: Mapping[str, Triplets], budget: Budget, *, beta1: float = 0.85, beta2: float = 0.85) -> None:
+        import torch
+
         self.adapters, self.budget, self.beta1, self.beta2 = dict(adapters), budget, beta1, beta2
-        self._sensitivity: dict[int, torch.Tensor] = {}
-        self._uncertainty: dict[int, torch.Tensor] = {}
+        self._weights = {
+            f"{layer}.{kind}": weight
+            for layer, triplets in self.adapters.items()
+            for kind, weight in zip(_KINDS, triplets.weights(), strict=True)
+        }
+        self._sensitivity = {name: torch.zeros_like(weight) for name, weight in self._weights.items()}
+        self._uncertainty = {name: torch.zeros_like(weight) for name, weight in self._weights.items()}
+        self._followed = False
 
     def after_update(self, step: int, total: int) -> None:
         """Take in an update that was done, and zero the triplets beyond the budget.
@@ -107,33 +117,41 @@ class RankAllocator:
         import torch
 
         with torch.no_grad():
-            if step < total - self.budget.settling:
-                for triplets in self.adapters.values():
-                    for weight in triplets.weights():
-                        self._follow(weight)
+            # A choice needs at least one update to go by, also where the last budget holds from the first one on.
+            if step < total - self.budget.settling or not self._followed:
+                self._followed = True
+                for name, weight in self._weights.items():
+                    self._follow(name, weight)
             if self.budget.chooses(step, total):
                 self._keep(self.budget.at(step, total))
 
-    def _follow(self, weight: nn.Parameter) -> None:
-        import torch
-
+    def _follow(self, name: str, weight: nn.Parameter) -> None:
         if weight.grad is None:
             return
         now = (weight * weight.grad).abs()
-        nothing = torch.zeros_like(now)
-        mean = self._sensitivity.get(id(weight), nothing) * self.beta1 + (1.0 - self.beta1) * now
-        doubt = self._uncertainty.get(id(weight), nothing) * self.beta2 + (1.0 - self.beta2) * (now - mean).abs()
-        self._sensitivity[id(weight)], self._uncertainty[id(weight)] = mean, doubt
+        mean, doubt = self._sensitivity[name], self._uncertainty[name]
+        mean.mul_(self.beta1).add_(now * (1.0 - self.beta1))
+        doubt.mul_(self.beta2).add_((now - mean).abs() * (1.0 - self.beta2))
 
     def worth(self) -> dict[str, torch.Tensor]:
         """Return what the triplets of each adapter are worth (R,)."""
         found = {}
-        for name, triplets in self.adapters.items():
-            values_R1, inner_RI, outer_OR = (
-                self._sensitivity[id(weight)] * self._uncertainty[id(weight)] for weight in triplets.weights()
-            )
-            found[name] = values_R1.view(-1) + inner_RI.mean(dim=1) + outer_OR.mean(dim=0)
+        for layer in self.adapters:
+            names = (f"{layer}.{kind}" for kind in _KINDS)
+            values_R1, inner_RI, outer_OR = (self._sensitivity[name] * self._uncertainty[name] for name in names)
+            found[layer] = values_R1.view(-1) + inner_RI.mean(dim=1) + outer_OR.mean(dim=0)
         return found
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return what updates change in it, by name; live."""
+        kept = (("sensitivity", self._sensitivity), ("uncertainty", self._uncertainty))
+        return {f"{name}.{what}": value for what, values in kept for name, value in values.items()}
+
+    def put_back(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take what `tensors` gave."""
+        for name, value in self.tensors().items():
+            value.copy_(tensors[name])
+        self._followed = any(bool(value.any()) for value in self._sensitivity.values())
 
     def _keep(self, count: int) -> None:
         import torch

@@ -12,6 +12,7 @@ from regraft.tuning.options import TuningOptions
 
 if TYPE_CHECKING:
     from regraft.models.net import Headed
+    from regraft.regularizers.regularizer import Regularizer
     from regraft.types import Batch
 
 
@@ -113,6 +114,12 @@ class Tuning(ABC):
         problems = [*rate_problems(net, said, names), *anew_problems(net, said.reinit, names)]
         if problems:
             raise OptionsError(problems)
+
+    def follows(self) -> tuple[tuple[str, Regularizer], ...]:
+        """Return what follows the training for it, as a regulariser does: names for people, and what pulls at gradients or sets
+        weights after an update. Made afresh at each call; as it stands here nothing.
+        """
+        return ()
 
     def shares(self, net: Headed) -> dict[str, float]:
         """Return name of a weight -> by what its peak rate is multiplied; names with 1 are left out."""

@@ -16,10 +16,16 @@ from regraft.models import transform
 from regraft.models.backbones import Backbone, Shapes
 from regraft.models.net import BACKBONE_FOLDER, WEIGHTS_FILE, Headed, load_outside, save_net, weights_digest
 
-KINDS = ("rslora", "dora", "pissa", "ia3")
+KINDS = ("rslora", "dora", "pissa", "ia3", "adalora")
 FEW = ("bert", "gpt2", "t5", "vit", "wav2vec2", "patchtst")
 EACH = [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in EVERY]
-OPTIONS = {"rslora": {"rank": 4}, "dora": {"rank": 4}, "pissa": {"rank": 4}, "ia3": {}}
+OPTIONS = {
+    "rslora": {"rank": 4},
+    "dora": {"rank": 4},
+    "pissa": {"rank": 4},
+    "ia3": {},
+    "adalora": {"rank": 4, "target_rank": 2},
+}
 
 
 @pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask:UserWarning")  # WavLM in the hub
@@ -126,6 +132,31 @@ def test_the_norm_of_dora_is_a_constant_for_the_gradient():
     low = x @ layer.lora_A.weight.t()
     expected = (factor * layer.lora_scale).unsqueeze(1) * low.sum(dim=0)  # equation 11: the norm is not followed
     torch.testing.assert_close(layer.lora_B.weight.grad, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_adalora_computes_equation_3():
+    for name in ("bert", "gpt2"):
+        net, bare = tuned(name, "adalora", rank=3, target_rank=1, alpha=5.0), headed(name)
+        for path in net.transforms[0].plan["layers"][:7]:
+            layer, plain = net.backbone.body.get_submodule(path), bare.backbone.body.get_submodule(path)
+            weight = plain.weight.detach().double().numpy()
+            weight = weight.T if type(plain).__name__ == "Conv1D" else weight
+            a, b, e = (values.detach().double().numpy() for values in (layer.lora_A, layer.lora_B, layer.lora_E))
+            whole = weight + 5.0 / 3.00001 * b @ np.diag(e[:, 0]) @ a
+            x = torch.randn(2, 7, weight.shape[1], generator=torch.Generator().manual_seed(2))
+            expected = x.double().numpy() @ whole.T + plain.bias.detach().double().numpy()
+            np.testing.assert_allclose(layer(x).detach().numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_adalora_begins_with_small_normal_directions_and_no_values():
+    net = tuned("bert", "adalora", filled=False, rank=32, target_rank=8)
+    layers = [net.backbone.body.get_submodule(path) for path in net.transforms[0].plan["layers"]]
+    drawn = torch.cat([weight.detach().flatten() for layer in layers for weight in (layer.lora_A, layer.lora_B)])
+    assert abs(float(drawn.mean())) < 5e-4
+    assert float(drawn.std()) == pytest.approx(0.02, rel=0.02)
+    assert not any(layer.lora_E.any() for layer in layers)
+    again = tuned("bert", "adalora", filled=False, rank=32, target_rank=8)
+    assert weights_digest(again) == weights_digest(net)
 
 
 def test_pissa_begins_as_the_principal_part_of_the_weight():

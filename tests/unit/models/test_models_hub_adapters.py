@@ -55,7 +55,7 @@ def test_peft_gives_the_logits_of_the_network(name, folders, tmp_path):  # noqa:
     assert not model.training
 
 
-@pytest.mark.parametrize("kind", ["rslora", "dora", "pissa", "ia3"])
+@pytest.mark.parametrize("kind", ["rslora", "dora", "pissa", "ia3", "adalora"])
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out is set:UserWarning")
 def test_so_it_does_with_every_kind_of_adapter(kind, folders, tmp_path):  # noqa: F811
     for name in ("bert", "gpt2"):

@@ -20,6 +20,7 @@ from regraft.models.net import Headed
 from regraft.models.scratch_networks import LstmConfig, LstmModel
 from regraft.objectives.supervised import Supervised, SupervisedOptions
 from regraft.options import Pick
+from regraft.regularizers.regularized import regularized
 from regraft.tasks.classification import Classification, ClassificationOptions
 from regraft.training.cache import CacheOptions
 from regraft.training.frozen import Setting, learner
@@ -128,7 +129,8 @@ class Work:
             optimizer=Pick("adamw", {"epsilon": 0.1}),
         )
         with self.learner(net, **cache) as part:
-            objective = Supervised(SupervisedOptions()).attach(part.rows["train"], targets, task)
+            made = regularized(Supervised(SupervisedOptions()), (), TUNINGS[self.tuning].follows())
+            objective = made.attach(part.rows["train"], targets, task)
 
             def judge() -> dict[str, float]:
                 logits = torch.from_numpy(outputs(part.net, part.rows["valid"], 5))

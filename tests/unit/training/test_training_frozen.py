@@ -18,6 +18,7 @@ import regraft
 from regraft.models.backbones import Shapes
 from regraft.models.forward import pooled
 from regraft.training.frozen import deepest_cut, kept_pooled, learner
+from regraft.tuning.tuning import Tuning
 
 FIXED, PACKED, PADDED = Shapes("fixed", LONGEST), Shapes("packed"), Shapes("padded")
 
@@ -338,8 +339,9 @@ def test_odd_tunings_train_as_without_a_cache(tmp_path, monkeypatch, kind, pooli
     assert difference(cached, net.state_dict()) > 1e-4
 
 
-class Odd:
+class Odd(Tuning):
     def __init__(self, trainable):
+        super().__init__(None)
         self.chosen = trainable
 
     def trainable(self, net):

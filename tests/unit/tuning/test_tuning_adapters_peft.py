@@ -103,7 +103,7 @@ def test_answers_and_five_steps_are_pefts(name, kind):
                 torch.testing.assert_close(learnt[ours_for(key)].flatten(), values.flatten(), rtol=1e-4, atol=2e-6)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "rslora"])
+@pytest.mark.parametrize("kind", [*KINDS, "rslora", "adalora"])
 @pytest.mark.parametrize("name", NAMES)
 def test_peft_opens_the_folder_of_an_artifact_and_merges_it_as_we_do(name, kind, tmp_path):
     options = OPTIONS.get(kind, {"rank": 4, "alpha": 6.0})

@@ -10,6 +10,7 @@ from regraft.errors import OptionsError, UsageError
 from regraft.models.blocks import Blocks
 from regraft.models.net import Headed
 from regraft.options import build
+from regraft.regularizers import Regularizer
 from regraft.tuning import TUNINGS
 
 BY_PART = TUNINGS.get("by-part")
@@ -75,3 +76,20 @@ def test_what_cannot_be_says_what_can():
     with pytest.raises(OptionsError, match=r"at most 2"):
         named(net, parts={"title": {"name": "top-k", "layers": 3}})
     assert torch.is_grad_enabled()
+
+
+class Following(TUNINGS.get("full")):
+    """Lets everything learn, and something follows that."""
+
+    def follows(self):
+        return (("following", Regularizer(None)),)
+
+
+def test_what_follows_the_whole_training_cannot_be_for_one_part(monkeypatch):
+    monkeypatch.setitem(TUNINGS._table, "following", "nowhere:Following")
+    monkeypatch.setitem(TUNINGS._loaded, "following", Following)
+    with pytest.raises(
+        OptionsError, match=r"'following' follows the training, which it cannot do for one part alone"
+    ) as caught:
+        named(Headed(Parts(), nn.Linear(2, 2)), parts={"title": "following"})
+    assert "following" not in str(caught.value.problems[0].expected)

@@ -75,3 +75,15 @@ def test_a_phase_that_is_taken_back_is_refused():
         made(layers=[3], then={"name": "top-k", "layers": 1}).trainable(net)
     with pytest.raises(OptionsError, match="the base does not have so many layers"):
         made(layers=[5]).trainable(net)
+
+
+def test_what_follows_the_training_of_the_last_phase_waits_for_it(monkeypatch):
+    class Following(TUNINGS.get("full")):
+        def follows(self):
+            return (("following", self),)
+
+    monkeypatch.setitem(TUNINGS._table, "following", "nowhere:Following")
+    monkeypatch.setitem(TUNINGS._loaded, "following", Following)
+    tuned = made(then="following", layers=[1])
+    assert [[name for name, _ in phase.tuning.follows()] for phase in tuned.phases()] == [[], [], ["following"]]
+    assert [name for name, _ in tuned.follows()] == ["following"]

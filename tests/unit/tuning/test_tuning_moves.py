@@ -18,6 +18,7 @@ from regraft.models.backbones import Backbone, PoolingChoice, open_body
 from regraft.models.heads import LinearHead
 from regraft.models.net import BACKBONE_FOLDER, WEIGHTS_FILE, Headed, load_outside, save_net, weights_digest
 from regraft.options import build
+from regraft.regularizers.regularizer import Scene
 from regraft.training.freeze import learning
 from regraft.training.optimizers import parameter_groups, peak_rates
 from regraft.training.options import TrainOptions
@@ -41,9 +42,16 @@ def fitted(net, tuning, rows, steps=3):
     rates = peak_rates(TrainOptions(learning_rate=1e-2), pretrained=True, only_new=False)
     with learning(net, names):
         optimizer = torch.optim.SGD(parameter_groups(net, names, new_parameters(net), rates, 0.0), momentum=0.9)
-        for _ in range(steps):
+        following = [part for _, part in tuning.follows()]
+        for part in following:
+            part.begin(Scene(net=net, trainable=frozenset(names), task=None, objective=None), steps, steps)
+        for step in range(1, steps + 1):
             F.cross_entropy(net(*rows), torch.tensor([0, 1, 2, 1])).backward()
+            for part in following:
+                part.pull(1.0)
             optimizer.step()
+            for part in following:
+                part.updated(step)
             optimizer.zero_grad()
     net.eval()
 
