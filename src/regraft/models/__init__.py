@@ -56,6 +56,7 @@ TRANSFORMS: "Registry[type[Transform]]" = Registry(
         "pissa": "regraft.models.pissa:Pissa",
         "ia3": "regraft.models.ia3:Ia3",
         "prompt": "regraft.models.prompt:Prompt",
+        "nf4": "regraft.models.nf4:Nf4",
     },
 )
 
