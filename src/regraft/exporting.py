@@ -140,11 +140,14 @@ def _source(predictor: Predictor, exporter: Exporter, wanted: ExportOptions) -> 
 
 def _needs(artifact: Artifact) -> Needs:
     """Return what answering with an artifact as it is takes, in the versions with which the gate sees it answer here."""
+    from regraft.models.transform import packages
+
     engine = RUNTIMES.get(artifact.manifest.network.runtimes[0])
     names = {name: version for name, version in library_versions().items() if name not in engine.does_without}
-    packages = {**names, engine.package: metadata.version(engine.package)}
+    more = packages(str(entry["name"]) for entry in artifact.manifest.transforms)
+    needed = {**names, **{name: metadata.version(name) for name in (engine.package, *more)}}
     # A local build ("2.13.0+cpu") is the same release; other machines have builds of their own.
-    plain = {name: version.partition("+")[0] for name, version in sorted(packages.items()) if name not in _NOT_PACKAGES}
+    plain = {name: version.partition("+")[0] for name, version in sorted(needed.items()) if name not in _NOT_PACKAGES}
     return Needs(extra=engine.extra, packages=plain)
 
 

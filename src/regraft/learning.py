@@ -444,8 +444,11 @@ def _whole(event: Event, net: Headed, turn: Turn, parts: Callable[[], Mapping[st
     if isinstance(event, EndEvent):
         return dataclasses.replace(event, best_step=turn.first + event.best_step)
     if isinstance(event, BeginEvent):
-        weights = sum(parameter.numel() for parameter in net.parameters())
-        return dataclasses.replace(event, parameters=weights, total_steps=turn.first + event.total_steps, parts=parts())
+        from regraft.models.transform import count_weights
+
+        return dataclasses.replace(
+            event, parameters=count_weights(net), total_steps=turn.first + event.total_steps, parts=parts()
+        )
     return event
 
 

@@ -83,8 +83,9 @@ def check_tuning_changes_no_answer_before_it_learns_and_prepares_alike(name):
     made, again, fresh = (assemble(TASK, "transformer") for _ in range(3))
     for one in (made, again):
         prepared(one, name)
-    assert np.array_equal(made.outputs(made.raws), fresh.outputs(fresh.raws)) == TUNINGS.get(name).neutral
-    assert np.array_equal(_before(made).outputs(made.raws), fresh.outputs(fresh.raws)), "the base can still be asked"
+    cls, expected = TUNINGS.get(name), fresh.outputs(fresh.raws)
+    assert np.array_equal(made.outputs(made.raws), expected) == cls.neutral
+    assert np.array_equal(_before(made).outputs(made.raws), expected) == cls.keeps_base, "the base can still be asked"
     assert torch.equal(flat(made.net), flat(again.net))
 
 

@@ -17,7 +17,7 @@ from regraft.objectives import OBJECTIVES
 from regraft.regularizers import REGULARIZERS
 from regraft.tasks import TASKS
 from regraft.training import OPTIMIZERS, SCHEDULES
-from regraft.tuning import TUNINGS
+from tunings_here import tunings_here
 
 
 def named(check):
@@ -63,7 +63,7 @@ def test_scores(name, check):
 
 
 @pytest.mark.parametrize("check", suite_learning.TUNING_CHECKS, ids=named)
-@pytest.mark.parametrize("name", TUNINGS.names())
+@pytest.mark.parametrize("name", tunings_here())
 def test_tunings(name, check):
     check(name)
 

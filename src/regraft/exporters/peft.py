@@ -51,10 +51,14 @@ class PeftExporter(TransformersExporter):
             what = "the artifact has no adapters, all its weights are in one"
             fix = "export it with --format transformers, or fit adapters: regraft fit ... --tuning lora"
             return [Problem(what=what, where=str(source.artifact.path), expected="an artifact fitted with adapters", fix=fix)]
-        from regraft.models.transform import folded
+        from regraft.models.transform import folded, kept_otherwise
 
         folded(source.network())  # a prompt is no part of the hub's class: it says so
         problems = super().problems(source)
+        if kept_otherwise(source.network()):
+            what = "the adapters were learnt beside a base in 4 bits; on the base as it came they answer otherwise"
+            fix = "export it with --format transformers: the weights that the 4 bits stand for, adapters folded in"
+            problems.append(Problem(what=what, where=str(source.artifact.path), got="tuning.bits = 4", fix=fix))
         try:
             base_folder(source.manifest.base)
         except BaseError as error:

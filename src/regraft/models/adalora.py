@@ -131,7 +131,7 @@ def decomposed(net: nn.Module) -> dict[str, Any]:
 def _adalora(cls: Any, layer: Any, x: torch.Tensor) -> torch.Tensor:
     inner_RI = layer.lora_A * layer.lora_E
     if fits(cls, layer, x, (inner_RI, layer.lora_B)):
-        return adapted(layer, x, weight_of(layer), (inner_RI, layer.lora_B))
+        return adapted(layer, x, (inner_RI, layer.lora_B))
     return added_to(cls.forward(layer, x), F.linear(layer.lora_dropout(x), inner_RI), layer.lora_B, layer.lora_scale)
 
 

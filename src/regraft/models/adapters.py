@@ -32,6 +32,9 @@ from regraft.types import Batch
 PLAIN = "without_adapters"
 """Attribute of the class of an adapted layer: the class that it was of."""
 
+WHOLE = "with_whole_weights"
+"""Attribute of the class of a layer that keeps its weight in another form: the class that it was of."""
+
 _BROKEN = "restore the artifact from its source, or fit it again"
 Placed = Callable[[str], str]
 
@@ -123,7 +126,7 @@ class LayerAdapters(Transform):
         """Make the layers of a plan adapted ones, what they add being neutral."""
         wanted = self.read(plan)
         modules = dict(net.backbone.body.named_modules(remove_duplicate=False))
-        odd = [path for path in wanted.layers if not is_linear(modules.get(path)) or hasattr(modules[path], ADDED)]
+        odd = [path for path in wanted.layers if not is_linear(modules.get(path)) or hasattr(modules[path], PLAIN)]
         if odd:
             what, expected = "the network has no such layers to adapt", "linear layers without adapters"
             raise ArtifactError(Problem(what=what, got=", ".join(odd[:5]), expected=expected, fix=_BROKEN))
@@ -226,7 +229,8 @@ def _adapted_class(cls: type[nn.Module], kind: str, compute: Callable[..., Any],
         out: torch.Tensor = compute(cls, self, x)
         return out
 
-    return type(f"{kind}{cls.__name__}", (cls,), {"forward": forward, ADDED: added, PLAIN: cls})
+    both = (*getattr(cls, ADDED, ()), *added)
+    return type(f"{kind}{cls.__name__}", (cls,), {"forward": forward, ADDED: both, PLAIN: cls})
 
 
 def plain_layer(layer: Any, weights: Mapping[str, torch.Tensor]) -> nn.Module:
@@ -236,8 +240,11 @@ def plain_layer(layer: Any, weights: Mapping[str, torch.Tensor]) -> nn.Module:
         layer: An adapted layer; not changed, and shared but for what is replaced.
         weights: Name of a weight -> what stands in its place.
     """
-    cls = getattr(layer, PLAIN)
-    ours = {name.partition(".")[0] for name in getattr(layer, ADDED)} | set(vars(layer).get(BESIDE, ()))
+    cls: Any = getattr(layer, PLAIN, type(layer))
+    beneath: set[str] = set(getattr(cls, ADDED, ()))
+    if beneath and "weight" in weights:  # the weight is whole again, and what stood for it goes
+        cls, beneath = getattr(cls, WHOLE), set()
+    ours = {name.partition(".")[0] for name in {*getattr(layer, ADDED)} - beneath} | set(vars(layer).get(BESIDE, ()))
     twin: nn.Module = with_children(layer, {name: child for name, child in layer._modules.items() if name not in ours})
     twin.__class__ = cls
     for table in ("_parameters", "_buffers"):
@@ -245,7 +252,8 @@ def plain_layer(layer: Any, weights: Mapping[str, torch.Tensor]) -> nn.Module:
     for name in (*ours, BESIDE):
         twin.__dict__.pop(name, None)
     for name, value in weights.items():
-        twin.__dict__["_parameters"][name] = nn.Parameter(value, getattr(layer, name).requires_grad)
+        own = layer._parameters.get(name)
+        twin.__dict__["_parameters"][name] = nn.Parameter(value, own is None or own.requires_grad)
     return twin
 
 

@@ -25,7 +25,7 @@ from regraft.models.layer_means import LayerMeans
 from regraft.models.layout import layout_of
 from regraft.models.memory_layout import channels_last, gains
 from regraft.models.packing import Packing, in_fixed_blocks, lengthened, packing_of, run_packed, run_padded
-from regraft.models.transform import added_names
+from regraft.models.transform import added_names, kept_otherwise
 from regraft.options import JSON
 from regraft.types import Features
 
@@ -223,6 +223,8 @@ class Backbone(nn.Module):
         added = added_names(self.body)
         named = self.body.state_dict().items()
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in named if name not in added}
+        for name, (module, _) in kept_otherwise(self.body).items():
+            state[name] = getattr(module, name.rpartition(".")[2]).detach().cpu().contiguous()
         self.body.config._name_or_path = ""
         with quietly():
             self.body.save_pretrained(folder, state_dict={**state, **self.unused})

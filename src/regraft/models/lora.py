@@ -164,6 +164,6 @@ def added_to(out: torch.Tensor, inner: torch.Tensor, outer_OR: torch.Tensor, sca
 def _lora(cls: Any, layer: Any, x: torch.Tensor) -> torch.Tensor:
     pair = (layer.lora_A.weight, layer.lora_B.weight)
     if fits(cls, layer, x, pair):
-        return adapted(layer, x, weight_of(layer), pair)
+        return adapted(layer, x, pair)
     inner = F.linear(layer.lora_dropout(x), layer.lora_A.weight)
     return added_to(cls.forward(layer, x), inner, layer.lora_B.weight, layer.lora_scale)

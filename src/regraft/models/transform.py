@@ -5,11 +5,13 @@
     load(fresh, folder)                                   the weights that belong to it
 
 The manifest holds the plans in their order. A module that was edited says in its attribute `added` which of its tensors did not
-come with the base; everything else of it keeps the name that it had.
+come with the base; everything else of it keeps the name that it had. A weight of the base that a transform keeps in another
+form stands in `kept_otherwise`; the module gives it, as it counts, under the name that it had.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,12 +23,37 @@ from regraft.models import TRANSFORMS
 from regraft.options import JSON
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from regraft.models.net import Headed
     from regraft.types import Batch
 
 ADDED = "added"
+KEPT_OTHERWISE = "kept_otherwise"
+"""Attribute of an edited module: name of a weight of the base -> `Kept`, where it is kept in another form."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """In what form a module keeps a weight of the base.
+
+    Args:
+        shape: That the weight has as it counts; the module gives it so under its own name, each time that it is asked.
+        by: Names of the module's buffers that stand for it. Training never changes them.
+    """
+
+    shape: tuple[int, ...]
+    by: tuple[str, ...]
+
+    @property
+    def weights(self) -> int:
+        """How many numbers the weight has."""
+        return math.prod(self.shape)
+
+    def size_bytes(self, module: nn.Module) -> int:
+        """Return the bytes of what stands for it in a module."""
+        return sum(buffer.numel() * buffer.element_size() for buffer in map(module.get_buffer, self.by))
 
 
 @dataclass(frozen=True)
@@ -54,6 +81,9 @@ class Transform(ABC):
 
     foldable: ClassVar[bool] = True
     """Whether a network without what it added can compute the same."""
+
+    packages: ClassVar[tuple[str, ...]] = ()
+    """What must be installed, beside torch, where a network that went through it answers."""
 
     @abstractmethod
     def apply(self, net: Headed, options: Any, batches: Iterable[Batch], seed: int) -> dict[str, JSON]:
@@ -181,6 +211,32 @@ def added_names(net: nn.Module) -> set[str]:
     for path, module in net.named_modules(remove_duplicate=False):
         found |= {f"{path}.{name}" if path else name for name in getattr(module, ADDED, ())}
     return found
+
+
+def kept_otherwise(net: nn.Module) -> dict[str, tuple[nn.Module, Kept]]:
+    """Return name -> module and form for the weights of the base that transforms keep in another form."""
+    return {
+        f"{path}.{name}" if path else name: (module, kept)
+        for path, module in net.named_modules()
+        for name, kept in getattr(module, KEPT_OTHERWISE, {}).items()
+    }
+
+
+def count_weights(net: nn.Module) -> int:
+    """Return how many weights a network has, those that are kept in another form included."""
+    whole = sum(parameter.numel() for parameter in net.parameters())
+    return whole + sum(kept.weights for _, kept in kept_otherwise(net).values())
+
+
+def running_buffers(net: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """Return the buffers that training can change, by name: all but those that stand for a weight of the base."""
+    fixed = {id(module.get_buffer(name)) for module, kept in kept_otherwise(net).values() for name in kept.by}
+    return [(name, buffer) for name, buffer in net.named_buffers() if id(buffer) not in fixed]
+
+
+def packages(names: Iterable[str]) -> set[str]:
+    """Return what must be installed where a network answers that went through transforms of these names."""
+    return {package for name in names for package in _of(name).packages}
 
 
 def _of(name: str) -> Transform:

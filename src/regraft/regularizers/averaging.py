@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
+from regraft.models.transform import running_buffers
 from regraft.options import JSON
 from regraft.regularizers.regularizer import Regularizer, Scene
 
@@ -25,7 +26,7 @@ class Averaging(Regularizer):
 
     def begin(self, scene: Scene, total_steps: int, steps_per_epoch: int) -> None:
         """Begin with the weights as they are."""
-        self._live = {**scene.weights(), **dict(scene.net.named_buffers())}
+        self._live = {**scene.weights(), **dict(running_buffers(scene.net))}
         self._mean = {name: value.detach().clone() for name, value in self._live.items()}
         self.averaged = 0
 

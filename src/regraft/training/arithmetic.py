@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from regraft.models.transform import kept_otherwise
 from regraft.types import Array
 
 if TYPE_CHECKING:
@@ -134,6 +135,8 @@ def _parts(net: Headed, learning: Set[str]) -> list[Part] | str:
     width = heads * size if isinstance(size, int) else backbone.width
     sums = [[0, 0] for _ in range(layers + 2)]
     looked_up = _looked_up(backbone)
+    for name, (_, kept) in kept_otherwise(backbone).items():
+        sums[_place(net, name)][0] += kept.weights
     for name, parameter in backbone.named_parameters():
         place = _place(net, name)
         # Before the layers stand tables, whose rows are looked up, and norms; a product there has a matrix.

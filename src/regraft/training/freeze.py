@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from regraft.errors import OptionsError, Problem
+from regraft.models.transform import running_buffers
 
 if TYPE_CHECKING:
     import torch
@@ -92,8 +93,8 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 
 
 def changing(net: nn.Module, trainable: Set[str]) -> list[tuple[str, torch.Tensor]]:
-    """Return everything that training can change, by name: the weights that learn, and all buffers."""
-    return [*((name, value) for name, value in net.named_parameters() if name in trainable), *net.named_buffers()]
+    """Return everything that training can change, by name: the weights that learn, and buffers."""
+    return [*((name, value) for name, value in net.named_parameters() if name in trainable), *running_buffers(net)]
 
 
 def snapshot(net: nn.Module, trainable: Set[str]) -> dict[str, torch.Tensor]:

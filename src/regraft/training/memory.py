@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from regraft.errors import MachineError, Problem
+from regraft.models.transform import running_buffers
 from regraft.training import OPTIMIZERS
 from regraft.training.cache.budget import free_memory_bytes
 from regraft.training.memory_curve import Curve, curve, grown, padding_counts
@@ -359,7 +360,7 @@ def _bytes(tensor: torch.Tensor) -> int:
 
 
 def _snapshot_bytes(net: Headed, weights: Sequence[torch.nn.Parameter]) -> int:
-    return sum(map(_bytes, weights)) + sum(map(_bytes, net.buffers()))
+    return sum(map(_bytes, weights)) + sum(_bytes(buffer) for _, buffer in running_buffers(net))
 
 
 def _free_bytes(device: torch.device) -> int | None:

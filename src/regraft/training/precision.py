@@ -23,6 +23,7 @@ import torch
 
 from regraft.errors import OptionsError, Problem
 from regraft.models.net import Headed
+from regraft.models.transform import running_buffers
 from regraft.models.view import with_children
 from regraft.training.freeze import learning
 from regraft.training.machine import TORCH_NAMES, Dtype, Profile, bf16_in_hardware, wait
@@ -315,7 +316,7 @@ class _Trial:
 def untouched(net: Headed, trainable: Set[str]) -> Iterator[None]:
     """Train inside the block as the loop would, and put gradients, buffers and random states back."""
     gradients = [(parameter, parameter.grad) for parameter in net.parameters()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in net.buffers()]
+    buffers = [(buffer, buffer.detach().clone()) for _, buffer in running_buffers(net)]
     on_gpu = [net.device] if net.device.type == "cuda" else []
     try:
         for parameter, _ in gradients:

@@ -14,6 +14,7 @@ TUNINGS: Registry[type[Tuning]] = Registry(
         "bitfit": "regraft.tuning.bitfit:BitFit",
         "lora": "regraft.tuning.lora:Lora",
         "rslora": "regraft.tuning.rslora:RsLora",
+        "qlora": "regraft.tuning.qlora:Qlora",
         "dora": "regraft.tuning.dora:Dora",
         "pissa": "regraft.tuning.pissa:Pissa",
         "adalora": "regraft.tuning.adalora:AdaLora",

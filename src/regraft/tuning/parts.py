@@ -6,7 +6,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from regraft.models.transform import added_names
+from regraft.models.transform import added_names, kept_otherwise
 from regraft.tuning.tuning import Learnt, Tuning
 
 if TYPE_CHECKING:
@@ -45,6 +45,11 @@ def part_of(net: Headed) -> dict[str, Part]:
     """Return name -> part for every parameter of a network, in their order."""
     added = added_names(net)
     return {name: _part(net, name, name in added) for name, _ in net.named_parameters()}
+
+
+def part_of_kept(net: Headed) -> dict[str, Part]:
+    """Return name -> part for the weights of the base that a transform keeps in another form."""
+    return {name: _part(net, name, added=False) for name in kept_otherwise(net)}
 
 
 def layers_above(net: Headed, name: str) -> int:

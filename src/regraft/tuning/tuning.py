@@ -70,10 +70,20 @@ class Tuning(ABC):
     """Epochs where nobody says how many; by the base and the number of rows if None."""
 
     neutral: ClassVar[bool] = True
-    """Whether the network answers as before until something has learnt."""
+    """Whether the network answers as before until something has learnt, with the options as they stand."""
+
+    keeps_base: ClassVar[bool] = True
+    """Whether the base can be asked as it came while nothing has learnt, with the options as they stand."""
 
     def __init__(self, options: Any) -> None:
         self.options = options
+
+    def require(self) -> None:  # noqa: B027 - most need nothing
+        """Refuse where a package is not installed that the tuning needs; nothing else has been done yet.
+
+        Raises:
+            MissingExtraError: One is not; names the extra.
+        """
 
     def prepare(self, net: Headed, batches: Iterable[Batch], seed: int) -> None:  # noqa: B027 - most change nothing
         """Change the structure of a network, where that is part of the tuning (see `regraft.models.transform`).

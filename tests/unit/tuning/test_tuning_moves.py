@@ -24,6 +24,7 @@ from regraft.training.optimizers import parameter_groups, peak_rates
 from regraft.training.options import TrainOptions
 from regraft.tuning import TUNINGS
 from regraft.tuning.parts import Decided, new_parameters
+from tunings_here import tunings_here
 
 NAMES = ("bert", "vit", "wav2vec2")
 
@@ -96,14 +97,14 @@ def check(name, base, folder):
 
 
 @pytest.mark.parametrize("base", NAMES)
-@pytest.mark.parametrize("name", TUNINGS.names())
+@pytest.mark.parametrize("name", tunings_here())
 def test_on_text_pictures_and_sound(name, base, tmp_path):
     check(name, base, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.base
-@pytest.mark.parametrize("name", TUNINGS.names())
+@pytest.mark.parametrize("name", tunings_here())
 def test_on_minilm(name, minilm, tmp_path, monkeypatch):
     def opened(_):
         head = LinearHead(384, 3, 0.0, torch.Generator().manual_seed(0))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from regraft.models.net import Headed
 
+_NAME = "the optimizer 'adam8bit'"
 _BLOCK = 256
 _FEWEST = 4096  # numbers of a weight from which on bitsandbytes rounds its moments
 
@@ -36,15 +37,14 @@ class Adam8bit(OptimizerFactory):
         Raises:
             MissingExtraError: It is not.
         """
-        require("bitsandbytes", needed_by="the optimizer 'adam8bit'", extra="bitsandbytes")
+        require("bitsandbytes", needed_by=_NAME, extra="bitsandbytes")
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Return bitsandbytes' own."""
-        require("bitsandbytes", needed_by="the optimizer 'adam8bit'", extra="bitsandbytes")
-        from bitsandbytes.optim import AdamW8bit
+        from regraft.models.bitsandbytes_library import bitsandbytes
 
         betas = (self.options.beta1, self.options.beta2)
-        made: torch.optim.Optimizer = AdamW8bit(groups, betas=betas, eps=self.options.epsilon)
+        made: torch.optim.Optimizer = bitsandbytes(_NAME).optim.AdamW8bit(groups, betas=betas, eps=self.options.epsilon)
         return made
 
     def state_bytes(self, shape: tuple[int, ...], item_bytes: int) -> int:
