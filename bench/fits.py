@@ -32,7 +32,9 @@ def open_base() -> Path:
     return base.folder()
 
 
-def our_turn(contestant: Contestant, texts: Texts, rate: float, *, epochs: int, tuning: Any, precision: str) -> Turn:
+def our_turn(
+    contestant: Contestant, texts: Texts, rate: float, *, epochs: int, tuning: Any, precision: str, base: str = BASE
+) -> Turn:
     """Return what we do in a round.
 
     Args:
@@ -42,10 +44,11 @@ def our_turn(contestant: Contestant, texts: Texts, rate: float, *, epochs: int, 
         epochs: How often every row is seen.
         tuning: Which weights learn.
         precision: Type of the factors of matrix products.
+        base: Name or folder of the base.
     """
     train = {"epochs": epochs, "batch_size": BATCH, "learning_rate": rate, "head_learning_rate": rate, "dropout": 0.1}
     options = {"modality": {"name": "text", "max_length": MAX_LENGTH}, "tuning": tuning, "train": train}
-    asked = {"base": BASE, "train": str(texts.train), "few": str(texts.few), "judged": str(texts.judged)}
+    asked = {"base": base, "train": str(texts.train), "few": str(texts.few), "judged": str(texts.judged)}
     return lambda number: contestant.round(**asked, options=options, precision=precision, seed=number + _FIRST_SEED)
 
 

@@ -4,10 +4,10 @@
 
 E-mails: fitted on easy ham and spam, judged on easy ham and spam that were held out, and on hard ham (newsletters and the
 like, 83 of them) that no fit has seen: Kumar et al. 2022 (arXiv:2202.10054) hold that a head trained first keeps more of what
-the base knows there. Clothing reviews: the rating, 1 to 5, from the text. The first 32 tokens of each are read, as in the demo.
-A seed draws rows, head, order and dropout; every way of tuning sees the same rows under the same seed. Rates are the defaults
-of each way; epochs are those in `WAYS`, each with the weights of its best validation. Seconds are those of the processor, one
-thread, of what is frozen and of training.
+the base knows there. Clothing reviews: the rating, 1 to 5, from title and text. The first 32 tokens of each are read, as in the
+demo. A seed draws rows, head, order and dropout; every way of tuning sees the same rows under the same seed. Rates are the
+defaults of each way; epochs are those in `WAYS`, each with the weights of its best validation. Seconds are those of the
+processor, one thread, of what is frozen and of training.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 RAW = HERE / "tunings.jsonl"
 WAYS: dict[str, tuple[dict[str, Any], int]] = {
-    "head": ({"name": "head"}, 30),
+    "head": ({"name": "head"}, 100),
     "top-k": ({"name": "top-k", "layers": 2}, 6),
     "bitfit": ({"name": "bitfit"}, 6),
     "lora": ({"name": "lora"}, 6),
     "dora": ({"name": "dora"}, 6),
     "full": ({"name": "full"}, 6),
-    "gradual": ({"name": "gradual", "head_epochs": 30}, 6),
+    "gradual": ({"name": "gradual", "head_epochs": 100}, 6),
 }
 FROZEN_FIRST = ("head", "gradual")
 COUNTED = ("compute what is frozen", "train")
@@ -54,14 +54,17 @@ def emails(rows: int, seed: int) -> dict[str, list[dict[str, Any]]]:
 
 
 def clothing(rows: int, seed: int) -> dict[str, list[dict[str, Any]]]:
-    """Return splits of reviews with their rating."""
+    """Return splits of reviews, title and text, with their rating."""
     import pyarrow.parquet as pq
 
     from regraft.data import SAMPLES
 
     folder = SAMPLES.get("clothing-reviews").folder()
-    table = pq.read_table(folder / "train.parquet", columns=["text", "rating"]).to_pylist()
-    return drawn([{"text": row["text"], "label": str(row["rating"])} for row in table if row["text"]], rows, seed)
+    table = pq.read_table(folder / "train.parquet", columns=["title", "text", "rating"]).to_pylist()
+    told = [
+        {"text": f"{row['title']}. {row['text']}", "label": str(row["rating"])} for row in table if row["title"] and row["text"]
+    ]
+    return drawn(told, rows, seed)
 
 
 def drawn(rows: list[dict[str, Any]], count: int, seed: int) -> dict[str, list[dict[str, Any]]]:
