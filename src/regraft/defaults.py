@@ -35,25 +35,28 @@ class Rule:
         rows: The most rows that it is for; all beyond the rules before it if None.
         tuning: Which weights learn.
         epochs: How often every row is seen, in the last phase where there are several.
+        head_epochs: The same where nothing but a head learns.
     """
 
     rows: int | None
     tuning: Pick
     epochs: int
+    head_epochs: int
 
 
-_GRADUAL, _FULL = Pick("gradual", {"head_epochs": 30}), Pick("full")
+_GRADUAL, _FULL = Pick("gradual", {"head_epochs": 100}), Pick("full")
 
 RULES: dict[bool, tuple[Rule, ...]] = {
     True: (
-        Rule(rows=300, tuning=_GRADUAL, epochs=20),
-        Rule(rows=1000, tuning=_GRADUAL, epochs=5),
-        Rule(rows=None, tuning=_FULL, epochs=3),
+        Rule(rows=200, tuning=_GRADUAL, epochs=20, head_epochs=100),
+        Rule(rows=700, tuning=_GRADUAL, epochs=5, head_epochs=100),
+        Rule(rows=5000, tuning=_FULL, epochs=3, head_epochs=100),
+        Rule(rows=None, tuning=_FULL, epochs=3, head_epochs=20),
     ),
-    False: (Rule(rows=None, tuning=_FULL, epochs=3),),
+    False: (Rule(rows=None, tuning=_FULL, epochs=3, head_epochs=20),),
 }
 """Whether the base is pretrained -> rules, by rising number of rows. Between two of the sizes that were studied (100, 500 and
-2,000 rows) a rule ends about in the middle, in factors."""
+1,000 rows) a rule ends about in the middle, in factors."""
 
 
 def rule_for(rows: int, *, pretrained: bool) -> Rule:
@@ -118,7 +121,7 @@ def settled(wanted: FitOptions, base: Base, rows: int, task: Task, note: Callabl
         tuning = Pick(usual.name, {**usual.options, **tuning.options})
         said.append(f"tuning {tuning.name}")
     if train.epochs is None:
-        epochs = TUNINGS.get(tuning.name).usual_epochs or rule.epochs
+        epochs = rule.head_epochs if TUNINGS.get(tuning.name).head_alone else rule.epochs
         train = dataclasses.replace(train, epochs=epochs)
         said.append(f"{epochs} epochs")
     if said:

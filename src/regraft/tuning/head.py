@@ -22,7 +22,7 @@ class Head(Tuning):
     """Let the head learn, and a pooling with weights of its own; the body of the base is frozen."""
 
     Options = HeadOptions
-    usual_epochs = 30  # what lies below is computed once, so that they cost next to nothing
+    head_alone = True
 
     def trainable(self, net: Headed) -> set[str]:
         """Return the names of the parameters that did not come with the base."""

@@ -66,8 +66,8 @@ class Tuning(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     """What a backbone must provide for it (`Backbone.provides`)."""
 
-    usual_epochs: ClassVar[int | None] = None
-    """Epochs where nobody says how many; by the base and the number of rows if None."""
+    head_alone: ClassVar[bool] = False
+    """Whether nothing learns but a head on features that are computed once: its epochs cost next to nothing."""
 
     neutral: ClassVar[bool] = True
     """Whether the network answers as before until something has learnt, with the options as they stand."""
