@@ -66,15 +66,14 @@ def recipe(tuning: str, epochs: int, /, *, head: int | None = None, **train: Any
     return {"tuning": picked, "train": {"epochs": epochs, **train}}
 
 
-HEAD = {epochs: recipe("head", epochs) for epochs in (30, 100)}
-GRADUAL = {epochs: recipe("gradual", epochs, head=100) for epochs in (3, 5, 20)}
-FULL = {epochs: recipe("full", epochs) for epochs in (3, 10, 20, 30, 100)}
+HEAD, GRADUAL = recipe("head", 100), {epochs: recipe("gradual", epochs, head=100) for epochs in (3, 5)}
+FULL = {epochs: recipe("full", epochs) for epochs in (3, 10, 20, 30)}
 PRETRAINED: dict[int, dict[str, dict[str, Any]]] = {
-    100: {"head 100": HEAD[100], "full 20": FULL[20], "gradual 5": GRADUAL[5], "gradual 20": GRADUAL[20]},
-    500: {"head 100": HEAD[100], "head 30": HEAD[30], "full 3": FULL[3], "gradual 5": GRADUAL[5]},
-    1000: {"head 100": HEAD[100], "full 3": FULL[3], "gradual 3": GRADUAL[3]},
+    100: {"head 100": HEAD, "full 20": FULL[20], "gradual 5": GRADUAL[5]},
+    500: {"head 100": HEAD, "full 3": FULL[3], "gradual 5": GRADUAL[5]},
+    1000: {"head 100": HEAD, "full 3": FULL[3], "gradual 3": GRADUAL[3]},
 }
-UNTRAINED = {rows: {f"full {epochs}": FULL[epochs] for epochs in (3, 10, 30, 100)} for rows in PRETRAINED}
+UNTRAINED = {rows: {f"full {epochs}": FULL[epochs] for epochs in (3, 10, 30)} for rows in PRETRAINED}
 RECIPES = {kind: UNTRAINED if kind == SCRATCH else PRETRAINED for kind in KINDS}
 
 
