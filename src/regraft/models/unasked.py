@@ -14,13 +14,6 @@ def keep_out() -> None:
     """Make torchao look as if it were not installed, from now on in this process; nothing if it has been opened already.
 
     For processes that are Regraft's own: whoever uses Regraft as a library may want the hub's library to open it.
-
-    Example:
-        >>> keep_out()
-        >>> import importlib.util
-        >>> importlib.util.find_spec("torchao") is None
-        True
-        >>> let_in()
     """
     sys.modules.setdefault(_PACKAGE, None)  # type: ignore[arg-type]
 
