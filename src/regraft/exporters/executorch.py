@@ -23,6 +23,7 @@ from regraft.exporters.exporter import NETWORK_FOLDER, Exporter, Source, Written
 from regraft.exporters.onnx import graph_facts
 from regraft.exporters.torch_program import bare, captured
 from regraft.exporters.trials import shape_faults
+from regraft.models.unasked import let_in
 from regraft.options import options
 from regraft.registry import missing_extra
 from regraft.types import Array
@@ -133,6 +134,7 @@ def _program(graph: Graph, source: Source, rows: int) -> bytes:
 
 def _lowered(program: torch.export.ExportedProgram) -> bytes:
     """Return a program with everything that XNNPACK takes given to it."""
+    let_in()
     from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
     from executorch.backends.xnnpack.partition.config.gemm_configs import ConvolutionConfig
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from regraft.errors import OptionsError, Problem
 from regraft.models.architectures import PIXELS
 from regraft.options import Field, options
-from regraft.regularizers.mixing import Mixing
-from regraft.regularizers.regularizer import Scene
+from regraft.regularizers.mixing import EncodedMixing
 from regraft.types import Array
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ class CutmixOptions:
     """Of the Beta(alpha, alpha) from which the share of the picture outside of the rectangle is drawn."""
 
 
-class Cutmix(Mixing):
+class Cutmix(EncodedMixing):
     """Put a rectangle of its partner into each picture, and take targets by the share of the area that each has.
 
     Yun et al. 2019, arXiv:1905.04899, equations 1 and 2: the rectangle has a share 1 - lam of both sides' product, its centre
@@ -42,23 +41,13 @@ class Cutmix(Mixing):
 
     Options: ClassVar[type[Any]] = CutmixOptions
     name: ClassVar[str] = "cutmix"
-    varies: ClassVar[bool] = True
+    does: ClassVar[str] = "cuts rectangles out of pictures"
+    takes: ClassVar[str] = "pictures"
+    instead: ClassVar[str] = "mix rows of numbers with mixup, and what enters the head with manifold-mixup"
 
-    def check(self, scene: Scene) -> None:
-        """Refuse rows that are no pictures.
-
-        Raises:
-            OptionsError: The base takes other rows, or the task has no output for each row.
-        """
-        super().check(scene)
-        inputs = scene.net.backbone.architecture.inputs
-        if PIXELS in inputs and not scene.net.backbone.part_widths:
-            return
-        several = bool(scene.net.backbone.part_widths)
-        got = "a base that reads several parts" if several else f"a base that takes {', '.join(inputs)}"
-        fix = "mix rows of numbers with mixup, and what enters the head with manifold-mixup"
-        what = "cutmix cuts rectangles out of pictures"
-        raise OptionsError(Problem(what=what, where="train.regularize.cutmix", got=got, expected="pictures", fix=fix))
+    def unfit(self, inputs: Sequence[str]) -> Sequence[str]:
+        """Return all arrays where there are no pictures among them."""
+        return () if PIXELS in inputs else inputs
 
     def output(self, net: Headed, batch: Batch, share: float, order_B: Array) -> tuple[torch.Tensor, float]:
         """Return what the head makes of pictures with a rectangle of others, and the share of the area that is their own."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from regraft.errors import OptionsError, Problem
 from regraft.regularizers.divergences import check_output
 from regraft.regularizers.regularizer import Inner, Regularizer, Scene
 from regraft.types import Array
@@ -66,3 +68,46 @@ class Mixing(Regularizer):
             share: Drawn share of each row, in [0, 1]; the rest is its partner's.
             order_B: Place of the partner of each row.
         """
+
+
+class EncodedMixing(Mixing):
+    """Mix the rows as they are encoded, so that nothing below what learns is computed once and kept.
+
+    Args:
+        options: An instance of `Options`, with `alpha`.
+    """
+
+    varies: ClassVar[bool] = True
+    does: ClassVar[str]
+    """What it does to rows, for the message of a refusal."""
+
+    takes: ClassVar[str]
+    """Which rows it takes, for the same."""
+
+    instead: ClassVar[str]
+    """What to do with other rows, for the same."""
+
+    @abstractmethod
+    def unfit(self, inputs: Sequence[str]) -> Sequence[str]:
+        """Return which arrays of a base it cannot mix; none where it can mix its rows.
+
+        Args:
+            inputs: Names of the arrays that the base takes.
+        """
+
+    def check(self, scene: Scene) -> None:
+        """Refuse rows that it cannot mix, or of several parts.
+
+        Raises:
+            OptionsError: The base takes such rows, or the task has no output for each row.
+        """
+        super().check(scene)
+        backbone = scene.net.backbone
+        unfit = self.unfit(backbone.architecture.inputs)
+        if not unfit and not backbone.part_widths:
+            return
+        got = "a base that reads several parts" if backbone.part_widths else f"a base that takes {', '.join(unfit)}"
+        where = f"train.regularize.{self.name}"
+        raise OptionsError(
+            Problem(what=f"{self.name} {self.does}", where=where, got=got, expected=self.takes, fix=self.instead)
+        )

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 
-from regraft.errors import OptionsError, Problem
 from regraft.models.architectures import ENTRIES
 from regraft.options import Field, options
-from regraft.regularizers.mixing import Mixing
-from regraft.regularizers.regularizer import Scene
+from regraft.regularizers.mixing import EncodedMixing
 from regraft.types import Array
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ class MixupOptions:
     """Of the Beta(alpha, alpha) from which the share of a row is drawn: small for nearly one row, 1 for any share."""
 
 
-class Mixup(Mixing):
+class Mixup(EncodedMixing):
     """Learn lam x + (1 - lam) x' with the targets of both rows: for pictures, sounds and series.
 
     Zhang et al. 2018, arXiv:1710.09412, equation of section 2, with one lam a forward pass as in the authors' code. Of two rows
@@ -42,23 +41,13 @@ class Mixup(Mixing):
 
     Options: ClassVar[type[Any]] = MixupOptions
     name: ClassVar[str] = "mixup"
-    varies: ClassVar[bool] = True
+    does: ClassVar[str] = "averages numbers, and tokens or categories have no average"
+    takes: ClassVar[str] = "rows of numbers"
+    instead: ClassVar[str] = "mix what enters the head instead: --set train.regularize=manifold-mixup"
 
-    def check(self, scene: Scene) -> None:
-        """Refuse rows of tokens, categories, or several parts.
-
-        Raises:
-            OptionsError: The base takes such rows, or the task has no output for each row.
-        """
-        super().check(scene)
-        inputs = set(scene.net.backbone.architecture.inputs)
-        if not inputs & ENTRIES and not scene.net.backbone.part_widths:
-            return
-        several = bool(scene.net.backbone.part_widths)
-        got = "a base that reads several parts" if several else f"a base that takes {', '.join(sorted(inputs & ENTRIES))}"
-        what = "mixup averages numbers, and tokens or categories have no average"
-        fix = "mix what enters the head instead: --set train.regularize=manifold-mixup"
-        raise OptionsError(Problem(what=what, where="train.regularize.mixup", got=got, expected="rows of numbers", fix=fix))
+    def unfit(self, inputs: Sequence[str]) -> Sequence[str]:
+        """Return the arrays of tokens or categories."""
+        return sorted(ENTRIES.intersection(inputs))
 
     def output(self, net: Headed, batch: Batch, share: float, order_B: Array) -> tuple[torch.Tensor, float]:
         """Return what the head makes of averaged rows."""

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from regraft.artifact.golden import Replay, replay
 from regraft.errors import GateError, Problem, RegraftError
+from regraft.models.unasked import keep_out
 from regraft.options import JSON
 from regraft.serving.parity import said_by
 from regraft.serving.predictor import Predictor
@@ -103,4 +104,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    keep_out()
     sys.exit(main())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import torch
 import transformers
@@ -21,6 +24,7 @@ from regraft.tasks.classification import Classification, ClassificationOptions
 from regraft.types import Batch, Ledger
 
 SIDE = 16
+STEPS = 5
 
 
 def task_of(targets, **options) -> Classification:
@@ -90,9 +94,50 @@ def first_batch(objective, rows=8, micro=None) -> Batch:
     return next(objective.batches(0, rows, micro or rows, np.random.default_rng(1)))[0]
 
 
+def five_steps_alike(net, objective, batch, by_hand, rate=0.1):
+    """Take five steps of plain descent by the loss of an objective and by what a test computes itself, all in float64.
+
+    Losses and weights may differ by 1e-6. What is random is drawn from the same seeds.
+
+    Args:
+        net: The network; it takes the steps of the objective.
+        objective: With regularisers, attached to rows.
+        batch: The rows of every step.
+        by_hand: (network, batch) -> the loss, summed over rows.
+        rate: Of the descent, for the mean over rows.
+    """
+    net.double()
+    batch = replace(batch, inputs={name: _wide(values) for name, values in batch.inputs.items()})
+    twin = copy.deepcopy(net)
+    losses = []
+    for step in range(STEPS):
+        pair = []
+        for each, loss in ((net, lambda: objective.loss(net, batch)[0].total), (twin, lambda: by_hand(twin, batch))):
+            torch.manual_seed(step)
+            total = loss()
+            each.zero_grad()
+            total.backward()
+            with torch.no_grad():
+                for weight in each.parameters():
+                    if weight.grad is not None:
+                        weight -= rate * weight.grad / batch.size
+            each.zero_grad()
+            pair.append(total.item())
+        assert total.dtype == torch.float64
+        np.testing.assert_allclose(pair[0], pair[1], rtol=0, atol=1e-6, err_msg=f"step {step + 1}")
+        losses.append(pair[0])
+    assert len(set(losses)) == STEPS
+    for (name, one), other in zip(net.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6, msg=name)
+
+
+def _wide(values):
+    return values.astype(np.float64) if np.issubdtype(values.dtype, np.floating) else values
+
+
 def scene_of(net, objective, trainable=None) -> Scene:
     names = frozenset(name for name, _ in net.named_parameters()) if trainable is None else frozenset(trainable)
     return Scene(net=net, trainable=names, task=objective._task, objective=objective._inner)
 
 
-__all__ = ["Pictures", "around", "first_batch", "frozen_net", "picture_net", "scene_of", "task_of", "words"]
+__all__ = ["Pictures", "around", "first_batch", "five_steps_alike", "frozen_net", "picture_net", "scene_of", "task_of", "words"]

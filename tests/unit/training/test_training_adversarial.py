@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from regular import Pictures, around, first_batch, frozen_net, picture_net, scene_of, task_of, words
+from regular import Pictures, around, first_batch, five_steps_alike, frozen_net, picture_net, scene_of, task_of, words
 from torch.nn import functional
 
 from regraft.errors import OptionsError
@@ -26,6 +26,12 @@ def fgm(**options):
     return Pick("fgm", {"epsilon": EPSILON, **options})
 
 
+def row_loss(net, vectors, batch, row):
+    """Return the loss of one row of a padded BERT from vectors of its words."""
+    hidden = net.backbone.body(inputs_embeds=vectors, attention_mask=torch.ones(vectors.shape[:2])).last_hidden_state
+    return functional.cross_entropy(net.head.linear(hidden.mean(dim=1)), torch.from_numpy(batch.targets[row : row + 1]))
+
+
 def by_hand(net, batch, epsilon=EPSILON):
     """Return loss and loss of moved rows of a padded BERT, the move found through `inputs_embeds`, a row at a time."""
     ids, mask = torch.from_numpy(batch.inputs["input_ids"]), torch.from_numpy(batch.mask_BT)
@@ -34,15 +40,10 @@ def by_hand(net, batch, epsilon=EPSILON):
         length = int(mask[row].sum())
         vectors = body.embeddings.word_embeddings(ids[row : row + 1, :length]).detach().requires_grad_()
 
-        def loss(vectors, row=row):
-            hidden = body(inputs_embeds=vectors, attention_mask=torch.ones(vectors.shape[:2])).last_hidden_state
-            logits = net.head.linear(hidden.mean(dim=1))
-            return functional.cross_entropy(logits, torch.from_numpy(batch.targets[row : row + 1]))
-
-        clean = loss(vectors)
+        clean = row_loss(net, vectors, batch, row)
         (gradient,) = torch.autograd.grad(clean, vectors)
         move = epsilon * vectors.detach().norm() * gradient / gradient.norm()
-        totals = [totals[0] + clean.item(), totals[1] + loss(vectors.detach() + move).item()]
+        totals = [totals[0] + clean.item(), totals[1] + row_loss(net, vectors.detach() + move, batch, row).item()]
     return totals
 
 
@@ -56,6 +57,21 @@ def test_fgm_is_the_loss_at_the_normalised_gradient_of_each_row(shapes):
     assert (found.total).item() == pytest.approx(clean + 0.5 * moved, abs=2e-5)
     assert logs["adversarial"] == pytest.approx(moved / batch.size, abs=1e-5)
     assert moved > clean + 0.01
+
+    def whole(net, batch):
+        ids, mask = torch.from_numpy(batch.inputs["input_ids"]), torch.from_numpy(batch.mask_BT)
+        total = 0.0
+        for row in range(len(ids)):
+            length = int(mask[row].sum())
+            vectors = net.backbone.body.embeddings.word_embeddings(ids[row : row + 1, :length])
+            held = vectors.detach().requires_grad_()
+            clean = row_loss(net, held, batch, row)
+            (gradient,) = torch.autograd.grad(clean, held)
+            move = EPSILON * held.detach().norm() * gradient / gradient.norm()
+            total = total + row_loss(net, vectors, batch, row) + 0.5 * row_loss(net, vectors + move, batch, row)
+        return total
+
+    five_steps_alike(net, objective, batch, whole)
 
 
 def gradients(net, loss):
@@ -121,6 +137,17 @@ def test_pictures_are_moved_pixel_by_pixel(kind):
     moved = total(pixels.detach() + EPSILON * norms[0] * gradient / norms[1])
     assert (found.total).item() == pytest.approx((total(pixels) + moved).item(), abs=1e-4)
     assert batch.inputs["pixel_values"].tobytes() == pixels.detach().numpy().tobytes(), "rows themselves must stay"
+
+    def whole(net, batch):
+        def total(pixels):
+            return functional.cross_entropy(net({"pixel_values": pixels}, mask), wanted, reduction="sum")
+
+        pixels = torch.from_numpy(batch.inputs["pixel_values"]).requires_grad_()
+        (gradient,) = torch.autograd.grad(total(pixels), pixels)
+        norms = [part.flatten(1).norm(dim=1).view(-1, 1, 1, 1) for part in (pixels.detach(), gradient)]
+        return total(pixels.detach()) + total(pixels.detach() + EPSILON * norms[0] * gradient / norms[1])
+
+    five_steps_alike(net, objective, batch, whole)
 
 
 def above(net, cut, objective, batch):
@@ -227,6 +254,57 @@ def test_smart_is_the_symmetric_divergence_at_a_step_up_of_it():
     expected = functional.cross_entropy(clean, torch.from_numpy(batch.targets), reduction="sum") + 2.0 * change.sum()
     assert (found.total).item() == pytest.approx((expected).item(), abs=1e-4)
     assert logs["change"] == pytest.approx((change.mean()).item(), rel=1e-3)
+
+
+def test_five_steps_of_smart():
+    """With moves that are large enough to weigh something."""
+
+    def apart(p, q):
+        p, q = p.log_softmax(-1), q.log_softmax(-1)
+        return ((p.exp() - q.exp()) * (p - q)).sum(dim=-1)  # both divergences in one
+
+    def by_hand(net, batch):
+        ids, mask = net.tensors(batch)
+        own = net.backbone.body.embeddings.word_embeddings(ids["input_ids"])
+        vectors, real = own.detach(), mask.unsqueeze(-1).double()
+
+        def logits(vectors):
+            hidden = net.backbone.body(inputs_embeds=vectors, attention_mask=mask.long()).last_hidden_state
+            return net.head.linear((hidden * real).sum(1) / real.sum(1))
+
+        noise = torch.randn_like(vectors) * real
+        sizes = ((vectors.square() * real).sum((1, 2)) / (real.sum((1, 2)) * vectors.shape[-1])).sqrt().view(-1, 1, 1)
+        clean, move = logits(own), (2e-4 * sizes * noise).requires_grad_()
+        (gradient,) = torch.autograd.grad(apart(logits(vectors + move), clean.detach()).sum(), move)
+        top = gradient.abs().flatten(1).amax(1).view(-1, 1, 1)
+        moved = (move.detach() + 0.5 * sizes * gradient * real / top).clamp(-0.4 * sizes, 0.4 * sizes)
+        wanted = torch.from_numpy(batch.targets)
+        return functional.cross_entropy(clean, wanted, reduction="sum") + 50.0 * apart(logits(own + moved), clean).sum()
+
+    objective = words([Pick("smart", {"weight": 50.0, "steps": 1, "step_size": 0.5, "epsilon": 0.4})])
+    five_steps_alike(frozen_net(shapes=Shapes("padded")), objective, first_batch(objective), by_hand)
+
+
+def test_five_steps_of_pgd():
+    """Two steps up, the second of which leaves the ball and is put back on it."""
+
+    def by_hand(net, batch):
+        ids, mask = torch.from_numpy(batch.inputs["input_ids"]), torch.from_numpy(batch.mask_BT)
+        total = 0.0
+        for row in range(len(ids)):
+            length = int(mask[row].sum())
+            vectors = net.backbone.body.embeddings.word_embeddings(ids[row : row + 1, :length])
+            held, move = vectors.detach(), torch.zeros_like(vectors)
+            for _ in range(2):
+                at = (held + move).requires_grad_()
+                (gradient,) = torch.autograd.grad(row_loss(net, at, batch, row), at)
+                move = move + 0.08 * held.norm() * gradient / gradient.norm()
+                move = move * min(1.0, float(EPSILON * held.norm() / move.norm()))
+            total = total + row_loss(net, vectors, batch, row) + row_loss(net, vectors + move, batch, row)
+        return total
+
+    objective = words([Pick("pgd", {"epsilon": EPSILON, "steps": 2, "step_size": 0.08, "random_start": False})])
+    five_steps_alike(frozen_net(), objective, first_batch(objective), by_hand)
 
 
 def test_passes_of_smart_draw_the_same_dropout():

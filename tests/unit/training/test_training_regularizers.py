@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from regular import Pictures, around, first_batch, frozen_net, picture_net, scene_of, task_of, words
+from regular import Pictures, around, first_batch, five_steps_alike, frozen_net, picture_net, scene_of, task_of, words
 from test_training_adversarial import above
 from test_training_checkpoint import Memory
 from tiny_net import tiny_net, tiny_objective
@@ -113,6 +113,21 @@ def test_r_drop_is_the_mean_loss_of_two_passes_and_what_is_between_them():
     assert logs["divergence"] == pytest.approx(between.mean().item(), abs=1e-6)
 
 
+def test_five_steps_of_r_drop():
+    weights = torch.tensor([2.0, 1.0], dtype=torch.float64)
+
+    def by_hand(net, batch):
+        wanted = torch.from_numpy(batch.targets)
+        p, q = (net(*net.tensors(batch)) for _ in range(2))
+        losses = [functional.cross_entropy(output, wanted, weight=weights, reduction="sum") for output in (p, q)]
+        p, q = p.softmax(-1), q.softmax(-1)
+        between = 0.5 * ((p * (p / q).log()).sum(-1) + (q * (q / p).log()).sum(-1))
+        return 0.5 * sum(losses) + 0.7 * (weights[wanted] * between).sum()
+
+    objective = words([Pick("r-drop", {"alpha": 0.7})], class_weights={"a": 2.0})
+    five_steps_alike(frozen_net(dropout=0.4).train(), objective, first_batch(objective), by_hand)
+
+
 def drawn(alpha, rows):
     return float(torch.distributions.Beta(alpha, alpha).sample()), torch.randperm(rows)
 
@@ -138,6 +153,15 @@ def test_mixup_is_the_mixed_loss_of_the_mixed_input():
     hot = functional.one_hot(torch.from_numpy(batch.targets), 2).float()
     soft = functional.cross_entropy(output, share * hot + (1 - share) * hot[order], reduction="sum")
     assert found.total.item() == pytest.approx(soft.item(), abs=1e-5)
+
+    def by_hand(net, batch):
+        share, order = drawn(0.6, batch.size)
+        pixels = torch.from_numpy(batch.inputs["pixel_values"])
+        output = net({"pixel_values": share * pixels + (1 - share) * pixels[order]}, torch.from_numpy(batch.mask_BT))
+        hot = functional.one_hot(torch.from_numpy(batch.targets), 2).double()
+        return functional.cross_entropy(output, share * hot + (1 - share) * hot[order], reduction="sum")
+
+    five_steps_alike(net, objective, batch, by_hand)
 
 
 def test_cutmix_puts_a_rectangle_in_and_counts_its_area():
@@ -167,6 +191,22 @@ def test_cutmix_puts_a_rectangle_in_and_counts_its_area():
     assert min(shares) < 0.7 < max(shares)
     assert len(set(shares)) > 6
 
+    def by_hand(net, batch):
+        share, order = drawn(1.0, batch.size)
+        own = torch.from_numpy(batch.inputs["pixel_values"])
+        # The paper's appendix: the centre is drawn, the sides are those of the picture times the root of 1 - lambda.
+        centre = [int(torch.randint(side, ())) for side in own.shape[-2:]]
+        half = [int(side * np.sqrt(1 - share)) // 2 for side in own.shape[-2:]]
+        inside = torch.zeros(own.shape[-2:], dtype=torch.bool)
+        inside[max(0, centre[0] - half[0]) : centre[0] + half[0], max(0, centre[1] - half[1]) : centre[1] + half[1]] = True
+        output = net({"pixel_values": torch.where(inside, own[order], own)}, torch.from_numpy(batch.mask_BT))
+        left = 1 - inside.double().mean()
+        other = replace(batch, targets=batch.targets[order.numpy()])
+        return left * cross_entropy(output, batch) + (1 - left) * cross_entropy(output, other)
+
+    objective._inner.output = inner
+    five_steps_alike(net, objective, batch, by_hand)
+
 
 @pytest.mark.parametrize("kind", ["packed", "padded"])
 def test_manifold_mixup_mixes_what_enters_the_head(kind):
@@ -181,6 +221,15 @@ def test_manifold_mixup_mixes_what_enters_the_head(kind):
     other = replace(batch, targets=batch.targets[order.numpy()])
     expected = share * cross_entropy(output, batch) + (1 - share) * cross_entropy(output, other)
     assert found.total.item() == pytest.approx(expected.item(), abs=1e-5)
+
+    def by_hand(net, batch):
+        share, order = drawn(2.0, batch.size)
+        pooled = net.features(*net.tensors(batch)).pooled_BD
+        output = net.head.linear(share * pooled + (1 - share) * pooled[order])
+        other = replace(batch, targets=batch.targets[order.numpy()])
+        return share * cross_entropy(output, batch) + (1 - share) * cross_entropy(output, other)
+
+    five_steps_alike(net, objective, batch, by_hand)
 
 
 def test_manifold_mixup_mixes_the_output_of_a_layer_that_is_drawn():
@@ -203,6 +252,17 @@ def test_manifold_mixup_mixes_the_output_of_a_layer_that_is_drawn():
         expected = share * cross_entropy(output, batch) + (1 - share) * cross_entropy(output, other)
         assert found.total.item() == pytest.approx(expected.item(), abs=1e-5)
     assert chosen == {0, 1}
+
+    def by_hand(net, batch):
+        share, order = drawn(2.0, batch.size)
+        layer = net.backbone.get_submodule(layers[int(torch.randint(len(layers), ()))])
+        hook = layer.register_forward_hook(lambda _m, _i, out: share * out + (1 - share) * out[order])
+        output = net(*net.tensors(batch))
+        hook.remove()
+        other = replace(batch, targets=batch.targets[order.numpy()])
+        return share * cross_entropy(output, batch) + (1 - share) * cross_entropy(output, other)
+
+    five_steps_alike(net, objective, batch, by_hand)
 
 
 def test_mixtures_of_weighted_rows_and_several_targets_weigh_as_the_batch_does():
@@ -240,6 +300,22 @@ def test_layers_are_left_out_and_what_others_add_is_divided_by_their_chance(kind
             hook.remove()
         assert found.total.item() == pytest.approx(expected.item(), abs=1e-4)
     assert len(seen) > 3
+
+    def by_hand(net, batch):
+        chances = [1 - 0.6 * (place + 1) / 3 for place in range(3)]
+        runs = [float(torch.rand(())) < chance for chance in chances]
+        hooks = [
+            net.backbone.get_submodule(path).register_forward_hook(
+                lambda _m, args, out, run=run, chance=chance: args[0] + (out - args[0]) / chance if run else args[0]
+            )
+            for path, run, chance in zip(layers, runs, chances, strict=True)
+        ]
+        total = cross_entropy(net(*net.tensors(batch)), batch)
+        for hook in hooks:
+            hook.remove()
+        return total
+
+    five_steps_alike(net, objective, batch, by_hand)
 
 
 def test_a_layer_that_is_left_out_is_not_computed_and_has_no_gradient():
