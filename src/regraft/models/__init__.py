@@ -57,6 +57,7 @@ TRANSFORMS: "Registry[type[Transform]]" = Registry(
         "adalora": "regraft.models.adalora:AdaLora",
         "ia3": "regraft.models.ia3:Ia3",
         "prompt": "regraft.models.prompt:Prompt",
+        "prefix": "regraft.models.prefix:Prefix",
     },
 )
 
