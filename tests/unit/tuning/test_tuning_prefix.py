@@ -151,9 +151,18 @@ def test_computed_a_second_time_on_the_way_back_it_learns_the_same(shapes):
 def test_it_learns_in_bf16():
     net, rows = tuned("llama", "prefix", tokens=TOKENS), given("llama")
     whole = outputs(net, rows)
+    learnt = {key: value for key, value in net.named_parameters() if key in transform.added_names(net)}
+    F.cross_entropy(net(*rows), torch.tensor([0, 1, 2, 1])).backward()
+    expected = {key: value.grad for key, value in learnt.items()}
+    net.zero_grad()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = net(*rows)
     torch.testing.assert_close(found.float(), whole, rtol=0.1, atol=0.1)
+    F.cross_entropy(found.float(), torch.tensor([0, 1, 2, 1])).backward()
+    for key, value in learnt.items():
+        assert value.grad.dtype == torch.float32
+        near = F.cosine_similarity(value.grad.flatten(), expected[key].flatten(), dim=0)
+        assert float(near) > 0.99, key
 
 
 def test_without_it_the_base_answers_as_it_came():
