@@ -32,6 +32,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "adalora": {"rank": 4, "layers": 2, "warmup": 0.0},
     "ia3": {},
     "prompt": {"tokens": 3},
+    "prefix": {"tokens": 3},
     "full": {"reinit": 1},
 }
 QUICK = ("dora", "prompt", "adalora")
@@ -70,7 +71,7 @@ def test_it_is_fitted_kept_answered_with_and_merged_or_refused(name, base, fit_s
         np.testing.assert_allclose(Predictor.load(merged.path, threads=1).outputs(TEXTS), answers, rtol=0, atol=5e-6)
     else:
         for verb, more in ((lifecycle.merge, {}), (lifecycle.export, {"format": "transformers"})):
-            with pytest.raises(UsageError, match="a prompt cannot be merged"):
+            with pytest.raises(UsageError, match=f"a {name} cannot be merged"):
                 verb(artifact, out=str(tmp_path / "refused"), machine={"threads": 1}, **more)
         assert not (tmp_path / "refused").exists()
     assert rg.inspect(artifact)["digest"] == artifact.digest

@@ -58,6 +58,7 @@ TRANSFORMS: "Registry[type[Transform]]" = Registry(
         "ia3": "regraft.models.ia3:Ia3",
         "prompt": "regraft.models.prompt:Prompt",
         "nf4": "regraft.models.nf4:Nf4",
+        "prefix": "regraft.models.prefix:Prefix",
     },
 )
 

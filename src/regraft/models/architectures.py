@@ -6,6 +6,7 @@ A base that brings a network of its own brings the line with it (`Base.families`
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ class Architecture:
         norm: The one of them that is a norm over pooled vectors.
         stacked: Whether each layer runs once, and all that enters layers and comes out at the end are vectors of one width at
             the same positions: then they can be summed.
+        keys_values: Ends of the paths, in each layer, of the linear layers that give its keys and values as attention takes
+            them, but for a rotation that all layers share (`body.rotary_emb`); nothing where there are no such layers.
     """
 
     embeddings: tuple[str, ...]
@@ -77,6 +80,7 @@ class Architecture:
     unused: tuple[str, ...] = ("pooler",)
     norm: str = ""
     stacked: bool = True
+    keys_values: tuple[str, ...] = ()
 
 
 def _pictures(embeddings: str | tuple[str, ...], layers: str, final: tuple[str, ...] = (), **more: Any) -> Architecture:
@@ -132,8 +136,13 @@ def _bert(inputs: tuple[str, ...] = _IDS, offset: int = 0, extra: tuple[str, ...
     return Architecture(embeddings, "encoder.layer", pooling="cls", inputs=inputs, position_offset=offset, packing=packing)
 
 
-def _decoder() -> Architecture:
-    return Architecture(("embed_tokens",), "layers", ("norm",), pooling="last", causal=True, packing=_PACKS)
+def _plain_bert(*, offset: int = 0, inputs: tuple[str, ...] = _IDS, extra: tuple[str, ...] = ()) -> Architecture:
+    return dataclasses.replace(_bert(inputs, offset, extra), keys_values=("attention.self.key", "attention.self.value"))
+
+
+def _decoder(keys_values: tuple[str, ...] = ("self_attn.k_proj", "self_attn.v_proj")) -> Architecture:
+    made = Architecture(("embed_tokens",), "layers", ("norm",), pooling="last", causal=True, packing=_PACKS)
+    return dataclasses.replace(made, keys_values=keys_values)
 
 
 def _t5(name: str) -> Architecture:
@@ -181,13 +190,13 @@ def _brought() -> dict[str, Architecture]:
 # lower layers without them would still let those layers change. The same holds for DeBERTa-v2's convolution beside its first
 # layer.
 _TABLE: Mapping[str, Architecture] = {
-    "bert": _bert(_IDS_TYPES),
-    "roberta": _bert(offset=2),
-    "xlm-roberta": _bert(offset=2),
-    "camembert": _bert(offset=2),
+    "bert": _plain_bert(inputs=_IDS_TYPES),
+    "roberta": _plain_bert(offset=2),
+    "xlm-roberta": _plain_bert(offset=2),
+    "camembert": _plain_bert(offset=2),
     "distilbert": Architecture(("embeddings",), "transformer.layer", pooling="cls", packing=_PACKS),
     "modernbert": Architecture(("embeddings",), "layers", ("final_norm",), pooling="cls", packing=_PACKS),
-    "electra": _bert(_IDS_TYPES, extra=("embeddings_project",)),
+    "electra": _plain_bert(inputs=_IDS_TYPES, extra=("embeddings_project",)),
     "deberta": _bert(extra=("encoder.rel_embeddings",), packing=""),
     "deberta-v2": _bert(extra=("encoder.rel_embeddings", "encoder.LayerNorm", "encoder.conv"), packing=""),
     "mpnet": _bert(offset=2, extra=("encoder.relative_attention_bias",), packing="regraft.models.packing_mpnet:packed_mpnet"),
@@ -209,7 +218,7 @@ _TABLE: Mapping[str, Architecture] = {
     "llama": _decoder(),
     "mistral": _decoder(),
     "qwen2": _decoder(),
-    "qwen3": _decoder(),
+    "qwen3": _decoder(keys_values=()),  # keys go through a norm
     "gemma": _decoder(),
     "regraft-lstm": _scratch(),
     "regraft-gru": _scratch(),

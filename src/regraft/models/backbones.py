@@ -106,7 +106,8 @@ class Backbone(nn.Module):
         self.blocks: Blocks = find_blocks(body.model, body.architecture, "body")
         linear = any(is_linear(module) for path in self.blocks.layers for module in self.get_submodule(path).modules())
         tokens = body.architecture.masked and "input_ids" in body.architecture.inputs
-        self.provides = frozenset({"sequence", "pooled", *(["linear"] if linear else []), *(["tokens"] if tokens else [])})
+        said = {"linear": linear, "tokens": tokens, "keys": tokens and bool(body.architecture.keys_values)}
+        self.provides = frozenset({"sequence", "pooled", *(name for name, there in said.items() if there)})
         self.packing: Packing = packing_of(body.model, body.architecture)
         self.shapes = Shapes()
         self.unused = dict(body.unused)

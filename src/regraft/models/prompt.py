@@ -97,9 +97,7 @@ class Prompt(Transform):
             OptionsError: The pooling reads all layers, or there is no room for a prompt and the longest text.
         """
         backbone = net.backbone
-        problems = [*_pooling_problems(backbone), *_room_problems(backbone, options.tokens)]
-        if problems:
-            raise OptionsError(problems)
+        check_place(backbone, options.tokens, "prompt")
         plan = PromptPlan(tokens=options.tokens)
         self.install(net, to_json(plan))
         table = backbone.body.get_input_embeddings()
@@ -117,7 +115,7 @@ class Prompt(Transform):
             what, fix = "the network has no place for a prompt", "restore the artifact from its source, or fit it again"
             raise ArtifactError(Problem(what=what, got=type(table).__name__, expected="a table of token vectors", fix=fix))
         prompt_PD = nn.Parameter(table.weight.new_zeros((wanted.tokens, table.embedding_dim)))
-        for each in _tables(backbone).values():
+        for each in token_tables(backbone).values():
             adapting(each, "Prompted", _looked_up, (_PROMPT,))
             each.register_parameter(_PROMPT, prompt_PD)
         backbone.__class__ = PromptedBackbone
@@ -159,13 +157,13 @@ class Prompt(Transform):
     def original(self, net: Headed, plan: Mapping[str, JSON]) -> dict[str, nn.Module]:
         """Return the backbone without its prompt."""
         backbone: Any = net.backbone
-        made = view(backbone, {path: plain_layer(table, {}) for path, table in _tables(backbone).items()})
+        made = view(backbone, {path: plain_layer(table, {}) for path, table in token_tables(backbone).items()})
         made.__class__ = Backbone
         made.__dict__.pop("prompt_tokens")
         return {"backbone": made}
 
 
-def _tables(backbone: Any) -> dict[str, Any]:
+def token_tables(backbone: Any) -> dict[str, Any]:
     """Return the tables of token vectors by path: one, or two that share their weights (T5), of which one is called."""
     weight = backbone.body.get_input_embeddings().weight
     everywhere = backbone.named_modules(remove_duplicate=False)
@@ -184,23 +182,39 @@ def _tensors(net: Headed) -> dict[str, torch.Tensor]:
     return {_KEPT: net.backbone.body.get_input_embeddings().prompt.detach().cpu()}
 
 
-def _pooling_problems(backbone: Backbone) -> list[Problem]:
+def check_place(backbone: Backbone, tokens: int, kind: str) -> None:
+    """Refuse a base that has no positions to give away.
+
+    Args:
+        backbone: Of the base.
+        tokens: How many positions stand in front of every text.
+        kind: What stands there, as people call it.
+
+    Raises:
+        OptionsError: The pooling reads all layers, or there is no room for so many and the longest text.
+    """
+    problems = [*_pooling_problems(backbone, kind), *_room_problems(backbone, tokens, kind)]
+    if problems:
+        raise OptionsError(problems)
+
+
+def _pooling_problems(backbone: Backbone, kind: str) -> list[Problem]:
     if not backbone.pooling.over_layers:
         return []
-    what = f"the pooling '{backbone.pooling_name}' takes the mean over all positions of every layer, a prompt's included"
+    what = f"the pooling '{backbone.pooling_name}' takes the mean over all positions of every layer, a {kind}'s included"
     fix = "choose another pooling (--set base.pooling=mean) or another tuning"
-    return [Problem(what=what, where="tuning", got="a prompt", fix=fix)]
+    return [Problem(what=what, where="tuning", got=f"a {kind}", fix=fix)]
 
 
-def _room_problems(backbone: Backbone, tokens: int) -> list[Problem]:
+def _room_problems(backbone: Backbone, tokens: int, kind: str) -> list[Problem]:
     limit = getattr(backbone.body.config, "max_position_embeddings", None)
     if limit is None or (longest := backbone.shapes.length) is None:
         return []
     room = int(limit) - backbone.architecture.position_offset
     if longest + tokens <= room:
         return []
-    what = "the base has no room for a prompt and the longest text"
-    fix = f"set modality.max_length to {max(1, room - tokens)} or less, or make the prompt shorter"
+    what = f"the base has no room for a {kind} and the longest text"
+    fix = f"set modality.max_length to {max(1, room - tokens)} or less, or make the {kind} shorter"
     got, expected = f"{tokens} + {longest} positions", f"at most {room} together"
     return [Problem(what=what, where="tuning.tokens", got=got, expected=expected, fix=fix)]
 

@@ -20,6 +20,7 @@ TUNINGS: Registry[type[Tuning]] = Registry(
         "adalora": "regraft.tuning.adalora:AdaLora",
         "ia3": "regraft.tuning.ia3:Ia3",
         "prompt": "regraft.tuning.prompt:Prompt",
+        "prefix": "regraft.tuning.prefix:Prefix",
     },
 )
 
