@@ -31,7 +31,7 @@ ADAPTED = Bar(
 )
 FULL, LORA, TRAINER = "full", "LoRA", "Trainer"
 ADAPTERS = {"name": "lora", "rank": 8}
-LARGE_ROWS = 96
+LARGE_ROWS = 64
 
 
 def memory(ours: Round, peer: Round) -> float:
@@ -135,9 +135,10 @@ def main() -> None:
                 stand(bar, mix, texts, rounds, pair) for bar, pair in ((MEMORY, (FULL, TRAINER)), (ADAPTED, (LORA, FULL)))
             ]
         large = str(large_base(base, Path(folder)))
-        texts = write_texts("real", LARGE_ROWS, 16, base / "tokenizer.json", Path(folder))
-        sides = {name: turn(form, texts, versions, tuning, large) for name, tuning in ((FULL, "full"), (LORA, ADAPTERS))}
-        found.append(stand(ADAPTED, "real, 110 million weights", texts, compete(sides, form), (LORA, FULL)))
+        for mix in form.mixes:
+            texts = write_texts(mix, LARGE_ROWS, 16, base / "tokenizer.json", Path(folder))
+            sides = {name: turn(form, texts, versions, tuning, large) for name, tuning in ((FULL, "full"), (LORA, ADAPTERS))}
+            found.append(stand(ADAPTED, f"{mix}, 110 M", texts, compete(sides, form), (LORA, FULL)))
     figures = {"form": form.to_json(), "standings": [one.to_json() for one in found], "versions": versions}
     measure.report("fit_memory", figures, table(form, found), ending=form.ending)
 
