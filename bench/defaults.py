@@ -33,7 +33,7 @@ import tunings
 
 HERE = Path(__file__).resolve().parent
 RAW, STABLE = HERE / "defaults.jsonl", HERE / "stable.jsonl"
-TEST, STABLE_ROWS, SEEDS = 500, 500, 5
+SIZES, TEST, STABLE_ROWS, SEEDS = (100, 500), 500, 500, 5
 TEXTS: dict[str, Any] = {"base": "minilm", "modality": {"max_length": 32}}
 PICTURES: dict[str, Any] = {"base": "efficientnet-lite0", "modality": {"size": 64}}
 LSTM: dict[str, Any] = {"base": "lstm", "modality": {"max_length": 32}}
@@ -69,13 +69,12 @@ def recipe(tuning: str, epochs: int, /, *, head: int | None = None, **train: Any
 
 HEAD, GRADUAL = recipe("head", 100), {epochs: recipe("gradual", epochs, head=100) for epochs in (3, 5)}
 FULL = {epochs: recipe("full", epochs) for epochs in (3, 10, 20, 30)}
-PRETRAINED: dict[int, dict[str, dict[str, Any]]] = {
-    100: {"head 100": HEAD, "full 20": FULL[20], "gradual 5": GRADUAL[5]},
-    500: {"head 100": HEAD, "full 3": FULL[3], "gradual 3": GRADUAL[3], "gradual 5": GRADUAL[5]},
-    1000: {"head 100": HEAD, "full 3": FULL[3], "gradual 3": GRADUAL[3]},
+_FEW = {"head 100": HEAD, "full 20": FULL[20], "gradual 5": GRADUAL[5]}
+RECIPES: dict[str, dict[int, dict[str, dict[str, Any]]]] = {
+    "minilm": {100: _FEW, 500: {"head 100": HEAD, "full 3": FULL[3], "gradual 3": GRADUAL[3]}},
+    "efficientnet-lite0": {100: _FEW, 500: {"head 100": HEAD, "full 3": FULL[3], "gradual 5": GRADUAL[5]}},
+    SCRATCH: {rows: {f"full {epochs}": FULL[epochs] for epochs in (3, 10, 30)} for rows in (100, 500)},
 }
-UNTRAINED = {rows: {f"full {epochs}": FULL[epochs] for epochs in (3, 10, 30)} for rows in PRETRAINED}
-RECIPES = {kind: UNTRAINED if kind == SCRATCH else PRETRAINED for kind in KINDS}
 
 
 def source(data: str) -> str:
@@ -199,7 +198,7 @@ def kind_of(data: str) -> str:
 def sizes(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
     """Return the kinds of base and numbers of rows of which all recipes have been fitted with five seeds."""
     counts = Counter((kind_of(one["data"]), one["rows"], one["recipe"]) for one in results)
-    every = itertools.product(KINDS, PRETRAINED)
+    every = itertools.product(KINDS, SIZES)
     return [(kind, rows) for kind, rows in every if all(counts[kind, rows, name] >= SEEDS for name in RECIPES[kind][rows])]
 
 
@@ -246,7 +245,7 @@ def line(about: Mapping[str, Any], of: Sequence[Mapping[str, Any]]) -> str:
 
 def told(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield the table of the study."""
-    for kind, rows in itertools.product(KINDS, PRETRAINED):
+    for kind, rows in itertools.product(KINDS, SIZES):
         there = [one for one in results if one["rows"] == rows and kind_of(one["data"]) == kind]
         for data, name in itertools.product(KINDS[kind], RECIPES[kind][rows]):
             if of := [one for one in there if (one["data"], one["recipe"]) == (data, name)]:
@@ -261,7 +260,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--rows", nargs="*", type=int, default=list(PRETRAINED))
+    parser.add_argument("--rows", nargs="*", type=int, default=list(SIZES))
     parser.add_argument("--stable", type=int, default=0)
     asked = parser.parse_args()
     if asked.stable:

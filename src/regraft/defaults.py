@@ -44,33 +44,54 @@ class Rule:
     head_epochs: int
 
 
-_GRADUAL, _FULL = Pick("gradual", {"head_epochs": 100}), Pick("full")
+UNTRAINED, SMALL, LARGE = "untrained", "small", "large"
+SMALL_WEIGHTS = 10_000_000
+"""Weights up to which a pretrained base is small. What the study had: 4.7 and 22.7 million."""
 
-RULES: dict[bool, tuple[Rule, ...]] = {
-    True: (
-        Rule(rows=200, tuning=_GRADUAL, epochs=20, head_epochs=100),
-        Rule(rows=700, tuning=_GRADUAL, epochs=5, head_epochs=100),
-        Rule(rows=5000, tuning=_FULL, epochs=3, head_epochs=100),
-        Rule(rows=None, tuning=_FULL, epochs=3, head_epochs=20),
-    ),
-    False: (Rule(rows=None, tuning=_FULL, epochs=3, head_epochs=20),),
+_FULL = Pick("full")
+
+
+def _gradual(rows: int | None, epochs: int) -> Rule:
+    return Rule(rows=rows, tuning=Pick("gradual", {"head_epochs": 100}), epochs=epochs, head_epochs=100)
+
+
+def _full(rows: int | None, epochs: int, head_epochs: int) -> Rule:
+    return Rule(rows=rows, tuning=_FULL, epochs=epochs, head_epochs=head_epochs)
+
+
+RULES: dict[str, tuple[Rule, ...]] = {
+    LARGE: (_gradual(200, 5), _gradual(1000, 3), _full(5000, 3, 100), _full(None, 3, 20)),
+    SMALL: (_gradual(200, 5), _gradual(1000, 5), _full(5000, 3, 100), _full(None, 3, 20)),
+    UNTRAINED: (_full(1000, 30, 100), _full(3000, 10, 100), _full(5000, 5, 100), _full(None, 3, 20)),
 }
-"""Whether the base is pretrained -> rules, by rising number of rows. Between two of the sizes that were studied (100, 500 and
-1,000 rows) a rule ends about in the middle, in factors."""
+"""Size of the base -> rules, by rising number of rows. Studied were 100 and 500 rows; a rule between them ends about in the
+middle, in factors. Beyond a thousand rows nothing was studied: a pretrained base sees them three times, and an untrained one
+about as many rows in all as where there are few."""
 
 
-def rule_for(rows: int, *, pretrained: bool) -> Rule:
+def size_of(base: Base) -> str:
+    """Return which rules a base falls under; one whose number of weights is not known counts as large.
+
+    Args:
+        base: The model to start from.
+    """
+    if not base.pretrained:
+        return UNTRAINED
+    return SMALL if 0 < base.card().parameters <= SMALL_WEIGHTS else LARGE
+
+
+def rule_for(rows: int, size: str) -> Rule:
     """Return the rule for a number of training rows.
 
     Args:
         rows: Training rows, without those for validation and test.
-        pretrained: Whether the base has learnt something before.
+        size: What `size_of` gave.
 
     Example:
-        >>> rule_for(100_000, pretrained=True).epochs
+        >>> rule_for(100_000, LARGE).epochs
         3
     """
-    return next(rule for rule in RULES[pretrained] if rule.rows is None or rows <= rule.rows)
+    return next(rule for rule in RULES[size] if rule.rows is None or rows <= rule.rows)
 
 
 def check(tuning: Pick) -> None:
@@ -113,7 +134,7 @@ def settled(wanted: FitOptions, base: Base, rows: int, task: Task, note: Callabl
         task: What is predicted.
         note: Told what was decided.
     """
-    rule = rule_for(rows, pretrained=base.pretrained)
+    rule = rule_for(rows, size_of(base))
     tuning, train, said = wanted.tuning, wanted.train, []
     if not tuning.name:
         at_once = task.paired or task.several or train.regularize
@@ -126,5 +147,5 @@ def settled(wanted: FitOptions, base: Base, rows: int, task: Task, note: Callabl
         said.append(f"{epochs} epochs")
     if said:
         kind = "a pretrained base" if base.pretrained else "an untrained base"
-        note(f"{', '.join(said)}: what was found best for {kind} and about {rows:,} rows, as nothing else was said")
+        note(f"{', '.join(said)}: what suits {kind} and {rows:,} training rows, as nothing else was said")
     return dataclasses.replace(wanted, tuning=tuning, train=train)

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
-from regraft.defaults import RULES, check, rule_for, settled
+from regraft.defaults import LARGE, RULES, SMALL, UNTRAINED, check, rule_for, settled, size_of
 from regraft.errors import OptionsError
 from regraft.options import Pick, build
 from regraft.starting import as_it_goes_on
 from regraft.verbs import FitOptions
 
+WEIGHTS = {UNTRAINED: 0, SMALL: 4_652_008, LARGE: 22_713_216}
+SIZES = {"minilm": LARGE, "efficientnet-lite0": SMALL, "from scratch": UNTRAINED}
 BENCH = Path(__file__).parents[2] / "bench"
 
 
@@ -24,18 +26,19 @@ def options(**given: Any) -> FitOptions:
 
 
 def decided(
-    rows: int, *, pretrained: bool = True, paired: bool = False, several: bool = False, **given: Any
+    rows: int, *, size: str = LARGE, paired: bool = False, several: bool = False, **given: Any
 ) -> tuple[Any, list[str]]:
-    base, task = SimpleNamespace(pretrained=pretrained), SimpleNamespace(paired=paired, several=several)
+    base = SimpleNamespace(pretrained=size != UNTRAINED, card=lambda: SimpleNamespace(parameters=WEIGHTS[size]))
+    task = SimpleNamespace(paired=paired, several=several)
     notes: list[str] = []
     return settled(options(**given), base, rows, task, notes.append), notes  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("pretrained", [True, False])
-def test_every_number_of_rows_has_one_rule_and_more_rows_never_mean_more_epochs(pretrained: bool) -> None:
-    found = [rule_for(rows, pretrained=pretrained).epochs for rows in (1, 10, 100, 300, 301, 1000, 1001, 10**7)]
+@pytest.mark.parametrize("size", RULES)
+def test_every_number_of_rows_has_one_rule_and_more_rows_never_mean_more_epochs(size: str) -> None:
+    found = [rule_for(rows, size).epochs for rows in (1, 10, 100, 300, 301, 1000, 1001, 10**7)]
     assert found == sorted(found, reverse=True)
-    *ends, last = (rule.rows for rule in RULES[pretrained])
+    *ends, last = (rule.rows for rule in RULES[size])
     assert last is None
     assert ends == sorted({end for end in ends if end is not None})
 
@@ -43,29 +46,34 @@ def test_every_number_of_rows_has_one_rule_and_more_rows_never_mean_more_epochs(
 def test_what_was_said_wins_and_the_rest_is_told() -> None:
     wanted, notes = decided(200, tuning="lora")
     assert wanted.tuning == Pick("lora")
-    assert wanted.train.epochs == rule_for(200, pretrained=True).epochs
+    assert wanted.train.epochs == rule_for(200, LARGE).epochs
     assert len(notes) == 1
     assert "tuning" not in notes[0]
     wanted, notes = decided(200, tuning="full", train={"epochs": 2})
     assert (wanted.tuning, wanted.train.epochs, notes) == (Pick("full"), 2, [])
     wanted, notes = decided(200, train={"epochs": 0})
-    assert (wanted.tuning, wanted.train.epochs) == (rule_for(200, pretrained=True).tuning, 0)
+    assert (wanted.tuning, wanted.train.epochs) == (rule_for(200, LARGE).tuning, 0)
 
 
 def test_options_of_every_tuning_need_no_name() -> None:
     wanted, _ = decided(200, tuning={"name": "", "layer_decay": 0.9})
     assert wanted.tuning.options["layer_decay"] == 0.9
-    assert wanted.tuning.name == rule_for(200, pretrained=True).tuning.name
+    assert wanted.tuning.name == rule_for(200, LARGE).tuning.name
+
+
+def test_a_base_of_unknown_size_counts_as_large() -> None:
+    unknown: Any = SimpleNamespace(pretrained=True, card=lambda: SimpleNamespace(parameters=0))
+    assert size_of(unknown) == LARGE
 
 
 def test_a_head_alone_learns_longer_than_what_lies_below() -> None:
     wanted, _ = decided(500, tuning="head")
-    assert wanted.train.epochs == rule_for(500, pretrained=True).head_epochs > rule_for(500, pretrained=True).epochs
+    assert wanted.train.epochs == rule_for(500, LARGE).head_epochs > rule_for(500, LARGE).epochs
 
 
 @pytest.mark.parametrize(
     "about",
-    [{"paired": True}, {"several": True}, {"pretrained": False}, {"train": {"regularize": ["ema"]}}],
+    [{"paired": True}, {"several": True}, {"size": UNTRAINED}, {"train": {"regularize": ["ema"]}}],
     ids=["paired", "several targets", "untrained", "regularised"],
 )
 def test_all_weights_learn_at_once_where_a_head_cannot_go_first(about: dict[str, Any]) -> None:
@@ -101,6 +109,6 @@ def test_the_rules_are_what_the_study_chose(monkeypatch: pytest.MonkeyPatch) -> 
     results = study.read(study.RAW)
     for kind, rows in study.sizes(results):
         picked = study.RECIPES[kind][rows][study.chosen(results, kind, rows)]
-        wanted, _ = decided(rows - rows // 10, pretrained=kind != study.SCRATCH)
+        wanted, _ = decided(rows - rows // 10, size=SIZES[kind])
         assert {"name": wanted.tuning.name, **wanted.tuning.options} == picked["tuning"], (kind, rows)
         assert {"epochs": wanted.train.epochs} == picked["train"], (kind, rows)
