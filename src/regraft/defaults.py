@@ -95,16 +95,21 @@ def rule_for(rows: int, size: str) -> Rule:
 
 
 def check(tuning: Pick) -> None:
-    """Refuse options of a tuning that nobody has named, unless every tuning has them.
+    """Refuse a tuning that cannot run here, and options of one that nobody has named, unless every tuning has them.
 
     Args:
         tuning: What was asked for.
 
     Raises:
+        MissingExtraError: A package that it needs is not installed; names the extra.
         OptionsError: There are such options; one problem each, with the tunings that have them.
     """
+    if tuning.name:
+        cls, options = tuning.resolve(TUNINGS)
+        cls(options).require()
+        return
     problems = []
-    for name in () if tuning.name else tuning.options:
+    for name in tuning.options:
         if name in _fields(TuningOptions):
             continue
         able = [other for other in TUNINGS.names() if name in _fields(TUNINGS.get(other).Options)]

@@ -75,7 +75,7 @@ def open_base(wanted: FitOptions, stages: Stages) -> tuple[Base, FitOptions]:
 
 
 def _check_judging(wanted: FitOptions) -> None:
-    """Refuse metrics and baselines that are for other answers than the task gives, and a tuning that cannot run here."""
+    """Refuse metrics and baselines that are for other answers than the task gives."""
     from regraft.evaluation.answer_kind import kind_for
     from regraft.evaluation.by_target import check_metric
 
@@ -92,8 +92,6 @@ def _check_judging(wanted: FitOptions) -> None:
             fix = f"leave it out ({task.validation_metric} is used)"
             raise OptionsError(Problem(what=what, where="train.validation.metric", fix=fix))
     kind.rungs(wanted.judge.rungs)
-    tuning, chosen = wanted.tuning.resolve(TUNINGS)
-    tuning(chosen).require()
     check_metric(task, wanted.judge)
     check(task, wanted.judge.calibrate)
     size, micro = wanted.train.batch_size, wanted.train.micro_batch_size
