@@ -48,25 +48,28 @@ UNTRAINED, SMALL, LARGE = "untrained", "small", "large"
 SMALL_WEIGHTS = 10_000_000
 """Weights up to which a pretrained base is small. What the study had: 4.7 and 22.7 million."""
 
-_FULL = Pick("full")
-
-
-def _gradual(rows: int | None, epochs: int) -> Rule:
-    return Rule(rows=rows, tuning=Pick("gradual", {"head_epochs": 100}), epochs=epochs, head_epochs=100)
-
-
-def _full(rows: int | None, epochs: int, head_epochs: int) -> Rule:
-    return Rule(rows=rows, tuning=_FULL, epochs=epochs, head_epochs=head_epochs)
-
+_FULL, _HEAD, _GRADUAL = Pick("full"), Pick("head"), Pick("gradual", {"head_epochs": 100})
 
 RULES: dict[str, tuple[Rule, ...]] = {
-    LARGE: (_gradual(200, 5), _gradual(1000, 3), _full(5000, 3, 100), _full(None, 3, 20)),
-    SMALL: (_gradual(200, 5), _gradual(1000, 5), _full(5000, 3, 100), _full(None, 3, 20)),
-    UNTRAINED: (_full(1000, 30, 100), _full(3000, 10, 100), _full(5000, 5, 100), _full(None, 3, 20)),
+    LARGE: (
+        Rule(rows=200, tuning=_GRADUAL, epochs=5, head_epochs=100),
+        Rule(rows=5000, tuning=_FULL, epochs=3, head_epochs=100),
+        Rule(rows=None, tuning=_FULL, epochs=3, head_epochs=20),
+    ),
+    SMALL: (
+        Rule(rows=1000, tuning=_HEAD, epochs=5, head_epochs=100),
+        Rule(rows=5000, tuning=_GRADUAL, epochs=5, head_epochs=100),
+        Rule(rows=None, tuning=_FULL, epochs=3, head_epochs=20),
+    ),
+    UNTRAINED: (
+        Rule(rows=1000, tuning=_FULL, epochs=30, head_epochs=100),
+        Rule(rows=5000, tuning=_FULL, epochs=10, head_epochs=100),
+        Rule(rows=None, tuning=_FULL, epochs=3, head_epochs=20),
+    ),
 }
 """Size of the base -> rules, by rising number of rows. Studied were 100 and 500 rows; a rule between them ends about in the
-middle, in factors. Beyond a thousand rows nothing was studied: a pretrained base sees them three times, and an untrained one
-about as many rows in all as where there are few."""
+middle, in factors. Beyond a thousand rows nothing was studied: epochs become fewer as rows become more, and a small base goes
+from its head alone, the best at 500 rows, to all weights by way of the two phases that are next to it there."""
 
 
 def size_of(base: Base) -> str:

@@ -36,7 +36,7 @@ def decided(
 
 @pytest.mark.parametrize("size", RULES)
 def test_every_number_of_rows_has_one_rule_and_more_rows_never_mean_more_epochs(size: str) -> None:
-    found = [rule_for(rows, size).epochs for rows in (1, 10, 100, 300, 301, 1000, 1001, 10**7)]
+    found = [rule_for(rows, size).epochs for rows in (1, 10, 200, 201, 1000, 1001, 5000, 5001, 10**7)]
     assert found == sorted(found, reverse=True)
     *ends, last = (rule.rows for rule in RULES[size])
     assert last is None
