@@ -50,6 +50,7 @@ KINDS = {"minilm": ("emails", "clothing"), "efficientnet-lite0": ("emoji",), SCR
 # Training rows that there are, beside those for tests.
 MOST = {"emails": 500, "clothing": 1000, "fashion": 1000, "emoji": 1000}
 
+FEWEST = 4
 RARE = {"Component"}  # nine emoji: a few rows to learn from have none of them
 PLACES = {"fashion": ("fashion-mnist", "image", "label"), "emoji": ("emoji-categories", "picture", "category")}
 
@@ -114,7 +115,13 @@ def fitted(data: str, rows: int, options: Mapping[str, Any], seed: int, features
     import regraft
 
     every = rows_of(source(data), seed)
-    splits = {"train": every["train"][:rows], "test": every["test"]}
+    train = every["train"][:rows]
+    counts = Counter(row["label"] for row in train)
+    # A kind that hardly stands among the rows to learn from may be wholly in what is split off for validation.
+    few = {row["label"] for row in every["test"] if counts[row["label"]] < FEWEST}
+    splits = {
+        split: [row for row in of if row["label"] not in few] for split, of in (("train", train), ("test", every["test"]))
+    }
     marks: list[tuple[str, float]] = []
 
     def listen(event: Any) -> None:

@@ -123,7 +123,7 @@ def test_what_is_given_beside_the_file_wins(tmp_path: Path):
 
 
 def test_only_what_differs_from_the_defaults_is_changed():
-    asked = {"target": "label", "train": {"epochs": 3, "batch_size": 8}, "base": {"name": "cnn", "width": 8}, "seed": 0}
+    asked = {"target": "label", "train": {"clip_norm": 1.0, "batch_size": 8}, "base": {"name": "cnn", "width": 8}, "seed": 0}
     assert dict(changed(asked)) == {
         ("target",): "label",
         ("train", "batch_size"): 8,
