@@ -411,7 +411,7 @@ def _arithmetic(
     options = options if plan.base.pretrained else from_scratch(options)
     options = dataclasses.replace(options, micro_batch_size=known.get("micro_batch_size", options.micro_batch_size))
     folder = run.folder.folder if run else Path(tempfile.gettempdir())
-    saving, savings = savings_of(wanted.machine, net, folder)
+    saving, savings = savings_of(wanted.machine, net, names, folder)
     savings.resume(known)
     demand = Demand(
         net=precision.network(saving),

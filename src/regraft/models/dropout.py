@@ -2,13 +2,20 @@
 
 On a CPU torch draws a mask one number at a time from a serial generator; for small networks that is a tenth of a training step.
 Here four draws come out of each 64-bit number. The mask is drawn from torch's default generator, so seeds decide it as usual.
+For the way back it is kept as bits.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from regraft.models.remade import slab
+from regraft.models.slab import room
 
 _LEVELS = 2**16
 # Nearer to 0 or 1 than this, a share in 65,536ths would be more than 0.2 % off (of itself or of what is kept).
@@ -43,11 +50,50 @@ def dropout(x: torch.Tensor, p: float) -> torch.Tensor:
         return x
     if x.device.type != "cpu" or not x.is_floating_point() or not _FINEST <= p <= 1.0 - _FINEST:
         return F.dropout(x, p, training=True)
-    drawn, scale = draws(x.numel(), p)
-    kept = drawn.view(x.shape).to(x.dtype)
-    if x.element_size() < 4:
-        return x * kept * scale  # a scale that is itself rounded to 8 or 11 bits would shift the mean
-    return x * kept.mul_(scale)
+    if torch.compiler.is_compiling():
+        drawn, scale = draws(x.numel(), p)
+        return _scaled(x, drawn, scale)
+    dropped: torch.Tensor = _Dropped.apply(x, p)  # type: ignore[no-untyped-call]
+    return dropped
+
+
+class _Dropped(torch.autograd.Function):
+    """Keep of what was drawn one bit a number for the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, p: float) -> torch.Tensor:
+        drawn, ctx.scale = draws(x.numel(), p)
+        ctx.save_for_backward(bits(drawn))
+        ctx.slab = slab()
+        return _scaled(x, drawn, ctx.scale, room(ctx.slab, x.shape, x))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (g,) = gradients
+        out = None if torch.is_grad_enabled() else room(ctx.slab, g.shape, g)
+        return _scaled(g, drawn_of(ctx.saved_tensors[0], g.numel()), ctx.scale, out), None
+
+
+def _scaled(x: torch.Tensor, drawn: torch.Tensor, scale: float, out: torch.Tensor | None = None) -> torch.Tensor:
+    """Return x where 1 was drawn, scaled, and 0 elsewhere; in `out` where it is given, and then not differentiable."""
+    kept = drawn.view(x.shape).to(x.dtype) if out is None else out.copy_(drawn.view(x.shape))
+    if x.element_size() < 4:  # a scale that is itself rounded to 8 or 11 bits would shift the mean
+        return torch.mul(x, kept, out=out) * scale
+    return torch.mul(x, kept.mul_(scale), out=out)
+
+
+def bits(drawn: torch.Tensor) -> torch.Tensor:
+    """Return zeros and ones as bits (n / 8, rounded up), uint8.
+
+    Args:
+        drawn: Any shape, n numbers, on a CPU.
+    """
+    return torch.from_numpy(np.packbits(drawn.to(torch.uint8).numpy().reshape(-1)))
+
+
+def drawn_of(packed: torch.Tensor, n: int) -> torch.Tensor:
+    """Return the n zeros and ones that `bits` packed (n,), uint8."""
+    return torch.from_numpy(np.unpackbits(packed.numpy(), count=n))
 
 
 def draws(n: int, p: float) -> tuple[torch.Tensor, float]:

@@ -19,6 +19,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from regraft.models.adapters import WHOLE, weight_of
+from regraft.models.remade import slab as memory
+from regraft.models.slab import room
 
 _KNOWN = (nn.Linear, Conv1D)
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -56,10 +58,13 @@ class Adapted(torch.autograd.Function):
         made, bias_O = base
         weight_OI = made()
         inner_RN = torch.mm(a_RI, x_NI.t())
-        out_NO = torch.mm(x_NI, weight_OI.t()) if bias_O is None else torch.addmm(bias_O, x_NI, weight_OI.t())
+        slab = memory()
+        out = room(slab, torch.Size((len(x_NI), len(weight_OI))), x_NI)
+        product = (x_NI, weight_OI.t())
+        out_NO = torch.mm(*product, out=out) if bias_O is None else torch.addmm(bias_O, *product, out=out)
         out_NO.addmm_(inner_RN.t(), b_OR.t(), alpha=scale)
         ctx.save_for_backward(x_NI, a_RI, b_OR, inner_RN)
-        ctx.made, ctx.scale = made, scale
+        ctx.made, ctx.scale, ctx.slab = made, scale, slab
         return out_NO
 
     @staticmethod
@@ -72,7 +77,11 @@ class Adapted(torch.autograd.Function):
         outer_RN = torch.mm(b_OR.t().contiguous(), g_NO.t()) * ctx.scale
         of_a_RI = torch.mm(outer_RN, x_NI)
         of_b_OR = (torch.mm(inner_RN, g_NO) * ctx.scale).t()
-        of_x_NI = torch.mm(g_NO, ctx.made()).addmm_(outer_RN.t(), a_RI) if ctx.needs_input_grad[0] else None
+        of_x_NI = None
+        if ctx.needs_input_grad[0]:
+            weight_OI = ctx.made()
+            out = None if torch.is_grad_enabled() else room(ctx.slab, x_NI.shape, x_NI)
+            of_x_NI = torch.mm(g_NO, weight_OI, out=out).addmm_(outer_RN.t(), a_RI)
         return of_x_NI, None, of_a_RI, of_b_OR, None
 
 

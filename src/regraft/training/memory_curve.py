@@ -21,6 +21,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from regraft.models.net import Headed
+from regraft.models.slab import slabs_aside
 from regraft.training.precision import untouched
 from regraft.types import Array, Batch
 
@@ -69,7 +70,7 @@ def curve(net: Headed, loss: Loss, batch: Batch, trainable: Iterable[str], *, ba
         trainable: Names of the weights that learn.
         backward: Whether gradients are taken.
     """
-    with untouched(net, set(trainable)):
+    with untouched(net, set(trainable)), slabs_aside():
         watch = _Watch()
         with watch:
             total = loss(net, batch)

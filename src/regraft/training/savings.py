@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,14 @@ from regraft.errors import OptionsError, Problem
 _MMAP_THRESHOLD = -3  # of `mallopt`, in malloc.h
 _LARGE = 1 << 20
 _LARGEST = 1 << 25
+_FEW = 0.1  # of the weights of a backbone
 
 if TYPE_CHECKING:
     from torch import nn
 
     from regraft.models.net import Headed
     from regraft.models.recomputed import Recompute
+    from regraft.models.slab import Slab
     from regraft.training.guard import Guard
     from regraft.training.offload import Offload
     from regraft.training.options import ComputeOptions
@@ -26,18 +28,20 @@ if TYPE_CHECKING:
 
 @dataclass
 class Savings:
-    """Two switches that change no bit of an update.
+    """Two switches that change no bit of an update, and what is saved from the start.
 
     Args:
         recompute: Layers are computed again on the way back; None where they may not or cannot be.
         offload: The state of the optimiser lies in files; None where it may not or cannot.
         guard: Looks at what memory is free while a training runs; None where nobody does.
+        slab: Where large tensors of a step lie, of a network that makes what is cheap again; None where nothing is.
         tight: Whether large blocks go back to the system at once.
     """
 
     recompute: Recompute | None = None
     offload: Offload | None = None
     guard: Guard | None = field(default=None, kw_only=True)
+    slab: Slab | None = field(default=None, kw_only=True)
     tight: bool = field(default=False, kw_only=True)
 
     @property
@@ -69,6 +73,8 @@ class Savings:
         (`tests/unit/training/memory_turn.py`). Other allocators are left as they are.
         """
         self.tight = _mallopt(_LARGE)
+        if self.slab is not None:
+            self.slab.release()
 
     def loosen(self) -> None:
         """Take `tighten` back."""
@@ -83,18 +89,23 @@ def _mallopt(size: int) -> bool:
         return False
 
 
-def savings_of(options: ComputeOptions, net: Headed, folder: Path) -> tuple[Headed, Savings]:
+def savings_of(options: ComputeOptions, net: Headed, trainable: Set[str], folder: Path) -> tuple[Headed, Savings]:
     """Return a view of a network that the switches act on, and the switches as they were asked for.
+
+    Where next to nothing learns, what is kept for the way back is nearly all of the memory that training takes, and the way
+    back is shorter, because no gradients of weights are made: there what is cheap is made again from the start.
 
     Args:
         options: What was asked for.
         net: The network that is about to learn; not changed.
+        trainable: Names of the weights that learn.
         folder: Where files of the optimiser may lie.
 
     Raises:
         OptionsError: Something was asked for that this network or device cannot do.
     """
     from regraft.models.recomputed import Recompute, recomputable
+    from regraft.models.slab import Slab
     from regraft.training.guard import Guard
     from regraft.training.offload import Offload
 
@@ -116,16 +127,26 @@ def savings_of(options: ComputeOptions, net: Headed, folder: Path) -> tuple[Head
         )
     if problems:
         raise OptionsError(problems)
-    savings = Savings(recompute, offload, guard=Guard() if options.guard and net.device.type == "cpu" else None)
+    guard = Guard() if options.guard and net.device.type == "cpu" else None
+    slab = Slab() if options.recompute != "never" and few_learn(net, trainable) else None
+    savings = Savings(recompute, offload, guard=guard, slab=slab)
     return with_savings(net, savings), savings
+
+
+def few_learn(net: Headed, trainable: Set[str]) -> bool:
+    """Return whether of the weights of a backbone some learn, and less than a tenth."""
+    sizes = {name: weight.numel() for name, weight in net.named_parameters() if name.startswith("backbone.")}
+    return 0 < sum(size for name, size in sizes.items() if name in trainable) < _FEW * sum(sizes.values())
 
 
 def with_savings(net: Headed, savings: Savings) -> Headed:
     """Return a view of a network that the switches act on, and that says which there are to whoever trains it."""
     from regraft.models.recomputed import recomputable
+    from regraft.models.remade import remaking
     from regraft.models.view import with_children
 
     made = net if savings.recompute is None else recomputable(net, savings.recompute)
+    made = made if savings.slab is None else remaking(made, savings.slab)
     twin = with_children(made, made._modules)
     twin.__dict__["savings"] = savings
     if savings.guard is not None:

@@ -23,6 +23,7 @@ from regraft.models.heads import LinearHead
 from regraft.models.net import Headed
 from regraft.models.recomputed import Recompute
 from regraft.models.scratch_networks import LstmConfig, LstmModel
+from regraft.models.slab import Slab
 from regraft.objectives.supervised import Supervised, SupervisedOptions
 from regraft.options import build
 from regraft.tasks.classification import Classification, ClassificationOptions
@@ -32,8 +33,9 @@ from regraft.training.memory import Demand, Forecast
 from regraft.training.options import TrainOptions
 from regraft.training.precision import Precision
 from regraft.training.savings import Savings, with_savings
+from regraft.tuning.lora import Lora, LoraOptions
 from regraft.tuning.parts import Decided
-from regraft.types import Features, Ledger
+from regraft.types import Batch, Features, Ledger
 
 WORDS, WIDTH = 4000, 256
 
@@ -110,6 +112,17 @@ def last_layer(name):
     return name.startswith("head") or ".layer.3." in name
 
 
+def adapter(name):
+    return name.startswith("head") or "lora" in name
+
+
+def adapted(shapes):
+    net = bert(shapes, layers=8, dropout=0.1)
+    rows = Batch(inputs={"input_ids": np.ones((2, 4), dtype=np.int64)}, mask_BT=np.ones((2, 4), dtype=bool))
+    Lora(LoraOptions(rank=8)).prepare(net, iter([rows]), 0)
+    return net
+
+
 CASES = {
     "padded": (lambda: bert("padded"), uniform, everything, {"batch_size": 32}, "fp32"),
     "packed": (bert, lognormal, everything, {"batch_size": 64}, "fp32"),
@@ -122,6 +135,11 @@ CASES = {
     "bf16": (bert, uniform, everything, {"batch_size": 32}, "bf16"),
     "recompute": (lambda: bert(layers=8, dropout=0.1), lognormal, everything, {"batch_size": 64}, "fp32"),
     "recompute-padded": (lambda: bert("padded", layers=8, dropout=0.1), uniform, everything, {"batch_size": 32}, "fp32"),
+}
+LITTLE = {"adapters", "adapters-padded"}
+CASES |= {
+    "adapters": (lambda: adapted("packed"), lognormal, adapter, {"batch_size": 64}, "fp32"),
+    "adapters-padded": (lambda: adapted("padded"), uniform, adapter, {"batch_size": 32}, "fp32"),
 }
 SAVED = {"recompute", "recompute-padded"}
 
@@ -140,7 +158,7 @@ def main(case):
     net = net_of()
     names = {name for name, _ in net.named_parameters() if learns(name)}
     options = build(TrainOptions, {"epochs": 1, "validation": {"every": 1}, **values})
-    savings = Savings(Recompute(on=True)) if case in SAVED else Savings()
+    savings = Savings(Recompute(on=True)) if case in SAVED else Savings(slab=Slab() if case in LITTLE else None)
     if case in SAVED:
         savings.tighten()
     network = Precision(precision).network(with_savings(net, savings))

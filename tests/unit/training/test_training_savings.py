@@ -261,30 +261,30 @@ def big(dropout=0.1):
 def needed(**switches):
     savings = Savings(Recompute(on=switches.get("recompute", False)), Offload(Path("/")))
     savings.offload.on = switches.get("offload", False)
-    asked = demand(big(), savings)
-    return {rows: Forecast(asked).at(rows).needed for rows in (8, 4, 2, 1)}
+    asked = demand(big(), savings, batch_size=16)
+    return {rows: Forecast(asked).at(rows).needed for rows in (16, 8, 4, 2, 1)}
 
 
 def test_the_estimate_knows_what_is_saved(tmp_path, monkeypatch):
     plain, again, both = needed(), needed(recompute=True), needed(recompute=True, offload=True)
-    assert plain[8] > again[8] > both[8]
+    assert plain[16] > again[16] > both[16]
     assert plain[1] > again[1] > both[1]
     for free, rows, recomputes, offloads in (
-        (plain[8], None, False, False),
+        (plain[16], None, False, False),
         (plain[1], 1, False, False),
         (again[1], 1, True, False),
         (both[1], 1, True, True),
     ):
         monkeypatch.setattr(memory_module, "free_memory_bytes", lambda free=free: free * 10 // 9 + 1)
         savings, notes = Savings(Recompute(), Offload(tmp_path)), []
-        chosen = fitted(demand(big(), savings), notes.append)
+        chosen = fitted(demand(big(), savings, batch_size=16), notes.append)
         assert (chosen.micro_batch_size, savings.recomputes, savings.offloads) == (rows, recomputes, offloads)
         assert any("computed a second time on the way back" in note for note in notes) == recomputes
         assert any("lies in files in" in note for note in notes) == offloads
-        assert any("instead of 8, which would have taken" in note for note in notes) == (rows is not None)
+        assert any("instead of 16, which would have taken" in note for note in notes) == (rows is not None)
     monkeypatch.setattr(memory_module, "free_memory_bytes", lambda: both[1] // 2)
     with pytest.raises(MachineError, match="not enough memory to train this network with one row a forward pass"):
-        fitted(demand(big(), Savings(Recompute(), Offload(tmp_path))), lambda _: None)
+        fitted(demand(big(), Savings(Recompute(), Offload(tmp_path)), batch_size=16), lambda _: None)
 
 
 def test_what_was_asked_for_is_on_from_the_start(tmp_path):
@@ -304,7 +304,7 @@ def test_options_become_switches(tmp_path):
     net = frozen_net()
 
     def made(**values):
-        return savings_of(build(ComputeOptions, values), net, tmp_path)[1]
+        return savings_of(build(ComputeOptions, values), net, set(), tmp_path)[1]
 
     assert [made(recompute=wish).recompute for wish in ("auto", "always", "never")] == [Recompute(), Recompute(on=True), None]
     assert [made(offload=wish).offloads for wish in ("auto", "always")] == [False, True]
@@ -312,8 +312,36 @@ def test_options_become_switches(tmp_path):
     assert made(guard=False).guard is None
     assert made().guard is not None
     with pytest.raises(OptionsError, match=r"what is trained has no layers(.|\n)*machine.recompute"):
-        savings_of(build(ComputeOptions, {"recompute": "always"}), tiny_net(), tmp_path)
-    assert savings_of(build(ComputeOptions, {}), tiny_net(), tmp_path)[1].recompute is None
+        savings_of(build(ComputeOptions, {"recompute": "always"}), tiny_net(), set(), tmp_path)
+    assert savings_of(build(ComputeOptions, {}), tiny_net(), set(), tmp_path)[1].recompute is None
+
+
+def test_what_is_cheap_is_made_again_where_little_learns(tmp_path):
+    net = frozen_net()
+    sizes = {name: weight.numel() for name, weight in net.named_parameters()}
+    biases = {name for name in sizes if name.startswith("backbone.") and name.endswith(".bias")}
+    assert sum(sizes[name] for name in biases) < 0.1 * sum(sizes.values())
+
+    def slab(names, **values):
+        view, savings = savings_of(build(ComputeOptions, values), net, names, tmp_path)
+        assert type(view.backbone).__name__.startswith("Remaking") == (savings.slab is not None)
+        return savings.slab
+
+    assert slab(biases) is not None
+    assert slab(biases | {"head.linear.weight"}) is not None
+    assert slab(biases, recompute="never") is None
+    assert slab(set(sizes)) is None
+    assert slab({name for name in sizes if name.startswith("head.")}) is None
+
+
+def test_memory_of_the_slab_goes_back_where_memory_is_short(tmp_path):
+    savings = savings_of(build(ComputeOptions, {}), frozen_net(), {"backbone.body.embeddings.LayerNorm.bias"}, tmp_path)[1]
+    held = savings.slab.empty(torch.Size((512, 512)))
+    assert savings.slab._pieces
+    savings.tighten()
+    savings.loosen()
+    assert not savings.slab._pieces
+    assert held.fill_(1.0).sum() == 512 * 512
 
 
 def test_what_was_switched_on_stays_on_in_a_training_that_goes_on(tmp_path):
