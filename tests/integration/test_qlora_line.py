@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +18,9 @@ from safetensors.numpy import load_file
 from regraft import lifecycle
 from regraft.artifact.store import Artifact
 from regraft.cli.app import _run
-from regraft.errors import MissingExtraError, UsageError
+from regraft.errors import InterruptedRunError, MissingExtraError, UsageError
 from regraft.serving.predictor import Predictor
+from regraft.training.events import StepEvent
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "models"))
 from tiny_families import write_folder
@@ -67,6 +70,22 @@ def test_what_was_fitted_is_kept_in_4_bits_and_fitted_again_it_has_the_same_byte
     begin = next(json.loads(line) for line in (tuned.path / "events.jsonl").read_text().splitlines() if '"parts"' in line)
     layer_part = begin["parts"]["layers"]
     assert layer_part["size_bytes"] < 2 * layer_part["weights"], "the tables of levels are as large as these layers"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs signals")
+def test_an_interruption_changes_nothing(tuned: Artifact, fit_small: Fit, options: dict[str, Any], tmp_path: Path) -> None:
+    def listen(event: Any) -> None:
+        if isinstance(event, StepEvent) and event.step == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    out = tmp_path / "four-bits"
+    with pytest.raises(InterruptedRunError, match="after step 3"):
+        fit_small(out, listen=listen, **options)
+    found = lifecycle.fit(resume=out)
+    assert found.weights_digest == tuned.weights_digest
+    files = {name: entry.sha256 for name, entry in tuned.manifest.files.items() if name.startswith(("nf4/", "adapter/"))}
+    assert len(files) >= 3
+    assert {name: found.manifest.files[name].sha256 for name in files} == files
 
 
 def test_merged_it_answers_alike_and_needs_no_bitsandbytes(

@@ -61,7 +61,8 @@ class Architecture:
         stacked: Whether each layer runs once, and all that enters layers and comes out at the end are vectors of one width at
             the same positions: then they can be summed.
         keys_values: Ends of the paths, in each layer, of the linear layers that give its keys and values as attention takes
-            them, but for a rotation that all layers share (`body.rotary_emb`); nothing where there are no such layers.
+            them, but for a rotation that all layers share (`body.rotary_emb`); one where it gives queries too, in front of
+            them, a third of its outputs each; nothing where there are no such layers.
     """
 
     embeddings: tuple[str, ...]
@@ -211,7 +212,9 @@ _TABLE: Mapping[str, Architecture] = {
     "t5": _t5("T5EncoderModel"),
     "mt5": _t5("MT5EncoderModel"),
     "umt5": _t5("UMT5EncoderModel"),
-    "gpt2": Architecture(("wte", "wpe", "drop"), "h", ("ln_f",), pooling="last", causal=True, packing=_PACKS),
+    "gpt2": Architecture(
+        ("wte", "wpe", "drop"), "h", ("ln_f",), pooling="last", causal=True, packing=_PACKS, keys_values=("attn.c_attn",)
+    ),
     "gpt_neox": Architecture(
         ("embed_in", "emb_dropout"), "layers", ("final_layer_norm",), pooling="last", causal=True, packing=_PACKS
     ),

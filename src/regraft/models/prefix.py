@@ -8,6 +8,8 @@ and masks treat it like any others, and the text stands behind it. What a layer'
 the prefix; what the body computes there beside reaches nothing. PEFT keeps keys as they are after the rotation that a family
 may give them by their position, and so does this file; what enters the rotation is turned back.
 
+Where one layer gives queries, keys and values (GPT-2), it holds the prefix of both.
+
 Shapes: P positions of the prefix, O outputs of a key or value layer, L layers, E width of a head.
 """
 
@@ -101,11 +103,12 @@ class Prefix(Transform):
         if type(backbone) is not Backbone or not backbone.architecture.keys_values or _odd(backbone):
             what, expected = "the network has no place for a prefix", "layers whose keys and values come from linear layers"
             raise ArtifactError(Problem(what=what, got=type(backbone).__name__, expected=expected, fix=_BROKEN))
-        turn = _rotation(backbone.body, wanted.tokens)
+        turn, together = _rotation(backbone.body, wanted.tokens), _together(backbone)
         for place, layer in enumerate(_layers(backbone).values()):
             turned = bool(turn) and place % 2 == 0
-            adapting(layer, "Prefixed", _turned if turned else _prefixed, (_PREFIX,))
-            layer.register_parameter(_PREFIX, nn.Parameter(layer.weight.new_zeros((wanted.tokens, sizes(layer)[1]))))
+            adapting(layer, "Prefixed", _behind if together else _turned if turned else _prefixed, (_PREFIX,))
+            width = sizes(layer)[1] * 2 // 3 if together else sizes(layer)[1]
+            layer.register_parameter(_PREFIX, nn.Parameter(layer.weight.new_zeros((wanted.tokens, width))))
             for name, values_PE in zip((_COS, _SIN), turn if turned else (), strict=False):
                 layer.register_buffer(name, values_PE, persistent=False)
             setattr(layer, BESIDE, (_COS, _SIN) if turned else ())
@@ -117,14 +120,17 @@ class Prefix(Transform):
     def save(self, net: Headed, plan: Mapping[str, JSON], folder: Path) -> None:
         """Write the prefix as PEFT does, for the body in the artifact's own folder of the hub."""
         config, layers = net.backbone.body.config, list(_layers(net.backbone).values())
-        width = sizes(layers[0])[1]
+        width, numbers = (
+            sizes(layers[0])[1] // (3 if _together(net.backbone) else 1),
+            sum(layer.prefix.shape[1] for layer in layers),
+        )
         settings: dict[str, JSON] = {
             "peft_type": "PREFIX_TUNING",
             "num_virtual_tokens": _read(plan).tokens,
             "token_dim": width,
             "num_transformer_submodules": 1,
             "num_attention_heads": getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
-            "num_layers": len(layers) // 2,
+            "num_layers": numbers // (2 * width),
             "encoder_hidden_size": width,
             "prefix_projection": False,
         }
@@ -162,9 +168,14 @@ class Prefix(Transform):
 
 
 def _layers(backbone: Any) -> dict[str, Any]:
-    """Return what gives keys and values, by path in the backbone: in each layer first the keys."""
+    """Return what gives keys and values, by path in the backbone: in each layer first the keys, or one for both."""
     paths = [f"{path}.{end}" for path in backbone.blocks.layers for end in backbone.architecture.keys_values]
     return {path: backbone.get_submodule(path) for path in paths}
+
+
+def _together(backbone: Any) -> bool:
+    """Return whether one linear layer gives queries, keys and values, a third of its outputs each, in this order."""
+    return len(backbone.architecture.keys_values) == 1
 
 
 def _odd(backbone: Any) -> bool:
@@ -204,7 +215,7 @@ def _begin(net: Headed, generator: torch.Generator) -> None:
             handle.remove()
     with torch.no_grad():
         for layer in layers:
-            found_PO = seen[id(layer)]
+            found_PO = seen[id(layer)][:, -layer.prefix.shape[1] :]
             layer.prefix.copy_(_ahead(layer, found_PO) if _COS in layer._buffers else found_PO)
 
 
@@ -248,6 +259,14 @@ def _looked_up(cls: Any, table: Any, ids: torch.Tensor) -> torch.Tensor:
 
 def _prefixed(cls: Any, layer: Any, x: torch.Tensor) -> torch.Tensor:
     return _instead(cls.forward(layer, x), layer.prefix)
+
+
+def _behind(cls: Any, layer: Any, x: torch.Tensor) -> torch.Tensor:
+    """Return queries as they are, and keys and values behind them, with those of the prefix."""
+    out: torch.Tensor = cls.forward(layer, x)
+    ends = (out.shape[-1] - layer.prefix.shape[1], layer.prefix.shape[1])
+    queries, keys_and_values = out.split(ends, dim=-1)
+    return torch.cat([queries, _instead(keys_and_values, layer.prefix)], dim=-1)
 
 
 def _turned(cls: Any, layer: Any, x: torch.Tensor) -> torch.Tensor:

@@ -26,7 +26,18 @@ from regraft.training.options import TrainOptions
 from regraft.tuning.full import Full, FullOptions
 
 QUICK = ("padded-ragged", "weights", "adapters")
-SLOW = ("padded", "packed", "split", "last-layer", "lstm", "convolutions", "bf16", "recompute", "recompute-padded", "adapters-padded")
+SLOW = (
+    "padded",
+    "packed",
+    "split",
+    "last-layer",
+    "lstm",
+    "convolutions",
+    "bf16",
+    "recompute",
+    "recompute-padded",
+    "adapters-padded",
+)
 SHARE = 0.25
 FULL = Full(FullOptions())
 

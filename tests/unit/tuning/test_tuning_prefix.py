@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import warnings
 
 import pytest
@@ -24,7 +25,7 @@ from regraft.tuning.prefix import Prefix, PrefixOptions
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 TOKENS = 4
 ABLE = [name for name in FAMILIES if ARCHITECTURES[name].keys_values]
-QUICK = ("bert", "roberta", "llama")
+QUICK = ("bert", "roberta", "llama", "gpt2")
 EACH = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ABLE]
 
 
@@ -79,7 +80,7 @@ def peft_over(name, net):
 
 def prefix_of(net):
     """Return the prefix as PEFT lays it out: of each layer the keys, then the values."""
-    names = sorted(transform.added_names(net), key=lambda key: (int(key.split("layer")[-1].lstrip("s.").split(".")[0]), key))
+    names = sorted(transform.added_names(net), key=lambda key: (int(re.search(r"\d+", key)[0]), key))
     return torch.cat([dict(net.named_parameters())[name] for name in names], dim=1)
 
 
@@ -90,7 +91,7 @@ def answered(wrapped, head, rows):
     return head.linear(pooled)
 
 
-@pytest.mark.parametrize(("name", "rate"), [("bert", 200.0), ("llama", 2.0)])
+@pytest.mark.parametrize(("name", "rate"), [("bert", 200.0), ("llama", 2.0), ("gpt2", 20.0)])
 def test_answers_and_five_steps_are_pefts(name, rate):
     net, rows = tuned(name, "prefix", filled=False, tokens=TOKENS), plain_rows(name)
     net.backbone.pooling = POOLINGS.get("mean")(net.backbone.width)
@@ -186,7 +187,7 @@ def test_a_merge_is_refused_with_the_reason():
         assert text in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["t5", "gpt2", "deberta", "qwen3", "vit", "modernbert"])
+@pytest.mark.parametrize("name", ["t5", "gpt_neox", "deberta", "qwen3", "vit", "modernbert"])
 def test_a_base_with_other_keys_and_values_is_refused(name):
     with pytest.raises(OptionsError) as caught:
         tuned(name, "prefix")
