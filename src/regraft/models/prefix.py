@@ -264,9 +264,8 @@ def _prefixed(cls: Any, layer: Any, x: torch.Tensor) -> torch.Tensor:
 def _behind(cls: Any, layer: Any, x: torch.Tensor) -> torch.Tensor:
     """Return queries as they are, and keys and values behind them, with those of the prefix."""
     out: torch.Tensor = cls.forward(layer, x)
-    ends = (out.shape[-1] - layer.prefix.shape[1], layer.prefix.shape[1])
-    queries, keys_and_values = out.split(ends, dim=-1)
-    return torch.cat([queries, _instead(keys_and_values, layer.prefix)], dim=-1)
+    width = layer.prefix.shape[1]
+    return torch.cat([out[..., :-width], _instead(out[..., -width:], layer.prefix)], dim=-1)
 
 
 def _turned(cls: Any, layer: Any, x: torch.Tensor) -> torch.Tensor:
