@@ -155,8 +155,8 @@ class ComputeOptions(MachineOptions):
     recompute: Literal["auto", "always", "never"] = "auto"
     """Keep only what enters each layer, and compute the rest again on the way back: less memory, about a third more time, the
     same bits. Auto does it where one row a forward pass, or a batch that cannot be split, does not fit otherwise. Where less
-    than a tenth of the backbone's weights learns, activations, norms and the weights of attention, which are cheap, are always
-    made again: half the memory in the same time; never leaves that out too."""
+    than a tenth of the backbone's weights learns, on a processor, activations, norms and the weights of attention, which are
+    cheap, are made again in any case: less memory, about the same time; never leaves that out too."""
 
     offload: Literal["auto", "always", "never"] = "auto"
     """Let the state of the optimiser lie in files beside the artifact that are mapped into memory: the same bits, as fast as

@@ -93,7 +93,8 @@ def savings_of(options: ComputeOptions, net: Headed, trainable: Set[str], folder
     """Return a view of a network that the switches act on, and the switches as they were asked for.
 
     Where next to nothing learns, what is kept for the way back is nearly all of the memory that training takes, and the way
-    back is shorter, because no gradients of weights are made: there what is cheap is made again from the start.
+    back is shorter, because no gradients of weights are made: there what is cheap is made again from the start. (On processors:
+    what it costs on a GPU, where each small operation has to be started, has not been measured.)
 
     Args:
         options: What was asked for.
@@ -109,7 +110,7 @@ def savings_of(options: ComputeOptions, net: Headed, trainable: Set[str], folder
     from regraft.training.guard import Guard
     from regraft.training.offload import Offload
 
-    problems = []
+    problems, on_cpu = [], net.device.type == "cpu"
     recompute = None if options.recompute == "never" else Recompute(options.recompute == "always")
     if recompute is not None and recomputable(net, recompute) is net:
         recompute = None
@@ -117,7 +118,7 @@ def savings_of(options: ComputeOptions, net: Headed, trainable: Set[str], folder
             what, fix = "nothing can be computed again: what is trained has no layers", "leave it out"
             problems.append(Problem(what=what, where="machine.recompute", got="always", fix=fix))
     offload = None
-    if options.offload != "never" and net.device.type == "cpu":
+    if options.offload != "never" and on_cpu:
         offload = Offload(folder)
         offload.on = options.offload == "always"
     elif options.offload == "always":
@@ -127,8 +128,8 @@ def savings_of(options: ComputeOptions, net: Headed, trainable: Set[str], folder
         )
     if problems:
         raise OptionsError(problems)
-    guard = Guard() if options.guard and net.device.type == "cpu" else None
-    slab = Slab() if options.recompute != "never" and few_learn(net, trainable) else None
+    guard = Guard() if options.guard and on_cpu else None
+    slab = Slab() if options.recompute != "never" and on_cpu and few_learn(net, trainable) else None
     savings = Savings(recompute, offload, guard=guard, slab=slab)
     return with_savings(net, savings), savings
 
