@@ -274,6 +274,12 @@ def better(results: Sequence[Mapping[str, Any]], kind: str, rows: int) -> dict[s
     return found
 
 
+def surely(results: Sequence[Mapping[str, Any]], kind: str, rows: int) -> list[str]:
+    """Return the moves that are better than the usual recipe by more than `SURE` standard errors, the best first."""
+    gains = better(results, kind, rows)
+    return sorted((name for name, (gain, error) in gains.items() if gain > SURE * error), key=lambda name: -gains[name][0])
+
+
 def spread(of: Sequence[Mapping[str, Any]], name: str, digits: int = 4) -> list[float]:
     """Return mean and standard deviation of a figure."""
     values = [one[name] for one in of]
@@ -298,10 +304,8 @@ def told(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             if of := [one for one in there if (one["data"], one["recipe"]) == (data, name)]:
                 yield line({"base": kind, "rows": rows, "data": data, "recipe": name}, of)
         if there:
-            gains = better(results, kind, rows)
-            surely = [name for name, (gain, error) in gains.items() if gain > SURE * error]
-            told = {"chosen": chosen(results, kind, rows), "gains of moves": gains, "surely better": surely}
-            yield json.dumps({"base": kind, "rows": rows, **told})
+            found = {"chosen": chosen(results, kind, rows), "gains of moves": better(results, kind, rows)}
+            yield json.dumps({"base": kind, "rows": rows, **found, "surely better": surely(results, kind, rows)})
 
 
 def main() -> None:
