@@ -63,6 +63,24 @@ def tuned(fit_small: Fit, hub_base: dict[str, Any], tmp_path_factory: pytest.Tem
     return fit_small(out, base=hub_base, tuning=LORA, train=RATES, modality={"name": "text", "max_length": 48})
 
 
+def test_what_is_made_again_on_the_way_back_changes_no_bit(
+    tuned: Artifact, fit_small: Fit, hub_base: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a network as small as this adapters are no small share, and no tensor is large: here both count as if."""
+    monkeypatch.setattr("regraft.training.savings._FEW", 1.0)
+    monkeypatch.setattr("regraft.models.slab._SMALL", 0)
+    pieces: list[int] = []
+    monkeypatch.setattr("regraft.models.slab._memory", lambda size: pieces.append(size) or bytearray(size))
+    how: dict[str, Any] = {"base": hub_base, "tuning": LORA, "train": RATES, "modality": {"name": "text", "max_length": 48}}
+    again = fit_small(tmp_path / "again", **how)
+    assert pieces
+    assert again.manifest.weights_digest == tuned.manifest.weights_digest
+    pieces.clear()
+    plain = fit_small(tmp_path / "plain", machine={"threads": 1, "recompute": "never"}, **how)
+    assert not pieces
+    assert plain.manifest.weights_digest == tuned.manifest.weights_digest
+
+
 @pytest.fixture(scope="module")
 def merged(tuned: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return lifecycle.merge(tuned, out=str(tmp_path_factory.mktemp("merged") / "merged"), **ONE_THREAD)
