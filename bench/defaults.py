@@ -11,8 +11,8 @@ by itself; 500 other rows are the test. Seconds are those of the processor while
 pass over the rows, is shared by the recipes and not counted. The rule of choice is `chosen`: of the recipes that are not worse
 than the best by more than a standard error of the difference, paired by seed and data, the one that takes least time. Around
 the recipe that was chosen the rate, the batch and the warm-up are moved one at a time; one of these takes the place of what is
-usual only if it is better by more than `SURE` standard errors, also paired (`better`). What was chosen stands in
-`src/regraft/defaults.py`, and a test holds it against the table.
+usual only if a paired t-test says that it is better, at a level of 0.05 divided by the number of all moves (Bonferroni). What
+was chosen stands in `src/regraft/defaults.py`, and a test holds it against the table.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ USUAL: dict[str, dict[int, str]] = {
     SCRATCH: {100: "full 30", 500: "full 30"},
 }
 """What was chosen, around which the rest is moved; a test holds it against the table."""
-SURE = 2.0
+LEVEL = 0.05
 
 
 def moved(kind: str, rows: int) -> dict[str, dict[str, Any]]:
@@ -260,7 +260,9 @@ def chosen(results: Sequence[Mapping[str, Any]], kind: str, rows: int) -> str:
 
 
 def better(results: Sequence[Mapping[str, Any]], kind: str, rows: int) -> dict[str, list[float]]:
-    """Return of each move around the usual recipe how much more accurate it is, and the standard error, paired."""
+    """Return of each move around the usual recipe how much more accurate it is, the standard error and p of a paired t-test."""
+    from scipy.stats import ttest_1samp
+
     by_recipe: dict[str, dict[tuple[str, int], float]] = defaultdict(dict)
     for one in results:
         if one["rows"] == rows and kind_of(one["data"]) == kind:
@@ -268,16 +270,18 @@ def better(results: Sequence[Mapping[str, Any]], kind: str, rows: int) -> dict[s
     usual, found = by_recipe[USUAL[kind][rows]], {}
     for name in moved(kind, rows):
         gains = np.array([value - usual[key] for key, value in by_recipe[name].items() if key in usual])
-        if len(gains) > 1:
+        if len(gains) > 1 and gains.any():
             error = gains.std(ddof=1) / np.sqrt(len(gains))
-            found[name] = [round(float(gains.mean()), 4), round(float(error), 4)]
+            p = ttest_1samp(gains, 0.0, alternative="greater").pvalue
+            found[name] = [round(float(value), 4) for value in (gains.mean(), error, p)]
     return found
 
 
 def surely(results: Sequence[Mapping[str, Any]], kind: str, rows: int) -> list[str]:
-    """Return the moves that are better than the usual recipe by more than `SURE` standard errors, the best first."""
-    gains = better(results, kind, rows)
-    return sorted((name for name, (gain, error) in gains.items() if gain > SURE * error), key=lambda name: -gains[name][0])
+    """Return the moves that are surely better than the usual recipe, the best first."""
+    level = LEVEL / sum(len(moved(*each)) for each in itertools.product(KINDS, SIZES))
+    found = better(results, kind, rows)
+    return sorted((name for name, (_, _, p) in found.items() if p < level), key=lambda name: -found[name][0])
 
 
 def spread(of: Sequence[Mapping[str, Any]], name: str, digits: int = 4) -> list[float]:
@@ -304,7 +308,7 @@ def told(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             if of := [one for one in there if (one["data"], one["recipe"]) == (data, name)]:
                 yield line({"base": kind, "rows": rows, "data": data, "recipe": name}, of)
         if there:
-            found = {"chosen": chosen(results, kind, rows), "gains of moves": better(results, kind, rows)}
+            found = {"chosen": chosen(results, kind, rows), "moves: gain, its error, p": better(results, kind, rows)}
             yield json.dumps({"base": kind, "rows": rows, **found, "surely better": surely(results, kind, rows)})
 
 
