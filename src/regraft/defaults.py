@@ -1,7 +1,8 @@
-"""What a fit does where nothing was said: which weights learn, and how often they see the rows.
+"""What a fit does where nothing was said: which weights learn, how often they see the rows, and how their rate rises.
 
 The one place where this is decided. `RULES` is what `bench/defaults.py` chose: of the recipes that it fitted over data sets,
-rows and seeds those that are not worse than the best by more than a standard error, and of these the quickest. Its table is
+rows and seeds those that are not worse than the best by more than a standard error, and of these the quickest; around it rate,
+batch and warm-up were moved, of which one move was surely better (no warm-up, from scratch on 100 rows). Its table is
 `bench/defaults.out`; a test holds the two against each other. Whatever was said wins, each thing by itself. What was decided
 stands in the options of the artifact, so that it can be made again whatever the rules become.
 
@@ -36,12 +37,14 @@ class Rule:
         tuning: Which weights learn.
         epochs: How often every row is seen, in the last phase where there are several.
         head_epochs: The same where nothing but a head learns.
+        warmup_share: Share of all steps over which the rate rises to its peak.
     """
 
     rows: int | None
     tuning: Pick
     epochs: int
     head_epochs: int
+    warmup_share: float = 0.1
 
 
 UNTRAINED, SMALL, LARGE = "untrained", "small", "large"
@@ -62,6 +65,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         Rule(rows=None, tuning=_FULL, epochs=3, head_epochs=20),
     ),
     UNTRAINED: (
+        Rule(rows=200, tuning=_FULL, epochs=30, head_epochs=100, warmup_share=0.0),
         Rule(rows=1000, tuning=_FULL, epochs=30, head_epochs=100),
         Rule(rows=5000, tuning=_FULL, epochs=10, head_epochs=100),
         Rule(rows=None, tuning=_FULL, epochs=3, head_epochs=20),
@@ -153,6 +157,10 @@ def settled(wanted: FitOptions, base: Base, rows: int, task: Task, note: Callabl
         epochs = rule.head_epochs if TUNINGS.get(tuning.name).head_alone else rule.epochs
         train = dataclasses.replace(train, epochs=epochs)
         said.append(f"{epochs} epochs")
+    if train.warmup_share is None:
+        train = dataclasses.replace(train, warmup_share=rule.warmup_share)
+        if rule.warmup_share != Rule.warmup_share:
+            said.append(f"warm-up over {rule.warmup_share:.0%} of the steps")
     if said:
         kind = "a pretrained base" if base.pretrained else "an untrained base"
         note(f"{', '.join(said)}: what suits {kind} and {rows:,} training rows, as nothing else was said")

@@ -230,7 +230,7 @@ class _Run:
         self.schedule.put_back(facts["schedule"])
 
     def update(self, micro_batches: Sequence[Batch]) -> Event:
-        share = share_of_peak(self.step, self.total_steps, self.options.warmup_share, self.schedule) * self.guard.policy.rate
+        share = share_of_peak(self.step, self.total_steps, self.options.warmup, self.schedule) * self.guard.policy.rate
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * share
         self.gradients.step, self.gradients.total_steps = self.step, self.total_steps

@@ -81,8 +81,9 @@ class TrainOptions:
     schedule: Annotated[Pick, Among("regraft.training:SCHEDULES")] = Pick("linear")
     """Registered name of the learning-rate schedule after warm-up, or a mapping with its name and options."""
 
-    warmup_share: Fraction = 0.1
-    """Share of all steps over which the rate rises to its peak."""
+    warmup_share: Fraction | None = None
+    """Share of all steps over which the rate rises to its peak; if not given, what suits the base and the number of rows
+    (`regraft.defaults`), for nearly all 0.1."""
 
     clip_norm: Positive | None = 1.0
     """Largest norm of the whole gradient."""
@@ -98,6 +99,11 @@ class TrainOptions:
 
     bad_steps: BadStepOptions = Field(default_factory=BadStepOptions)
     """What happens at an update that is not finite."""
+
+    @property
+    def warmup(self) -> float:
+        """Share of all steps over which the rate rises; a tenth where nobody has decided it."""
+        return 0.1 if self.warmup_share is None else self.warmup_share
 
     @property
     def rounds(self) -> int:
