@@ -113,4 +113,7 @@ def peak(seconds: float = 1.0) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    from regraft.models.unasked import keep_out
+
+    keep_out()  # as the command does
     serve(PACKAGES, prepare=prepare, round=fit, peak=peak)

@@ -157,7 +157,7 @@ def attention(
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     # Positions first, so that a bucket is a slice.
-    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    q, k, v = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))  # the gradient of [0] would be a copy
     heads = Heads(q, k, v, kwargs.get("scaling"))
     dropout = kwargs.get("dropout", 0.0)
     widest = attention_mask.of(layout.buckets[-1], query.device)

@@ -123,7 +123,7 @@ class _Attend(torch.autograd.Function):
         laid[0].mul_(scaling)
         out = where.empty(laid[2].shape)
         numbers = [count * length * length for count, length in where.shapes]
-        drawn, scale = draws(sum(numbers), dropout)
+        drawn, scale = draws(sum(numbers), dropout, slab())
         stays = []
         for parts in zip(
             *(_buckets(tensor, where) for tensor in (*laid, out)), where.added, torch.split(drawn, numbers), strict=True

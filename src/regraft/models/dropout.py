@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from regraft.models.remade import slab
-from regraft.models.slab import room
+from regraft.models.slab import Slab, room
 
 _LEVELS = 2**16
 # Nearer to 0 or 1 than this, a share in 65,536ths would be more than 0.2 % off (of itself or of what is kept).
@@ -62,9 +62,9 @@ class _Dropped(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, p: float) -> torch.Tensor:
-        drawn, ctx.scale = draws(x.numel(), p)
-        ctx.save_for_backward(bits(drawn))
         ctx.slab = slab()
+        drawn, ctx.scale = draws(x.numel(), p, ctx.slab)
+        ctx.save_for_backward(bits(drawn))
         return _scaled(x, drawn, ctx.scale, room(ctx.slab, x.shape, x))
 
     @staticmethod
@@ -96,12 +96,13 @@ def drawn_of(packed: torch.Tensor, n: int) -> torch.Tensor:
     return torch.from_numpy(np.unpackbits(packed.numpy(), count=n))
 
 
-def draws(n: int, p: float) -> tuple[torch.Tensor, float]:
+def draws(n: int, p: float, slab: Slab | None = None) -> tuple[torch.Tensor, float]:
     """Return what dropout keeps of n numbers, and the factor that keeps their mean.
 
     Args:
         n: How many.
         p: Probability of a zero, in [0, 1]; rounded to 65,536ths as in `dropout`.
+        slab: Where the numbers lie; in memory of their own if None.
 
     Returns:
         0 or 1 for each (n,), int16, and the factor.
@@ -110,7 +111,7 @@ def draws(n: int, p: float) -> tuple[torch.Tensor, float]:
         return torch.empty(n).bernoulli_(1.0 - p).to(torch.int16), 1.0 / (1.0 - p) if p < 1.0 else 0.0
     dropped = round(p * _LEVELS)
     # In place on whole numbers: a comparison that makes booleans takes five times as long.
-    return _uniform(n).ge_(dropped - _LEVELS // 2), _LEVELS / (_LEVELS - dropped)
+    return _uniform(n, slab).ge_(dropped - _LEVELS // 2), _LEVELS / (_LEVELS - dropped)
 
 
 class FastDropout(nn.Module):
@@ -153,7 +154,8 @@ def fast_dropouts(net: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-def _uniform(n: int) -> torch.Tensor:
+def _uniform(n: int, slab: Slab | None) -> torch.Tensor:
     """Return n independent numbers, uniform over all of int16."""
-    whole = torch.empty((n + 3) // 4, dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None)
-    return whole.view(torch.int16)[:n]
+    fours = (n + 3) // 4
+    whole = torch.empty(fours, dtype=torch.int64) if slab is None else slab.empty(torch.Size((fours, 2))).view(torch.int64).view(-1)
+    return whole.random_(torch.iinfo(torch.int64).min, None).view(torch.int16)[:n]

@@ -82,7 +82,7 @@ class Layout:
     def unpack(self, values_1ND: torch.Tensor) -> torch.Tensor:
         """Return one row (1, N, ...) as a padded tensor (B, T, ...), zero where there is padding."""
         flat = values_1ND.squeeze(0)
-        padded = flat.new_zeros((self.rows * self.positions, *flat.shape[1:])).index_copy(0, self.index_N, flat)
+        padded = flat.new_zeros((self.rows * self.positions, *flat.shape[1:])).index_copy_(0, self.index_N, flat)
         return padded.view(self.rows, self.positions, *flat.shape[1:])
 
 

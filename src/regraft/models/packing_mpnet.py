@@ -53,7 +53,7 @@ class _PackedAttention(nn.Module):
         if layout is None:
             raise ValueError("packed attention was called without a layout of its rows")
         shape = (-1, attention.num_attention_heads, attention.attention_head_size)
-        heads = Heads(*(linear(hidden_1ND[0]).view(shape) for linear in (attention.q, attention.k, attention.v)))
+        heads = Heads(*(linear(hidden_1ND.squeeze(0)).view(shape) for linear in (attention.q, attention.k, attention.v)))
         dropout = attention.dropout.p if attention.training else 0.0
         found = in_rows(heads, layout, attention_mask, dropout, position_bias_1HLL)
         out: torch.Tensor = attention.o(found.flatten(1)).unsqueeze(0)

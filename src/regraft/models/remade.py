@@ -179,6 +179,8 @@ class _Made:
 
     def __init__(self, make: _Make, x: torch.Tensor) -> None:
         self._make, self._x = make, _Kept(x.detach())
+        self.asked = 0
+        """How many on the way back have yet to ask for it: queries, keys and values ask for the same input."""
 
     def again(self) -> torch.Tensor:
         """Return it."""
@@ -259,6 +261,7 @@ class _Ledger:
         if entry is not None:
             ref, version, dtype, made = entry
             if not ref.expired() and tensor._version == version and tensor.dtype == dtype:
+                made.asked += 1
                 return _Place(made, tensor)
         return _Kept(tensor)
 
@@ -266,10 +269,11 @@ class _Ledger:
         """Return the tensor."""
         if isinstance(kept, _Kept):
             return kept.given()
-        if self._last is None or self._last[0] is not kept.made:
-            # Queries, keys and values ask for the same input, one after the other.
-            self._last = (kept.made, kept.made.again())
-        return kept.of(self._last[1])
+        made = kept.made
+        again = self._last[1] if self._last is not None and self._last[0] is made else made.again()
+        made.asked -= 1  # below zero where there is a second way back through the same graph
+        self._last = (made, again) if made.asked > 0 else None
+        return kept.of(again)
 
 
 def _weak(storage: torch.UntypedStorage) -> Any:

@@ -94,7 +94,7 @@ def assert_same(net, rows, names, precision="fp32", kept=None):
             sizes = [sum(one.nbytes() for place, one in those.items() if place not in weights) for those in (whole, kept)]
             kept.clear()
         gc.collect()
-        assert not any(piece._out for piece in slab._pieces)
+        assert slab.used() == 0
     return sizes if kept is not None else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 import sys
@@ -49,6 +50,53 @@ def test_a_piece_that_is_free_takes_parts_of_other_sizes():
         assert [float(one[0, 0]) for one in several] == list(range(12))
         del several
     assert len(slab._pieces) == 1
+
+
+def test_gaps_that_touch_take_what_is_larger_and_leave_the_rest():
+    slab = Slab()
+    one, two, three, _last = (tensor(slab, columns, 1.0) for columns in (64, 128, 64, 64))
+    place, used = one.data_ptr(), slab.used()
+    assert used == ROWS * (64 + 128 + 64 + 64) * 4
+    del one, three, two  # the last one closes the gap between the others
+    assert slab.used() == ROWS * 64 * 4
+    larger, rest = tensor(slab, 192, 2.0), tensor(slab, 64, 3.0)
+    assert (larger.data_ptr(), rest.data_ptr()) == (place, place + ROWS * 192 * 4)
+    assert (slab.used(), len(slab._pieces)) == (used, 1)
+
+
+def test_the_smallest_gap_that_is_large_enough_is_taken():
+    slab = Slab()
+    sizes = (256, 64, 128, 64, 192, 64)
+    several = [tensor(slab, columns, 1.0) for columns in sizes]
+    places = [one.data_ptr() for one in several]
+    for place in (0, 2, 4):
+        several[place] = None
+    assert [tensor(slab, columns, 1.0).data_ptr() for columns in (128, 192, 256)] == [places[2], places[4], places[0]]
+
+
+def test_a_part_that_goes_while_another_is_looked_for_is_not_lost():
+    """As garbage is collected at any time: here the gaps are read by something that lets a part go."""
+    slab = Slab()
+    held = [tensor(slab, 64, 1.0), tensor(slab, 64, 2.0)]
+
+    class Gaps(list):
+        def __iter__(self):
+            held.clear()
+            return super().__iter__()
+
+    (piece,) = slab._pieces
+    piece._gaps = Gaps(piece._gaps)
+    other = tensor(slab, 96, 3.0)
+    assert slab.used() == ROWS * 96 * 4
+    assert bool((tensor(slab, 64, 4.0) == 4.0).all())
+    assert bool((other == 3.0).all())
+
+
+def test_a_copy_has_memory_of_its_own():
+    slab = Slab()
+    held = tensor(slab, 64, 1.0)
+    assert copy.deepcopy(slab).used() == 0
+    assert slab.used() == held.nbytes
 
 
 def test_what_is_larger_than_a_piece_has_one_of_its_own(monkeypatch):
