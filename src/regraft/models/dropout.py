@@ -157,5 +157,8 @@ def fast_dropouts(net: nn.Module) -> dict[str, nn.Module]:
 def _uniform(n: int, slab: Slab | None) -> torch.Tensor:
     """Return n independent numbers, uniform over all of int16."""
     fours = (n + 3) // 4
-    whole = torch.empty(fours, dtype=torch.int64) if slab is None else slab.empty(torch.Size((fours, 2))).view(torch.int64).view(-1)
+    if slab is None:
+        whole = torch.empty(fours, dtype=torch.int64)
+    else:
+        whole = slab.empty(torch.Size((fours, 2))).view(torch.int64).view(-1)
     return whole.random_(torch.iinfo(torch.int64).min, None).view(torch.int16)[:n]

@@ -65,8 +65,8 @@ class Slab:
         if size < _SMALL or _ASIDE.get():
             return torch.empty(shape)
         with self._lock:
-            for piece in self._pieces:
-                piece.settle()
+            for one in self._pieces:
+                one.settle()
             piece = min(self._pieces, key=lambda one: one.smallest(size), default=None)
             if piece is None or piece.smallest(size) > len(piece.memory):
                 piece = _Piece(max(size, _PIECE))

@@ -1,4 +1,4 @@
-"""Where torchao is installed, commands do not open it: no second lost, no warnings; ExecuTorch can still have it."""
+"""Where torchao, pandas and scipy are installed, commands do not open them unasked; whoever asks for them gets them."""
 
 from __future__ import annotations
 
@@ -49,3 +49,47 @@ def test_the_hidden_package_is_not_there_for_those_who_look(tmp_path: Path) -> N
     program = "from regraft.models.unasked import keep_out\nkeep_out()\nfrom regraft.registry import installed\n"
     assert run(f"{program}assert not installed('torchao')\n", tmp_path) == (0, "")
     assert installed("transformers")
+
+
+_OUT = "from regraft.models.unasked import keep_out\nkeep_out()\nkeep_out()\n"
+_ARRAY = "import pyarrow as pa\npa.array([1])\n"
+_SERIES = "import pandas as pd\nassert pa.array(pd.Series([1.0, float('nan')])).null_count == 1\n"
+_LOSSES = "from transformers.loss import loss_for_object_detection as losses\n"
+
+
+def passes(program: str) -> None:
+    done = subprocess.run([sys.executable, "-c", f"import sys\n{program}"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_an_array_opens_no_pandas() -> None:
+    passes(f"{_OUT}{_ARRAY}pa.table({{'a': ['x']}})\nassert 'pandas' not in sys.modules\n")
+    passes(f"{_ARRAY}assert 'pandas' in sys.modules\n")  # or this would show nothing
+
+
+def test_pyarrow_knows_the_frames_of_pandas_whoever_comes_first() -> None:
+    frame = f"{_SERIES}assert pa.table(pd.DataFrame({{'a': [1]}})).to_pandas().a.tolist() == [1]\n"
+    passes(_OUT + _ARRAY + frame)
+    passes(f"{_OUT}import pandas\n{_ARRAY}{frame}")
+    passes(
+        f"{_OUT}{_ARRAY}import datasets\n{frame}assert datasets.Dataset.from_dict({{'a': [1]}}).to_pandas().a.tolist() == [1]\n"
+    )
+    passes(f"{_ARRAY}{_OUT}{frame}")
+
+
+def test_losses_of_objects_open_scipy_as_they_are_computed() -> None:
+    asked = "assert [list(part) for part in losses.linear_sum_assignment([[1.0, 2.0], [0.0, 3.0]])] == [[0, 1], [1, 0]]\n"
+    unasked = "assert 'scipy' not in sys.modules\n"
+    passes(f"{_OUT}{_OPENS_MODELS}{unasked}{_LOSSES}{unasked}{asked}from scipy.optimize import minimize\n")
+    passes(f"{_OUT}from scipy.optimize import minimize\n{_LOSSES}{asked}")
+    passes(f"{_LOSSES}assert 'scipy.optimize' in sys.modules\n")
+
+
+def test_another_release_may_ask_for_more_of_scipy(tmp_path: Path) -> None:
+    (tmp_path / "loss").mkdir()
+    (tmp_path / "__init__.py").write_text("")
+    (tmp_path / "loss" / "__init__.py").write_text("")
+    (tmp_path / "loss" / "loss_utils.py").write_text("from scipy.special import expit\nfrom scipy.optimize import root\n")
+    package = f"import types\npackage = types.ModuleType('transformers')\npackage.__path__ = [{str(tmp_path)!r}]\n"
+    loads = "sys.modules['transformers'] = package\nfrom transformers.loss.loss_utils import expit, root\n"
+    passes(f"{_OUT}{package}{loads}import scipy\nassert scipy.optimize.root is root\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from tiny_net import Numbers, tiny_net
 from regraft.errors import MachineError, OptionsError
 from regraft.modalities.encoded import EncodedRows
 from regraft.models.recomputed import Recompute
+from regraft.models.slab import Slab
 from regraft.objectives.supervised import Supervised, SupervisedOptions
 from regraft.options import build
 from regraft.tasks.classification import Classification, ClassificationOptions
@@ -342,6 +344,15 @@ def test_memory_of_the_slab_goes_back_where_memory_is_short(tmp_path):
     savings.loosen()
     assert not savings.slab._pieces
     assert held.fill_(1.0).sum() == 512 * 512
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators are left as they are")
+def test_large_blocks_go_back_at_once_where_anything_is_saved():
+    for savings in (Savings(slab=Slab()), Savings(), Savings(Recompute(on=True))):
+        fitted(demand(frozen_net(), savings), lambda _: None)
+        assert savings.tight == savings.saves
+        savings.loosen()
+        assert not savings.tight
 
 
 def test_what_was_switched_on_stays_on_in_a_training_that_goes_on(tmp_path):
