@@ -203,7 +203,8 @@ def in_rows(
     # Cut once: the gradient of a slice by itself is a tensor as large as what it was cut from.
     sizes = [bucket.stop - bucket.start for bucket in layout.buckets]
     parts = []
-    cut = zip(*(torch.split(tensor, sizes) for tensor in tensors), strict=True)
+    # Not at all where there is one bucket: the gradient of that would be a copy.
+    cut = zip(*(torch.split(tensor, sizes) if len(sizes) > 1 else (tensor,) for tensor in tensors), strict=True)
     for bucket, one, (q, k, v) in zip(layout.buckets, seen, cut, strict=True):
         bias = None if bias_1HLL is None else bias_1HLL[:, :, : bucket.longest, : bucket.longest]
         parts.append(_in_bucket(Heads(q, k, v, heads.scaling), bucket, one, dropout, bias))

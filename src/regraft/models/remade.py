@@ -55,18 +55,20 @@ def remaking(net: Headed, slab: Slab) -> Headed:
         slab: Where large tensors of a step lie.
     """
     backbone = net.backbone
-    cheap = {path: _noting(module) for path, module in backbone.named_modules(remove_duplicate=False) if _is_cheap(module)}
-    made = view(backbone, cheap) if cheap else backbone
+    own: dict[str, nn.Module] = {}
+    for path, module in backbone.named_modules(remove_duplicate=False):
+        if module._forward_hooks or module._forward_pre_hooks or module._compiled_call_impl is not None:
+            continue
+        if _is_one(module) or _is_chain(module):
+            own[path] = _noting(module)
+        elif type(module) is nn.Linear:
+            own[path] = _laying(module)
+    made = view(backbone, own) if own else backbone
     twin: Any = with_children(made, made._modules)
     kind: Any = type(made)
     twin.__class__ = _remaking_class(kind)
     twin.__dict__["slab"] = slab
     return view(net, {"backbone": twin})
-
-
-def _is_cheap(module: nn.Module) -> bool:
-    hooked = module._forward_hooks or module._forward_pre_hooks or module._compiled_call_impl is not None
-    return not hooked and (_is_one(module) or _is_chain(module))
 
 
 def _is_one(module: nn.Module) -> bool:
@@ -131,6 +133,49 @@ def _noting_class(cls: type[nn.Module], one: bool) -> type[nn.Module]:
         return made
 
     return type(f"Noting{cls.__name__}", (cls,), {"forward": forward})
+
+
+def _laying(module: nn.Linear) -> nn.Module:
+    twin = with_children(module, module._modules)
+    twin.__class__ = _LayingLinear
+    return twin
+
+
+class _LayingLinear(nn.Linear):
+    """A layer whose outputs and gradients, where it is frozen, lie in memory of ours."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return W x + b."""
+        ledger, bias = _LEDGER.get(), self.bias
+        frozen = not (self.weight.requires_grad or (bias is not None and bias.requires_grad))
+        apart = torch.is_autocast_enabled(x.device.type) or x.dtype != self.weight.dtype or x.device.type != "cpu"
+        if ledger is None or not frozen or apart or not (torch.is_grad_enabled() and x.requires_grad):
+            return super().forward(x)
+        flat_NI = x.reshape(-1, x.shape[-1])
+        out_NO: torch.Tensor = _Frozen.apply(flat_NI, self.weight, bias, ledger.slab)  # type: ignore[no-untyped-call]
+        return out_NO.view(*x.shape[:-1], -1)
+
+
+class _Frozen(torch.autograd.Function):
+    """Torch's own products of a linear layer, in memory of ours: differentiable as often as anyone asks."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_NI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None, slab: Slab
+    ) -> torch.Tensor:
+        ctx.save_for_backward(weight_OI)
+        ctx.slab = slab
+        out = room(slab, torch.Size((len(x_NI), len(weight_OI))), x_NI)
+        if bias_O is None:
+            return torch.mm(x_NI, weight_OI.t(), out=out)
+        return torch.addmm(bias_O, x_NI, weight_OI.t(), out=out)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (g_NO,), (weight_OI,) = gradients, ctx.saved_tensors
+        again = torch.is_grad_enabled()
+        out = None if again else room(ctx.slab, torch.Size((len(g_NO), weight_OI.shape[1])), g_NO)
+        return torch.mm(g_NO, weight_OI, out=out), None, None, None
 
 
 def _gelu(approximation: str, slab: Slab, x: torch.Tensor) -> torch.Tensor:
