@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from regraft.models.remade import slab
+from regraft.models.slab import room
 from regraft.types import Array
 
 # Cost of attention over a bucket, in the time that one position costs by itself: `_CALL` to start it, 1 a position, `_PAIR` a
@@ -82,7 +84,8 @@ class Layout:
     def unpack(self, values_1ND: torch.Tensor) -> torch.Tensor:
         """Return one row (1, N, ...) as a padded tensor (B, T, ...), zero where there is padding."""
         flat = values_1ND.squeeze(0)
-        padded = flat.new_zeros((self.rows * self.positions, *flat.shape[1:])).index_copy_(0, self.index_N, flat)
+        padded = room(slab(), torch.Size((self.rows * self.positions, *flat.shape[1:])), flat).zero_()
+        padded = padded.index_copy_(0, self.index_N, flat)
         return padded.view(self.rows, self.positions, *flat.shape[1:])
 
 

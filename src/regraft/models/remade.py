@@ -160,9 +160,7 @@ class _Frozen(torch.autograd.Function):
     """Torch's own products of a linear layer, in memory of ours: differentiable as often as anyone asks."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x_NI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None, slab: Slab
-    ) -> torch.Tensor:
+    def forward(ctx: Any, x_NI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None, slab: Slab) -> torch.Tensor:
         ctx.save_for_backward(weight_OI)
         ctx.slab = slab
         out = room(slab, torch.Size((len(x_NI), len(weight_OI))), x_NI)
