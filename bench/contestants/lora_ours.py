@@ -67,13 +67,11 @@ def steps(*, base: str, rows: str, targets: str, seed: int) -> dict[str, Any]:
         head.bias.zero_()
     rates = {"learning_rate": RATE, "head_learning_rate": RATE, "weight_decay": DECAY, "warmup_share": WARMUP}
     wanted = build(TrainOptions, {"epochs": 1, "batch_size": len(ids[0]), "clip_norm": CLIP, **rates})
-    saving, savings = savings_of(build(ComputeOptions, {}), net, tuning.trainable(net), Path(rows).parent)
-    savings.tighten()  # as a fit does it
+    saving, _ = savings_of(build(ComputeOptions, {}), net, tuning.trainable(net), Path(rows).parent)  # as a fit does
     losses, watch = [], Watch()
     with watch("train"):
         events = train(saving, Toy(ToyOptions()).attach(made, None, None), tuning, wanted, seed=seed)
         losses += [event.loss for event in events if isinstance(event, StepEvent)]
-    savings.loosen()
     names = tuning.trainable(net) - {"head.linear.weight", "head.linear.bias"}
     learnt = {name.removeprefix("backbone.body."): net.get_parameter(name) for name in names}
     return watch.answer(losses=losses, learnt=adapters_only({**learnt, "head.weight": head.weight}), peak_mb=peak_memory_mb())

@@ -179,7 +179,7 @@ def fitted(demand: Demand, note: Callable[[str], None]) -> TrainOptions:
         raise MachineError(list({problem.what: problem for problem in refusals}.values()))
     note(estimate.sentence())
     fewer = rows if rows != forecast.micro_batch_size else None
-    if fewer is not None or (demand.savings.recomputes or demand.savings.offloads):
+    if fewer is not None or demand.savings.recomputes or demand.savings.offloads:
         demand.savings.tighten()
     for text in _told(demand, estimate, wanted, fewer):
         note(text)

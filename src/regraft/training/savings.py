@@ -54,11 +54,6 @@ class Savings:
         """Whether the state of the optimiser lies in files."""
         return self.offload is not None and self.offload.on
 
-    @property
-    def saves(self) -> bool:
-        """Whether anything is done to take less memory."""
-        return self.recomputes or self.offloads or self.slab is not None
-
     def state(self) -> dict[str, bool]:
         """Return what is switched on, as JSON."""
         return {"recompute": self.recomputes, "offload": self.offloads}
@@ -75,8 +70,8 @@ class Savings:
 
         GNU's allocator raises the size from which it does so to that of the largest block, and keeps what is smaller: where
         layers are computed again, blocks that stay lie between blocks that go, and a third of the memory was lost between them
-        (`tests/unit/training/memory_turn.py`); where what is cheap is made again, a tenth, although its own large tensors lie
-        in a slab. Each block costs its page faults, 2 % of a step then. Other allocators are left as they are.
+        (`tests/unit/training/memory_turn.py`). Every block then costs its page faults, 3 to 6 % of a step where what is cheap is
+        made again: there it is not done unless memory is short. Other allocators are left as they are.
         """
         self.tight = _mallopt(_LARGE)
         if self.slab is not None:

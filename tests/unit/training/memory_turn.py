@@ -159,7 +159,7 @@ def main(case):
     names = {name for name, _ in net.named_parameters() if learns(name)}
     options = build(TrainOptions, {"epochs": 1, "validation": {"every": 1}, **values})
     savings = Savings(Recompute(on=True)) if case in SAVED else Savings(slab=Slab() if case in LITTLE else None)
-    if savings.saves:
+    if case in SAVED:
         savings.tighten()
     network = Precision(precision).network(with_savings(net, savings))
     began = time.perf_counter()
