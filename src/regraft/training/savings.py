@@ -70,8 +70,8 @@ class Savings:
 
         GNU's allocator raises the size from which it does so to that of the largest block, and keeps what is smaller: where
         layers are computed again, blocks that stay lie between blocks that go, and a third of the memory was lost between them
-        (`tests/unit/training/memory_turn.py`). Every block then costs its page faults, 3 to 6 % of a step where what is cheap is
-        made again: there it is not done unless memory is short. Other allocators are left as they are.
+        (`tests/unit/training/memory_turn.py`). Every block then costs its page faults: where what is cheap is made again it is
+        not done unless memory is short. Other allocators are left as they are.
         """
         self.tight = _mallopt(_LARGE)
         if self.slab is not None:
