@@ -149,9 +149,10 @@ class _LayingLinear(nn.Linear):
         ledger, bias = _LEDGER.get(), self.bias
         frozen = not (self.weight.requires_grad or (bias is not None and bias.requires_grad))
         apart = torch.is_autocast_enabled(x.device.type) or x.dtype != self.weight.dtype or x.device.type != "cpu"
-        if ledger is None or not frozen or apart or not (torch.is_grad_enabled() and x.requires_grad):
+        flat = x.ndim == 2 or (x.ndim == 3 and x.is_contiguous())  # of others torch adds the bias to a rounded product
+        if ledger is None or not frozen or apart or not flat or not (torch.is_grad_enabled() and x.requires_grad):
             return super().forward(x)
-        flat_NI = x.reshape(-1, x.shape[-1])
+        flat_NI = x.view(-1, x.shape[-1])
         out_NO: torch.Tensor = _Frozen.apply(flat_NI, self.weight, bias, ledger.slab)  # type: ignore[no-untyped-call]
         return out_NO.view(*x.shape[:-1], -1)
 

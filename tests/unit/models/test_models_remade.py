@@ -110,6 +110,37 @@ def test_every_family_takes_the_same_step(name, shapes):
     assert_same(net, given(name), {name for name, _ in net.named_parameters()})
 
 
+def apart_from_linear_layers(net):
+    linear = [path for path, module in net.named_modules() if isinstance(module, nn.Linear)]
+    return {name for name, _ in net.named_parameters() if name.rpartition(".")[0] not in linear}
+
+
+@pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")  # WavLM's own call
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_frozen_layers_take_the_same_step(name, precision, monkeypatch):
+    laid, apply = [], remade_module._Frozen.apply
+    monkeypatch.setattr(remade_module._Frozen, "apply", lambda *args: laid.append(1) or apply(*args))
+    net = dropping(headed(name))
+    assert_same(net, given(name), apart_from_linear_layers(net), precision)
+    if name in {"bert", "vit", "wav2vec2"}:
+        assert bool(laid) == (precision == "fp32")
+
+
+def test_frozen_layers_are_differentiable_twice():
+    torch.manual_seed(0)
+    net, x = Plain(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4, bias=False))), torch.randn(3, 4)
+    for weight in net.parameters():
+        weight.requires_grad_(False)
+
+    def second(run):
+        given_x = x.clone().requires_grad_(True)
+        (first,) = torch.autograd.grad(run(given_x).square().sum(), given_x, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), given_x)[0]
+
+    assert torch.equal(second(net), second(remaking(net, Slab())))
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("shapes", ["packed", "padded"])
 @pytest.mark.parametrize("name", ["bert", "gpt2", "vit", "wav2vec2"])
