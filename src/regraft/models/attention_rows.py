@@ -10,7 +10,7 @@ width of a head.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,9 @@ from regraft.models.layout import Bucket
 from regraft.models.remade import making_again, slab
 from regraft.models.slab import Slab
 
+_AT_ONCE = 1 << 19
+"""Weights of attention that are computed at once, or those of a row where they are more: 2 MB stay in a processor's cache."""
+
 
 @dataclass(frozen=True)
 class Places:
@@ -31,7 +34,7 @@ class Places:
         source: The position and head (position * H + head) at each place (M * H,); where there is padding, the first.
         back: The place of each position and head (N * H,).
         padding: The places where there is padding.
-        sizes: Places of each bucket, all heads.
+        sizes: Places of each bucket, all heads. (Large ones are several here, of a few rows each.)
         shapes: Of each bucket: R * H and L.
         added: What is added to the products of each bucket, broadcast to (R, H, L, L): 0 where a query sees a key, minus
             infinity where it does not; nothing where each sees all.
@@ -77,19 +80,30 @@ def places(buckets: Sequence[Bucket], added: list[torch.Tensor | None], heads: i
         added: As in `Places`.
         heads: H.
     """
-    back, base, sizes = [], 0, []
+    back, base = [], 0
+    parts: list[tuple[int, int, torch.Tensor | None]] = []
     head_H = torch.arange(heads)
-    for bucket in buckets:
+    for bucket, mask in zip(buckets, added, strict=True):
         index = torch.arange(bucket.rows * bucket.longest) if bucket.index is None else bucket.index
         row, place = index // bucket.longest, index % bucket.longest
         back.append(base + (row[:, None] * heads + head_H) * bucket.longest + place[:, None])
-        sizes.append(bucket.rows * heads * bucket.longest)
-        base += sizes[-1]
+        base += bucket.rows * heads * bucket.longest
+        parts += _parts(bucket, mask, heads)
     back_NH = torch.cat(back).flatten()
     source = torch.full((base,), -1).index_copy_(0, back_NH, torch.arange(len(back_NH)))
     padding = (source < 0).nonzero().flatten()
-    shapes = [(bucket.rows * heads, bucket.longest) for bucket in buckets]
-    return Places(source.clamp_(min=0), back_NH, padding, sizes, shapes, added, heads, slab())
+    shapes = [(rows * heads, longest) for rows, longest, _ in parts]
+    sizes = [count * longest for count, longest in shapes]
+    return Places(source.clamp_(min=0), back_NH, padding, sizes, shapes, [mask for *_, mask in parts], heads, slab())
+
+
+def _parts(bucket: Bucket, mask: torch.Tensor | None, heads: int) -> Iterator[tuple[int, int, torch.Tensor | None]]:
+    """Yield rows, places a row and what is added to their products, of as many rows as are computed at once."""
+    most = max(1, _AT_ONCE // (heads * bucket.longest**2))
+    for start in range(0, bucket.rows, most):
+        rows = min(most, bucket.rows - start)
+        own = mask is not None and mask.ndim == 4 and len(mask) == bucket.rows
+        yield rows, bucket.longest, mask[start : start + rows] if mask is not None and own else mask
 
 
 def attend_with_dropout(

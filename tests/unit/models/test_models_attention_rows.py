@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import pytest
 import torch
 
+from regraft.models import attention_rows
 from regraft.models.attention import Heads, RowMask, in_rows
 from regraft.models.attention_rows import places
 from regraft.models.dropout import draws
@@ -82,9 +83,13 @@ def sees_all(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: 
     return batch.new_ones((), dtype=torch.bool)
 
 
+@pytest.mark.parametrize("at_once", [1, 2 * HEADS * 8 * 8, 1 << 19])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
-def test_answers_and_gradients_are_those_of_every_row_by_itself(lengths: list[int], causal: bool) -> None:
+def test_answers_and_gradients_are_those_of_every_row_by_itself(
+    lengths: list[int], causal: bool, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention_rows, "_AT_ONCE", at_once)
     layout = layout_for(lengths)
     tensors = given(layout)
     mask = RowMask(sees_before if causal else sees_all)
@@ -101,6 +106,20 @@ def test_answers_and_gradients_are_those_of_every_row_by_itself(lengths: list[in
     torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-6)
     for one, other in zip(tensors, doubled, strict=True):
         torch.testing.assert_close(gradient(one).double(), gradient(other), rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_how_many_rows_are_computed_at_once_changes_no_bit(again: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout, found = layout_for(LENGTHS["all different"] + [9, 9, 12]), []
+    monkeypatch.setattr(attention_rows, "making_again", lambda: again)
+    for at_once in (1 << 19, 1):
+        monkeypatch.setattr(attention_rows, "_AT_ONCE", at_once)
+        tensors = given(layout)
+        torch.manual_seed(7)
+        got = in_rows(Heads(*tensors), layout, RowMask(sees_all), dropout=0.25)
+        got.square().sum().backward()  # type: ignore[no-untyped-call]
+        found.append([got, *map(gradient, tensors)])
+    assert all(map(torch.equal, *found))
 
 
 @pytest.mark.parametrize("dropout", [0.001, 1.0])
