@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from regraft.models.architectures import width_of
+from regraft.models.remade import masked
 
 
 class Pooling(nn.Module, ABC):
@@ -77,7 +78,7 @@ class MeanPooling(Pooling):
     def forward(self, sequence_BTD: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
         """Return the mean of the real vectors of each row (B, D)."""
         mask_BT1 = mask_BT.unsqueeze(-1)
-        total_BD = sequence_BTD.masked_fill(~mask_BT1, 0.0).sum(dim=1)
+        total_BD = masked(sequence_BTD, mask_BT1).sum(dim=1)
         return total_BD / mask_BT1.sum(dim=1).clamp(min=1).to(total_BD.dtype)
 
 

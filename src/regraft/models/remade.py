@@ -177,6 +177,36 @@ class _Frozen(torch.autograd.Function):
         return torch.mm(g_NO, weight_OI, out=out), None, None, None
 
 
+def masked(x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """Return the numbers at real places, and 0 elsewhere.
+
+    Args:
+        x: Any shape.
+        real: True where a place is real; broadcast to that shape.
+    """
+    memory = slab()
+    if memory is None or x.device.type != "cpu" or not (torch.is_grad_enabled() and x.requires_grad):
+        return x.masked_fill(~real, 0.0)
+    found: torch.Tensor = _Masked.apply(x, real, memory)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Masked(torch.autograd.Function):
+    """Both ways in memory of ours: differentiable as often as anyone asks."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, real: torch.Tensor, slab: Slab) -> torch.Tensor:
+        ctx.save_for_backward(real)
+        ctx.slab = slab
+        return torch.where(real, x, x.new_zeros(()), out=room(slab, x.shape, x))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (g,), (real,) = gradients, ctx.saved_tensors
+        out = None if torch.is_grad_enabled() else room(ctx.slab, g.shape, g)
+        return torch.where(real, g, g.new_zeros(()), out=out), None, None
+
+
 def _gelu(approximation: str, slab: Slab, x: torch.Tensor) -> torch.Tensor:
     made: torch.Tensor = _Gelu.apply(x, approximation, slab)  # type: ignore[no-untyped-call]
     return made
@@ -325,4 +355,4 @@ def _weak(storage: torch.UntypedStorage) -> Any:
     return reference(storage)
 
 
-__all__ = ["making_again", "remaking", "slab"]
+__all__ = ["making_again", "masked", "remaking", "slab"]

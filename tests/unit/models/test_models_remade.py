@@ -127,6 +127,29 @@ def test_frozen_layers_take_the_same_step(name, precision, monkeypatch):
         assert bool(laid) == (precision == "fp32")
 
 
+class Masking(nn.Module):
+    def forward(self, x):
+        return remade_module.masked(x, (torch.arange(x.shape[1]) < 300)[:, None]).sum(dim=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_masked_in_memory_of_ours_is_what_torch_masks(dtype, monkeypatch):
+    x = torch.randn(8, 400, 64, dtype=dtype)
+    x[0, 350] = float("nan")
+    wanted = x.masked_fill(torch.arange(400)[:, None] >= 300, 0.0).sum(dim=1)
+    slab, applied, apply = Slab(), [], remade_module._Masked.apply
+    monkeypatch.setattr(remade_module._Masked, "apply", lambda *args: applied.append(1) or apply(*args))
+    run, x = remaking(Plain(Masking()), slab), x.requires_grad_(True)
+    found = run(x)
+    assert (bool(applied), torch.equal(found, wanted)) == (True, True)
+    (grad,) = torch.autograd.grad(found.square().sum(), x, create_graph=True)
+    again = torch.autograd.grad(grad.square().sum(), x)[0]
+    assert [bool((part[:, 300:] == 0).all()) for part in (grad, again)] == [True, True]
+    assert torch.equal(grad[:, :300], (2 * wanted)[:, None].expand(8, 300, 64))
+    del found, grad, again
+    assert slab.used() == 0
+
+
 def test_frozen_layers_are_differentiable_twice():
     torch.manual_seed(0)
     net, x = Plain(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4, bias=False))), torch.randn(3, 4)
