@@ -88,8 +88,7 @@ class Slab:
 class _Piece:
     """Memory from the system. A part lies in the smallest gap that can hold it; gaps that touch become one.
 
-    Of the sizes that come and go in a step, one that has gone leaves room for others: memory that is kept for each size
-    alone is a fifth more.
+    Of the sizes that come and go in a step, one that has gone leaves room for others.
 
     Args:
         size: Bytes.

@@ -1,8 +1,8 @@
 """What libraries open that nothing here asks them for, wherever it is installed.
 
-- torchao, by transformers: a second, and warnings on the console. ExecuTorch brings it, and needs it when it writes a program.
-- pandas, by pyarrow as it makes its first array: 0.4 s and 57 MB. `datasets` brings it.
-- scipy, by transformers for losses of detected objects: 0.2 s and 28 MB. Here it fits calibrators, once there are any.
+- torchao, by transformers, with warnings on the console. ExecuTorch brings it, and needs it when it writes a program.
+- pandas, by pyarrow as it makes its first array. `datasets` brings it.
+- scipy, by transformers for losses of detected objects. Here it fits calibrators, once there are any.
 
     keep_out()  # at the start of a process
 """
