@@ -26,6 +26,8 @@ from regraft.models.layout import layout_of
 from regraft.models.memory_layout import channels_last, gains
 from regraft.models.packing import Packing, in_fixed_blocks, lengthened, packing_of, run_packed, run_padded
 from regraft.models.transform import added_names, kept_otherwise
+from regraft.models.unasked import none_spread
+from regraft.models.unfilled import Unfilled
 from regraft.options import JSON
 from regraft.types import Features
 
@@ -227,7 +229,7 @@ class Backbone(nn.Module):
         for name, (module, _) in kept_otherwise(self.body).items():
             state[name] = getattr(module, name.rpartition(".")[2]).detach().cpu().contiguous()
         self.body.config._name_or_path = ""
-        with quietly():
+        with quietly(), none_spread():
             self.body.save_pretrained(folder, state_dict={**state, **self.unused})
 
     @classmethod
@@ -285,7 +287,7 @@ def open_body(folder: Path) -> Body:
     config_values, architecture = check_folder(folder)
     source = network_of(architecture)
     config = make_config(config_values, str(folder / CONFIG_FILE))
-    with quietly(), torch.random.fork_rng(devices=[]):
+    with quietly(), torch.random.fork_rng(devices=[]), Unfilled():
         try:
             model, info = source.from_pretrained(
                 str(folder),

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from regraft.models.unfilled import undrawn
 from regraft.types import Features
 
 
@@ -27,7 +28,7 @@ class LinearHead(nn.Module):
     def __init__(self, width: int, outputs: int, dropout: float, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(width, outputs, device="meta").to_empty(device="cpu")  # so that nothing is drawn twice
+        self.linear = undrawn(nn.Linear, width, outputs)
         nn.init.normal_(self.linear.weight, std=0.02, generator=generator)
         nn.init.zeros_(self.linear.bias)
 
@@ -115,6 +116,6 @@ class Tower(nn.Module):
 
 def _drawn(width: int, outputs: int, generator: torch.Generator | None) -> nn.Linear:
     """Return a linear map without bias, weights from N(0, 1 / width) as CLIP's projections."""
-    made = nn.Linear(width, outputs, bias=False, device="meta").to_empty(device="cpu")
+    made = undrawn(nn.Linear, width, outputs, bias=False)
     nn.init.normal_(made.weight, std=width**-0.5, generator=generator)
     return made

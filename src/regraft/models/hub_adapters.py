@@ -28,6 +28,7 @@ from regraft.models.hub_heads import HUB_HEADS
 from regraft.models.net import Headed
 from regraft.models.peft_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PREFIX, read_adapter
 from regraft.models.safety import config_problems, read_json
+from regraft.models.unfilled import Unfilled
 from regraft.options import JSON, build
 
 _TASK = "SEQ_CLS"
@@ -130,7 +131,7 @@ def open_adapted(base: Path, folder: Path) -> Any:
         raise BaseError(problems)
     kept = read_adapter(folder)
     config = make_config(values, str(folder / CONFIG_FILE))
-    with quietly(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with quietly(), torch.random.fork_rng(devices=[]), Unfilled(), warnings.catch_warnings():
         # PEFT asks the hub's models for a property that the hub has renamed since.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         model, info = class_of(config).from_pretrained(

@@ -19,6 +19,7 @@ from regraft.models.heads import LinearHead
 from regraft.models.hub_heads import HUB_HEADS, HubHead
 from regraft.models.net import Headed
 from regraft.models.pooling_hub import HubHeadPooling
+from regraft.models.unfilled import Unfilled
 from regraft.options import JSON
 
 _REFIT = "fit it again with the hub's own pooling: regraft fit ... --set base.pooling=hub-head"
@@ -134,7 +135,7 @@ def open_classifier(folder: Path) -> Any:
     """
     values, _ = check_folder(folder)
     config = make_config(values, str(folder / CONFIG_FILE))
-    with quietly(), torch.random.fork_rng(devices=[]):
+    with quietly(), torch.random.fork_rng(devices=[]), Unfilled():
         model, info = class_of(config).from_pretrained(
             str(folder),
             config=config,

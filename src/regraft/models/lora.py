@@ -33,6 +33,7 @@ from regraft.models.adapters import (
 )
 from regraft.models.lora_product import adapted, fits
 from regraft.models.net import Headed
+from regraft.models.unfilled import undrawn
 from regraft.options import JSON, Field
 from regraft.typed import record
 
@@ -138,9 +139,7 @@ def put_beside(layer: Any, plan: Any) -> None:
     inputs, outputs = sizes(layer)
     shapes = {A: (plan.rank, inputs), B: (outputs, plan.rank)}
     for name, (rows, columns) in shapes.items():
-        part = nn.Linear(columns, rows, bias=False, device="meta", dtype=layer.weight.dtype).to_empty(
-            device=layer.weight.device
-        )
+        part = undrawn(nn.Linear, columns, rows, bias=False, device=layer.weight.device, dtype=layer.weight.dtype)
         nn.init.zeros_(part.weight)
         setattr(layer, name, part.train(layer.training))
     setattr(layer, DROPOUT, nn.Dropout(plan.dropout).train(layer.training))

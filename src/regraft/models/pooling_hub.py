@@ -15,6 +15,7 @@ from regraft.errors import OptionsError, Problem
 from regraft.models import POOLINGS
 from regraft.models.hub_heads import HUB_HEADS, HubHead
 from regraft.models.pooling import Pooling
+from regraft.models.unfilled import undrawn
 
 _STREAM = 0x9E3779B97F4A7C15  # the head is drawn from the same seed and must not repeat these numbers
 
@@ -79,7 +80,7 @@ class HubHeadPooling(Pooling):
 
 def _drawn(width: int, config: Mapping[str, Any], seed: int) -> nn.Linear:
     """Return a dense layer as the hub draws new ones: N(0, initializer_range), biases zero; torch's generator is left alone."""
-    dense = nn.Linear(width, width, bias=bool(config.get("classifier_bias", True)), device="meta").to_empty(device="cpu")
+    dense = undrawn(nn.Linear, width, width, bias=bool(config.get("classifier_bias", True)))
     generator = torch.Generator().manual_seed((seed + _STREAM) % 2**63)
     nn.init.normal_(dense.weight, std=float(config.get("initializer_range") or 0.02), generator=generator)
     if dense.bias is not None:

@@ -3,20 +3,26 @@
 - torchao, by transformers, with warnings on the console. ExecuTorch brings it, and needs it when it writes a program.
 - pandas, by pyarrow as it makes its first array. `datasets` brings it.
 - scipy, by transformers for losses of detected objects. Here it fits calibrators, once there are any.
+- Tensors that are spread over machines, by transformers. No command trains on several.
+- torch's compiler, by transformers and by torch's optimisers, to say what is not to be compiled.
 
     keep_out()  # at the start of a process
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.util
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
+
+from regraft.models import compiler
 
 _PACKAGE = "torchao"
 
@@ -25,7 +31,8 @@ def keep_out() -> None:
     """Open none of them unasked, from now on.
 
     torchao looks as if it were not installed. Anybody can import pandas and scipy at any time; pyarrow knows the frames of
-    pandas as soon as somebody has, and those losses open scipy as they are computed. What has been opened already stays so.
+    pandas as soon as somebody has, and those losses open scipy as they are computed. The compiler is opened where something is
+    compiled. What has been opened already stays so.
 
     For processes that are Regraft's own: whoever uses Regraft as a library may want other libraries to open them.
     """
@@ -35,6 +42,9 @@ def keep_out() -> None:
     if "pyarrow" not in sys.modules:
         sys.meta_path[:0] = [_Once("pyarrow", _without_pandas), _Once("pandas", _known_to_pyarrow)]
     sys.meta_path.insert(0, _Once("transformers.loss.loss_utils", _without_scipy))
+    sys.meta_path.insert(0, _Once("transformers.utils.import_utils", _alone))
+    if "torch.compiler" not in sys.modules:
+        sys.meta_path[:0] = [_Once(name, way) for name, way in compiler.WAYS.items()]
 
 
 def let_in() -> None:
@@ -89,6 +99,27 @@ class _Hidden(MetaPathFinder):
         return None
 
 
+@contextlib.contextmanager
+def none_spread() -> Iterator[None]:
+    """Let those who ask of each tensor whether it is spread over machines find that there is no such thing.
+
+    Unless somebody has opened it: before that there are none.
+    """
+    spread = "torch.distributed.tensor"
+    with contextlib.nullcontext() if spread in sys.modules else _hidden(spread):
+        yield
+
+
+@contextlib.contextmanager
+def _hidden(name: str) -> Iterator[None]:
+    finder = _Hidden(name)
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
 def _without_pandas(opens: Callable[[], None]) -> None:
     """Let pyarrow look for pandas, which it does once, at its first array, and not find it."""
     opens()
@@ -96,12 +127,8 @@ def _without_pandas(opens: Callable[[], None]) -> None:
         return
     import pyarrow as pa
 
-    hidden = _Hidden("pandas")
-    sys.meta_path.insert(0, hidden)
-    try:
+    with _hidden("pandas"):
         pa.array([0])
-    finally:
-        sys.meta_path.remove(hidden)
 
 
 def _known_to_pyarrow(opens: Callable[[], None]) -> None:
@@ -130,10 +157,16 @@ def _without_scipy(opens: Callable[[], None]) -> None:
     return opens()
 
 
+def _alone(opens: Callable[[], None]) -> None:
+    """Let transformers find torch without its distributed part, of which it would open tensors and sharding."""
+    opens()
+    sys.modules["transformers.utils.import_utils"].is_torch_distributed_available = functools.cache(lambda: False)  # type: ignore[attr-defined]
+
+
 def _linear_sum_assignment(*args: Any, **kwargs: Any) -> Any:
     from scipy.optimize import linear_sum_assignment
 
     return linear_sum_assignment(*args, **kwargs)
 
 
-__all__ = ["keep_out", "let_in"]
+__all__ = ["keep_out", "let_in", "none_spread"]

@@ -26,6 +26,7 @@ from regraft.training.freeze import evaluating, learning, put_back, snapshot
 from regraft.training.gradients import Gradients
 from regraft.training.optimizers import gradient_norm, parameter_groups, peak_rates, scale_gradients
 from regraft.training.out_of_memory import Spare
+from regraft.training.savings import savings_in
 from regraft.training.schedules import share_of_peak
 from regraft.training.seed import row_generator
 from regraft.tuning.parts import new_parameters
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from regraft.training.precision import Precision
     from regraft.tuning.tuning import Tuning
     from regraft.types import Batch
-
 
 NOTHING = Nothing()
 
@@ -96,7 +96,7 @@ def train(
         MachineError: There is not enough memory for one row a forward pass; the weights are those before that update.
     """
     trainable = tuning.trainable(net)
-    with learning(net, trainable):
+    with learning(net, trainable), savings_in(net).holding():
         yield from _Run(net, objective, options, trainable, validation, seed, keeper).events()
 
 

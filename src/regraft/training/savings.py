@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regraft.errors import OptionsError, Problem
 
-_MMAP_THRESHOLD = -3  # of `mallopt`, in malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of `mallopt`, in malloc.h
 _LARGE = 1 << 20
-_LARGEST = 1 << 25
+_LARGEST = 1 << 25  # what `mallopt` allows
+_ALL = 1 << 30
 _FEW = 0.1  # of the weights of a backbone
 
 if TYPE_CHECKING:
@@ -73,21 +75,53 @@ class Savings:
         (`tests/unit/training/memory_turn.py`). Every block then costs its page faults: where what is cheap is made again it is
         not done unless memory is short. Other allocators are left as they are.
         """
-        self.tight = _mallopt(_LARGE)
+        self.tight = _give_back(above=_LARGE, beyond=2 * _LARGE)
         if self.slab is not None:
             self.slab.release()
+        _trim()
 
     def loosen(self) -> None:
         """Take `tighten` back."""
         if self.tight:
-            self.tight = not _mallopt(_LARGEST)
+            self.tight = not _give_back(above=_LARGEST, beyond=2 * _LARGEST)
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Have memory that is free stay for the next step, in this process, where what is cheap is made again.
+
+        What GNU's allocator keeps follows the largest block that ever went. Here the large ones lie in the slab and never go,
+        so that the end of the heap went back to the system and came again, page by page, many times a step. The most that is
+        held is the same (`bench/fit_lora.py`, `bench/fit_memory.py`). Afterwards what is free goes back.
+        """
+        if self.slab is None or self.tight or not _give_back(above=_LARGEST, beyond=_ALL):
+            yield
+            return
+        try:
+            yield
+        finally:
+            if not self.tight:
+                _give_back(above=_LARGEST, beyond=2 * _LARGEST)
+            _trim()
 
 
-def _mallopt(size: int) -> bool:
+def _give_back(above: int, beyond: int) -> bool:
+    """Tell the allocator what goes back to the system as it becomes free, and return whether it listens.
+
+    Args:
+        above: Blocks larger than so many bytes.
+        beyond: The end of the heap, where more than so many bytes of it are free.
+    """
     try:
-        return bool(ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, size))
+        tell = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return False
+    return bool(tell(_MMAP_THRESHOLD, above)) and bool(tell(_TRIM_THRESHOLD, beyond))
+
+
+def _trim() -> None:
+    """Give back what is free, where the allocator can."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def savings_of(options: ComputeOptions, net: Headed, trainable: Set[str], folder: Path) -> tuple[Headed, Savings]:

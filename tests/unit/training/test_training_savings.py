@@ -368,3 +368,46 @@ def test_what_was_switched_on_stays_on_in_a_training_that_goes_on(tmp_path):
     refused = Spare(objective(), with_savings(net, Savings()), optimizer)
     refused.put_back({"rows": 2, "recompute": True, "offload": True})
     assert refused.state() == {"rows": 2, "recompute": False, "offload": False}
+
+
+_FAULTS = """
+import resource, sys
+from pathlib import Path
+import torch
+from regraft.models.slab import Slab
+from regraft.training.savings import Savings
+
+torch.set_num_threads(1)
+
+def step():
+    held = [torch.empty(400_000).fill_(1.0) for _ in range(30)]  # 48 MB in blocks of 1.6 MB
+    return sum(float(one[0]) for one in held)
+
+def faults():
+    step()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def held_mb():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+plain = faults()
+savings = Savings(slab=Slab())
+with savings.holding():
+    held, most = faults(), held_mb()
+    if sys.argv[1] == "tight":
+        savings.tighten()
+        assert held_mb() < most - 40, (held_mb(), most)
+left = held_mb()
+assert plain > 4 * 10_000 and held < 4_000, (plain, held)
+assert left < most - 40, (left, most)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators are left as they are")
+@pytest.mark.parametrize("how", ["plenty", "tight"])
+def test_memory_stays_for_the_next_step_and_goes_back_afterwards(how):
+    done = subprocess.run([sys.executable, "-c", _FAULTS, how], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
