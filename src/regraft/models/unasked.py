@@ -54,7 +54,7 @@ def let_in() -> None:
 
 
 class _Once(MetaPathFinder):
-    """Open a module in another way than its loader alone would.
+    """Open a module in another way than its loader alone would. Whoever only looks whether it is there changes nothing.
 
     Args:
         name: Of the module.
@@ -64,19 +64,29 @@ class _Once(MetaPathFinder):
     def __init__(self, name: str, way: Callable[[Callable[[], None]], None]) -> None:
         self._name = name
         self._way = way
+        self._asking: set[int] = set()
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Return where the others find the module; None for any other."""
-        if fullname != self._name or self not in sys.meta_path:
+        thread = threading.get_ident()
+        if fullname != self._name or thread in self._asking or self not in sys.meta_path:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        self._asking.add(thread)
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._asking.remove(thread)
         if spec is not None and spec.loader is not None:
             opens = spec.loader.exec_module
-            spec.loader.exec_module = lambda module: self._way(lambda: opens(module))  # type: ignore[method-assign]
+            spec.loader.exec_module = lambda module: self._open(lambda: opens(module))  # type: ignore[method-assign]
         return spec
+
+    def _open(self, opens: Callable[[], None]) -> None:
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+        self._way(opens)
 
 
 class _Hidden(MetaPathFinder):

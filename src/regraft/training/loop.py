@@ -96,7 +96,7 @@ def train(
         MachineError: There is not enough memory for one row a forward pass; the weights are those before that update.
     """
     trainable = tuning.trainable(net)
-    with learning(net, trainable), savings_in(net).holding():
+    with savings_in(net).holding(), learning(net, trainable):
         yield from _Run(net, objective, options, trainable, validation, seed, keeper).events()
 
 

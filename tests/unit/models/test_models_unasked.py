@@ -77,6 +77,13 @@ def test_pyarrow_knows_the_frames_of_pandas_whoever_comes_first() -> None:
     passes(f"{_ARRAY}{_OUT}{frame}")
 
 
+def test_whoever_only_looks_changes_nothing() -> None:
+    looks = "import importlib.util\nfor _ in range(2):\n    assert importlib.util.find_spec('pandas').loader is not None\n"
+    passes(f"{_OUT}{looks}{_ARRAY}assert 'pandas' not in sys.modules\n{looks}{_SERIES}")
+    looks = looks.replace("pandas", "no_such_module_at_all").replace(".loader is not None", " is None")
+    passes(f"{_OUT}{looks}")
+
+
 def test_losses_of_objects_open_scipy_as_they_are_computed() -> None:
     asked = "assert [list(part) for part in losses.linear_sum_assignment([[1.0, 2.0], [0.0, 3.0]])] == [[0, 1], [1, 0]]\n"
     unasked = "assert 'scipy' not in sys.modules\n"
