@@ -48,11 +48,9 @@ def dropout(x: torch.Tensor, p: float) -> torch.Tensor:
         raise ValueError(f"a probability is between 0 and 1, got {p}")
     if p == 0.0:
         return x
-    if x.device.type != "cpu" or not x.is_floating_point() or not _FINEST <= p <= 1.0 - _FINEST:
+    ours = x.device.type == "cpu" and x.is_floating_point() and _FINEST <= p <= 1.0 - _FINEST
+    if not ours or torch.compiler.is_compiling():
         return F.dropout(x, p, training=True)
-    if torch.compiler.is_compiling():
-        drawn, scale = draws(x.numel(), p)
-        return _scaled(x, drawn, scale)
     dropped: torch.Tensor = _Dropped.apply(x, p)  # type: ignore[no-untyped-call]
     return dropped
 

@@ -5,17 +5,24 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_net import TinyBackbone, TinyHead, tiny_net, tiny_objective
+from frozen_net import frozen_net, number_rows
+from tiny_net import Numbers, TinyBackbone, TinyHead, tiny_net, tiny_objective
 from torch import nn
 
+from regraft.modalities.encoded import EncodedRows
 from regraft.models.blocks import Blocks
+from regraft.models.dropout import fast_dropouts
 from regraft.models.net import Headed
+from regraft.models.view import view
+from regraft.objectives.supervised import Supervised, SupervisedOptions
+from regraft.tasks.classification import Classification, ClassificationOptions
 from regraft.training import kernels
 from regraft.training.kernels import compiled
 from regraft.training.loop import train
 from regraft.training.options import TrainOptions
 from regraft.training.precision import Precision
 from regraft.tuning.full import Full, FullOptions
+from regraft.types import Ledger
 
 
 class Layer(nn.Module):
@@ -96,3 +103,30 @@ def test_compiled_layers_train_to_the_same_weights(name):
     assert 1 <= counters["stats"]["unique_graphs"] <= 4  # layers of a kind share what was compiled, whatever the length
     assert not counters["graph_break"]
     torch.testing.assert_close(*ends, rtol=1e-4, atol=1e-4 if name == "fp32" else 2e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+def test_a_network_of_the_hub_with_dropout_is_compiled():
+    torch._dynamo.reset()
+    raws, labels = number_rows(24, longest=12)
+    task = Classification(ClassificationOptions())
+    task.learn([str(label) for label in labels], Ledger())
+    rows = Supervised(SupervisedOptions()).attach(EncodedRows(Numbers(), [raws]), task.targets([str(x) for x in labels]), task)
+    net, notes = frozen_net(dropout=0.2), []
+    net = view(net, fast_dropouts(net))
+    ready = compiled(net, loss_of(rows), names(net), notes.append)
+    assert notes == [f"compiled {len(net.backbone.blocks.layers)} layers"]
+    (batch,) = next(rows.batches(0, 24, 24, np.random.default_rng(0)))
+    ends = []
+    for each in (net, ready):
+        each.train()
+        torch.manual_seed(0)
+        with torch.no_grad():
+            ends.append(torch.stack([each(*each.tensors(batch)) for _ in range(400)]))
+        each.eval()
+    assert not torch.equal(ends[0][0], ends[0][1])
+    assert not torch.equal(ends[1][0], ends[1][1])
+    assert torch.allclose(*(end.mean(0) for end in ends), atol=0.1)  # about 8 standard errors
+    assert torch.allclose(*(end.std(0) for end in ends), rtol=0.3)
