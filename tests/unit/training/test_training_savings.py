@@ -371,13 +371,14 @@ def test_what_was_switched_on_stays_on_in_a_training_that_goes_on(tmp_path):
 
 
 _FAULTS = """
-import resource, sys
+import ctypes, resource, sys
 from pathlib import Path
 import torch
 from regraft.models.slab import Slab
 from regraft.training.savings import Savings
 
 torch.set_num_threads(1)
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: one fault a page, wherever huge ones are given unasked
 
 def step():
     held = [torch.empty(400_000).fill_(1.0) for _ in range(30)]  # 48 MB in blocks of 1.6 MB
