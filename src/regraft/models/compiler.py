@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import FunctionType, ModuleType
 from typing import Any
 
-COMPILER = "torch._dynamo"
+_COMPILER = "torch._dynamo"
 # A class that masks need as they are traced, and where it lives.
 _TRACED = ("torch._dynamo._trace_wrapped_higher_order_op", "TransformGetItemToIndex")
 # What only marks a function and returns it.
@@ -53,25 +53,29 @@ class _StandIn(ModuleType):
         if name.startswith("__"):
             raise AttributeError(name)
         self.leave()
-        return getattr(importlib.import_module(COMPILER), name)
+        return getattr(importlib.import_module(_COMPILER), name)
 
     def come(self) -> None:
         """Stand where modules look for it."""
         traced = ModuleType(_TRACED[0])
         traced.__dict__[_TRACED[1]] = _traced
-        sys.modules |= {COMPILER: self, _TRACED[0]: traced}
+        sys.modules |= {_COMPILER: self, _TRACED[0]: traced}
         sys.modules["torch"].__dict__["_dynamo"] = self
         self.__dict__.update({mark: functools.partial(_take_down, mark) for mark in _MARKS})
 
     def leave(self) -> None:
         """Be found no more."""
-        if sys.modules.get(COMPILER) is self:
-            del sys.modules[COMPILER], sys.modules[_TRACED[0]], sys.modules["torch"].__dict__["_dynamo"]
+        if sys.modules.get(_COMPILER) is self:
+            del sys.modules[_COMPILER], sys.modules[_TRACED[0]], sys.modules["torch"].__dict__["_dynamo"]
+
+
+def _is_open() -> bool:
+    return not isinstance(sys.modules.get(_COMPILER), _StandIn | None)
 
 
 def _take_down(mark: str, function: Any) -> Any:
-    if COMPILER in sys.modules and not isinstance(sys.modules[COMPILER], _StandIn):
-        return getattr(sys.modules[COMPILER], mark)(function)
+    if _is_open():
+        return getattr(sys.modules[_COMPILER], mark)(function)
     _marked.append((mark, function))
     return function
 
@@ -80,7 +84,7 @@ def _traced(*args: Any, **kwargs: Any) -> Any:
     return getattr(importlib.import_module(_TRACED[0]), _TRACED[1])(*args, **kwargs)
 
 
-def lazily(real: Callable[..., Any]) -> Callable[..., Any]:
+def _lazily(real: Callable[..., Any]) -> Callable[..., Any]:
     """Return `torch.compiler.disable` (or torch's own form of it) that does not open the compiler.
 
     Args:
@@ -91,7 +95,7 @@ def lazily(real: Callable[..., Any]) -> Callable[..., Any]:
     def disable(fn: Any = None, recursive: bool = True, **more: Any) -> Any:
         if fn is None:
             return functools.partial(disable, recursive=recursive, **more)
-        if not isinstance(fn, FunctionType) or COMPILER in sys.modules:
+        if not isinstance(fn, FunctionType) or _is_open():
             return real(fn, recursive, **more)
         _apart.append(_Apart(fn, {"recursive": recursive, **more}))
         return _apart[-1].stands_in
@@ -102,7 +106,7 @@ def lazily(real: Callable[..., Any]) -> Callable[..., Any]:
 def _lazy_marks(opens: Callable[[], None]) -> None:
     opens()
     module = sys.modules["torch.compiler"]
-    module.disable = lazily(module.disable)  # type: ignore[attr-defined]
+    module.disable = _lazily(module.disable)  # type: ignore[attr-defined]
     for mark in _MARKS:
         setattr(module, mark, functools.wraps(getattr(module, mark))(functools.partial(_take_down, mark)))
 
@@ -111,13 +115,13 @@ def _lazy_private_disable(opens: Callable[[], None]) -> None:
     """Torch's form for its own functions waits until one of them is called, not until it matters."""
     opens()
     module = sys.modules["torch._compile"]
-    module._disable_dynamo = lazily(module._disable_dynamo)  # type: ignore[attr-defined]
+    module._disable_dynamo = _lazily(module._disable_dynamo)  # type: ignore[attr-defined]
 
 
 def _told(opens: Callable[[], None]) -> None:
     """Open the compiler and tell it what is not to be compiled, and what is to be taken as it is."""
     opens()
-    compiler = sys.modules[COMPILER]
+    compiler = sys.modules[_COMPILER]
     while _apart:
         _apart.pop().shut(compiler.disable)
     while _marked:
@@ -138,16 +142,16 @@ def _unwraps(opens: Callable[[], None]) -> None:
 def _unless_closed(asks: Callable[[Any], bool]) -> Callable[[Any], bool]:
     @functools.wraps(asks)
     def compiled(network: Any) -> bool:
-        return COMPILER in sys.modules and asks(network)
+        return _is_open() and asks(network)
 
     return compiled
 
 
 def _stood_in_for(opens: Callable[[], None]) -> None:
     """Open a module that names the compiler."""
-    if COMPILER in sys.modules:
+    if _COMPILER in sys.modules:  # or what stands in for it already
         return opens()
-    stand_in = _StandIn(COMPILER)
+    stand_in = _StandIn(_COMPILER)
     stand_in.come()
     try:
         opens()
@@ -164,9 +168,9 @@ _NAME_IT = ("masking_utils", "integrations.deepgemm", "integrations.finegrained_
 WAYS: dict[str, Callable[[Callable[[], None]], None]] = {
     "torch.compiler": _lazy_marks,
     "torch._compile": _lazy_private_disable,
-    COMPILER: _told,
+    _COMPILER: _told,
     "accelerate.utils.other": _unwraps,
     **{f"transformers.{name}": _stood_in_for for name in _NAME_IT},
 }
 
-__all__ = ["COMPILER", "WAYS", "lazily"]
+__all__ = ["WAYS"]

@@ -90,8 +90,8 @@ class Savings:
         """Have memory that is free stay for the next step, in this process, where what is cheap is made again.
 
         What GNU's allocator keeps follows the largest block that ever went. Here the large ones lie in the slab and never go,
-        so that the end of the heap went back to the system and came again, page by page, many times a step. The most that is
-        held is the same (`bench/fit_lora.py`, `bench/fit_memory.py`). Afterwards what is free goes back.
+        so that the end of the heap went back to the system and came again, page by page, many times a step. The peak is
+        hardly higher (`bench/fit_memory.py`), and afterwards what is free goes back.
         """
         if self.slab is None or self.tight or not _give_back(above=_LARGEST, beyond=_ALL):
             yield

@@ -105,7 +105,7 @@ def test_another_release_may_ask_for_more_of_it(tmp_path) -> None:
     passes(f"{_OUT}{package}{loads}from transformers.masking_utils import disable\n{real}", str(tmp_path))
 
 
-def test_it_asks_a_network_that_is_saved_once_it_is_open(tmp_path) -> None:
+def test_it_asks_a_network_that_is_saved_once_it_is_open() -> None:
     passes(
         f"{_OUT}{_BERT}"
         "from accelerate.utils.other import is_compiled_module\nassert is_compiled_module(net) is False\n"
